@@ -1,0 +1,267 @@
+"""Tokenizer directories and model directories, and which model a command means.
+
+A tokenizer directory holds ``config.json`` and ``model.safetensors``; a model directory holds the same
+two and its ``tokenizer/``. The sha256 of a tokenizer or model is that of its ``model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskgit_cli.artifacts.atomic import (
+    CREATED_BY,
+    check_format,
+    read_json,
+    replacing_directory,
+    sha256_file,
+    write_json,
+)
+from maskgit_cli.artifacts.runs import RUN_FORMAT, RUN_VERSION, newest_checkpoint
+from maskgit_cli.artifacts.tensors import load_weights, read_tensors, write_tensors
+from maskgit_cli.config import TransformerConfig, VQGANConfig
+from maskgit_cli.errors import ArtifactError, ConfigError, InputError
+from maskgit_cli.models.maskgit import MaskGIT
+from maskgit_cli.models.vqgan import VQGAN
+
+TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 1
+MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 1
+WEIGHTS_FILE = "model.safetensors"
+
+_ASSETS = Path(__file__).parent.parent / "assets"
+
+
+class Tokenizer(NamedTuple):
+    """A tokenizer ready for use.
+
+    Attributes:
+        network: in evaluation mode, float32, on the device asked for.
+        config: its sizes.
+        sha256: of its ``model.safetensors``; token files are held to it.
+        path: its directory.
+    """
+
+    network: VQGAN
+    config: VQGANConfig
+    sha256: str
+    path: Path
+
+
+class Model(NamedTuple):
+    """A transformer ready for use.
+
+    Attributes:
+        network: in evaluation mode, float32, on the device asked for.
+        config: its sizes.
+        class_names: one a class, or empty where classes have numbers only.
+        resolution: side in pixels of the images it draws.
+        sha256: of the weights file that was read.
+        tokenizer_sha256: of the tokenizer its codes belong to.
+        path: the run or model directory.
+        step: optimiser steps behind the weights, where known.
+    """
+
+    network: MaskGIT
+    config: TransformerConfig
+    class_names: list[str]
+    resolution: int
+    sha256: str
+    tokenizer_sha256: str
+    path: Path
+    step: int | None
+
+
+def builtin_tokenizer() -> Path:
+    """Directory of the tokenizer that comes with the package (see docs/builtin.md)."""
+    return _ASSETS / "tokenizer"
+
+
+def builtin_model() -> Path:
+    """Directory of the model that comes with the package (see docs/builtin.md)."""
+    return _ASSETS / "model"
+
+
+def newest_run(root: Path = Path("runs")) -> Path | None:
+    """The run under ``root`` whose newest checkpoint is the latest, or None."""
+    found = []
+    for config in root.glob("*/config.json"):
+        checkpoint = newest_checkpoint(config.parent)
+        if checkpoint is not None:
+            found.append((checkpoint.stat().st_mtime_ns, config.parent))
+    return max(found)[1] if found else None
+
+
+def save_tokenizer(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: VQGANConfig,
+    settings: Mapping[str, Any] | None = None,
+    parents: Sequence[Mapping[str, str]] = (),
+) -> None:
+    """Write a tokenizer directory; an unfinished training directory becomes a finished one.
+
+    ``config.json`` is written first and ``model.safetensors`` last, so the directory is complete
+    exactly when the latter is there.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    record = {
+        "format": TOKENIZER_FORMAT,
+        "version": TOKENIZER_VERSION,
+        "created_by": CREATED_BY,
+        "network": "vqgan",
+        "vqgan": config.to_json(),
+        "settings": dict(settings or {}),
+        "parents": list(parents),
+    }
+    write_json(path / "config.json", record)
+    write_tensors(path / WEIGHTS_FILE, tensors)
+
+
+def tokenizer_directory(path: Path) -> Path:
+    """The tokenizer that a path means: itself, or the ``tokenizer/`` of a run or model directory.
+
+    Raises:
+        InputError: there is nothing at ``path``.
+        ArtifactError: what is there holds no tokenizer.
+    """
+    if not path.exists():
+        raise InputError(f"no tokenizer at {path}: it does not exist")
+    record = read_json(path / "config.json", "a tokenizer, run or model directory")
+    if record.get("format") in (MODEL_FORMAT, RUN_FORMAT):
+        return path / "tokenizer"
+    return path
+
+
+def read_tokenizer_record(path: Path) -> dict[str, Any]:
+    """The checked ``config.json`` of a tokenizer directory.
+
+    Raises:
+        ArtifactError: it is missing, damaged, of another format or version, or not finished.
+    """
+    record = read_json(path / "config.json", "a tokenizer directory")
+    check_format(record, path, TOKENIZER_FORMAT, TOKENIZER_VERSION)
+    if not (path / WEIGHTS_FILE).exists():
+        raise ArtifactError(
+            f"{path} has no {WEIGHTS_FILE}: if its training was interrupted, "
+            "run the same `maskgit train-vqgan` command again to finish it"
+        )
+    return record
+
+
+def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
+    """Open a tokenizer directory, or the tokenizer of a run or model directory.
+
+    Raises:
+        InputError: there is nothing at ``path``.
+        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
+    """
+    directory = tokenizer_directory(path)
+    record = read_tokenizer_record(directory)
+    config = _sizes(VQGANConfig, record, "vqgan", directory)
+    network = VQGAN(config)
+    weights = directory / WEIGHTS_FILE
+    load_weights(network, read_tensors(weights), weights)
+    network.eval().requires_grad_(False).to(device)
+    return Tokenizer(network, config, sha256_file(weights), directory)
+
+
+def copy_tokenizer(source: Path, destination: Path) -> None:
+    """Copy the two files of a tokenizer directory, whole or not at all.
+
+    Raises:
+        ArtifactError: the source is not a finished tokenizer directory.
+        OutputError: the file system refuses.
+    """
+    read_tokenizer_record(source)
+    with replacing_directory(destination) as temporary:
+        for name in ("config.json", WEIGHTS_FILE):
+            shutil.copyfile(source / name, temporary / name)
+
+
+def save_model(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    tokenizer: Path,
+) -> None:
+    """Write a model directory whole: ``record`` (see docs/artifacts.md), weights and tokenizer.
+
+    Raises:
+        ArtifactError: ``tokenizer`` is not a finished tokenizer directory.
+        OutputError: the file system refuses.
+    """
+    full = {"format": MODEL_FORMAT, "version": MODEL_VERSION, "created_by": CREATED_BY, **record}
+    with replacing_directory(path) as temporary:
+        write_json(temporary / "config.json", full)
+        write_tensors(temporary / WEIGHTS_FILE, tensors)
+        copy_tokenizer(tokenizer, temporary / "tokenizer")
+
+
+def _sizes(kind: type[Any], record: Mapping[str, Any], key: str, path: Path) -> Any:
+    """The network's sizes from an artifact's record."""
+    try:
+        return kind.from_json(record[key])
+    except KeyError:
+        raise ArtifactError(f"{path / 'config.json'} has no {key!r}") from None
+    except (ConfigError, TypeError) as error:
+        raise ArtifactError(f"{path / 'config.json'}: {error}") from None
+
+
+def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, int | None]:
+    """The record, weights file and step that a run or model directory stands for.
+
+    Raises:
+        InputError: there is nothing at ``path``.
+        ArtifactError: it is neither, or a run without a checkpoint.
+    """
+    if not path.exists():
+        raise InputError(f"no run or model at {path}: it does not exist")
+    record = read_json(path / "config.json", "a run or model directory")
+    if record.get("format") == RUN_FORMAT:
+        check_format(record, path, RUN_FORMAT, RUN_VERSION)
+        checkpoint = newest_checkpoint(path)
+        if checkpoint is None:
+            raise ArtifactError(f"{path} has no checkpoint yet; run its `maskgit train` command to make one")
+        name = "ema.safetensors" if weights == "ema" else WEIGHTS_FILE
+        return record, checkpoint / name, int(checkpoint.name.removeprefix("step-"))
+    check_format(record, path, MODEL_FORMAT, MODEL_VERSION)
+    return record, path / WEIGHTS_FILE, record.get("step")
+
+
+def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
+    """Open a model directory, or the newest checkpoint of a run directory.
+
+    Args:
+        path: run or model directory.
+        device: where the network goes.
+        weights: ``ema`` or ``raw``; a model directory has one set only.
+
+    Raises:
+        InputError: there is nothing at ``path``.
+        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
+    """
+    record, file, step = weights_of(path, weights)
+    config = _sizes(TransformerConfig, record, "transformer", path)
+    for key in ("class_names", "resolution", "tokenizer_sha256"):
+        if key not in record:
+            raise ArtifactError(f"{path / 'config.json'} has no {key!r}")
+    network = MaskGIT(config)
+    load_weights(network, read_tensors(file), file)
+    network.eval().requires_grad_(False).to(device)
+    return Model(
+        network,
+        config,
+        list(record["class_names"]),
+        int(record["resolution"]),
+        sha256_file(file),
+        str(record["tokenizer_sha256"]),
+        path,
+        step,
+    )

@@ -1,0 +1,196 @@
+"""Run directories: a training's record, metrics, previews and checkpoints.
+
+``train`` and ``train-vqgan`` keep their state the same way; docs/artifacts.md specifies it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from maskgit_cli.artifacts.atomic import (
+    check_format,
+    disk_errors,
+    read_json,
+    remove_leftovers,
+    replacing_directory,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+from maskgit_cli.artifacts.tensors import read_tensors, write_tensors
+from maskgit_cli.errors import ArtifactError, OutputError
+
+RUN_FORMAT, RUN_VERSION = "maskgit-run", 1
+CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 1
+
+
+class Checkpoint(NamedTuple):
+    """What a training resumes from.
+
+    Attributes:
+        step: optimiser steps done.
+        tensors: named tensors by the name of their file (``model``, ``ema``, ``optimizer`` ...).
+    """
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; what a killed process left half-written is not one."""
+    return sorted(path for path in run.glob("checkpoints/step-*") if (path / "state.json").exists())
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run, or None."""
+    found = checkpoints(run)
+    return found[-1] if found else None
+
+
+def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> Path:
+    """Write a checkpoint whole, then remove all but the ``keep`` newest.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    path = checkpoint_path(run, step)
+    remove_leftovers(path)
+    with replacing_directory(path) as temporary:
+        for name, group in tensors.items():
+            write_tensors(temporary / f"{name}.safetensors", group)
+        files = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
+        state = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, "step": step, "sha256": files}
+        write_json(temporary / "state.json", state)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_checkpoint(run: Path) -> Checkpoint | None:
+    """Read the newest checkpoint of a run, checking every file's digest; None where there is none.
+
+    Raises:
+        ArtifactError: a file is missing or not the one that was written.
+    """
+    path = newest_checkpoint(run)
+    if path is None:
+        return None
+    state = read_json(path / "state.json", "a checkpoint")
+    check_format(state, path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+    tensors = {}
+    for name, digest in state["sha256"].items():
+        file = path / name
+        if not file.exists() or sha256_file(file) != digest:
+            raise ArtifactError(
+                f"{file} is missing or damaged; remove {path} to resume from the checkpoint before it"
+            )
+        tensors[name.removesuffix(".safetensors")] = read_tensors(file)
+    return Checkpoint(int(state["step"]), tensors)
+
+
+def settle_record(
+    path: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]
+) -> bool:
+    """Begin a training directory, or make sure that the one there is the same training.
+
+    Args:
+        path: the directory; ``config.json`` is written in it.
+        record: what ``config.json`` is to hold. ``settings``, ``parents`` and sizes must be equal to
+            what is there.
+        overwrite: remove what is there and begin anew.
+        what: what the directory is, for the errors.
+        free: settings that may differ, because they say how far and how talkatively to train.
+
+    Returns:
+        True if a training is resumed.
+
+    Raises:
+        OutputError: the directory holds something else, or was made with other settings.
+    """
+    config = path / "config.json"
+    if overwrite and path.exists():
+        _check_ours(path, record["format"], what)
+        shutil.rmtree(path)
+    if config.exists():
+        old = read_json(config, what)
+        check_format(old, path, record["format"], record["version"])
+        _check_same(path, old, record, free)
+        if old != record:
+            write_json(config, record)
+        return True
+    if path.exists() and any(path.iterdir()):
+        raise OutputError(f"{path} exists and is not {what}; choose another place with --out")
+    write_json(config, record)
+    return False
+
+
+def _check_ours(path: Path, name: str, what: str) -> None:
+    """Refuse to remove a directory that we did not make."""
+    if not path.is_dir():
+        raise OutputError(f"{path} is not a folder; choose another place with --out")
+    config = path / "config.json"
+    ours = config.exists() and read_json(config, what).get("format") == name
+    if any(path.iterdir()) and not ours:
+        raise OutputError(f"{path} is not {what}, so --overwrite does not remove it; choose another place")
+
+
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str]) -> None:
+    """Name the first setting in which an unfinished training differs from the one asked for."""
+    before, after = dict(old.get("settings", {})), dict(new.get("settings", {}))
+    for key in sorted((before.keys() | after.keys()) - free):
+        if before.get(key) != after.get(key):
+            raise OutputError(
+                f"{path} was begun with {key} {before.get(key)}, not {after.get(key)}; "
+                "use the same setting, another --out, or --overwrite to begin anew"
+            )
+    for key in ("parents", "transformer", "vqgan"):
+        if old.get(key) != new.get(key):
+            raise OutputError(
+                f"{path} was begun with other {key}; choose another --out, or --overwrite to begin anew"
+            )
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one JSON object a line, appended; lines after the resumed step are dropped.
+
+    Args:
+        path: the file.
+        step: the step that training resumes from.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        write_bytes(path, "".join(line + "\n" for line in kept).encode())
+
+    def _lines(self) -> list[str]:
+        """The whole lines of the file; a kill can leave half a line at its end."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def append(self, **values: float | int | None) -> None:
+        """Add a line; ``step`` is among the values.
+
+        Raises:
+            OutputError: the file system refuses.
+        """
+        with disk_errors(self.path):
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(descriptor, (json.dumps(values) + "\n").encode())
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,65 @@
+"""Named tensors in safetensors files, checked strictly against the network they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from maskgit_cli.artifacts.atomic import write_bytes
+from maskgit_cli.errors import ArtifactError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors whole or not at all; the same tensors give the same bytes.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    write_bytes(path, save(plain))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors to the CPU.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, or not a safetensors file.
+    """
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a network: every one there, none over, every shape right, every number finite.
+
+    Raises:
+        ArtifactError: a tensor is missing, extra, of another shape, or holds NaN or infinity.
+    """
+    wanted = network.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - wanted.keys())
+    if missing:
+        raise ArtifactError(f"{path} lacks {len(missing)} tensors of the network: {_listed(missing)}")
+    if extra:
+        raise ArtifactError(f"{path} has {len(extra)} tensors the network has not: {_listed(extra)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            have, want = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise ArtifactError(f"{path}: tensor {name} has shape {have}, the network wants {want}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the weights are unusable")
+    network.load_state_dict(dict(tensors))

@@ -1,0 +1,173 @@
+"""What the user sees: the result on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Seconds between plain lines where stderr is no terminal.
+LINE_EVERY = 15.0
+
+
+def memory_gb() -> float:
+    """Memory in GB that the work needs: allocated on the GPU if one is used, else resident at its peak."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: ``42s``, ``3m05s``, ``2h10m``, ``3d4h``."""
+    s = int(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 86400}d{s % 86400 // 3600}h"
+
+
+class _PlainTask:
+    """Progress as a line now and then."""
+
+    def __init__(self, description: str, total: int, done: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = self.before = done
+        self.began = self.spoke = time.monotonic()
+        self.stats: dict[str, float] = {}
+
+    def advance(self, n: int = 1, **stats: float) -> None:
+        self.done += n
+        self.stats = stats or self.stats
+        if time.monotonic() - self.spoke >= LINE_EVERY:
+            self.spoke = time.monotonic()
+            self.say()
+
+    def say(self) -> None:
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        rate = (self.done - self.before) / elapsed
+        left = f", {duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
+        stats = "".join(f", {name} {float(value):.4g}" for name, value in self.stats.items())
+        click.echo(
+            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.4g}/s{left}{stats}, "
+            f"{memory_gb():.1f} GB",
+            err=True,
+        )
+
+
+class _BarTask:
+    """Progress as a bar."""
+
+    def __init__(self, progress: Any, task: Any) -> None:
+        self.progress, self.task = progress, task
+        self.shown = 0.0
+
+    def advance(self, n: int = 1, **stats: float) -> None:
+        self.progress.advance(self.task, n)
+        # Reading a number off the GPU waits for it, so do that a few times a second at most.
+        if stats and time.monotonic() - self.shown > 0.25:
+            self.shown = time.monotonic()
+            text = "  ".join(f"{name} {float(value):.4g}" for name, value in stats.items())
+            self.progress.update(self.task, stats=text)
+
+
+class ConsoleReporter:
+    """A :class:`~maskgit_cli.progress.Reporter` on stderr: bars on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: leave out progress and news; warnings stay.
+        speaks: False in all but the main process of several.
+    """
+
+    def __init__(self, quiet: bool = False, speaks: bool = True) -> None:
+        self.quiet = quiet
+        self.speaks = speaks
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Any]:
+        """Show a piece of work; see :class:`~maskgit_cli.progress.Reporter`."""
+        if self.speaks and not self.quiet and sys.stderr.isatty():
+            with self._progress(unit) as progress:
+                task = progress.add_task(description, total=total, completed=done, stats="")
+                yield _BarTask(progress, task)
+            return
+        plain = _PlainTask(description, total, done, unit)
+        if self.quiet or not self.speaks:
+            plain.spoke = float("inf")
+        yield plain
+        if not self.quiet and self.speaks:
+            plain.say()
+
+    def _progress(self, unit: str) -> Any:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class RateColumn(ProgressColumn):
+            """Units a second, and memory."""
+
+            def render(self, task: Any) -> Text:
+                speed = f"{task.speed:.3g} {unit}/s" if task.speed else ""
+                return Text(f"{speed}  {memory_gb():.1f} GB", style="dim")
+
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            RateColumn(),
+            TextColumn("{task.fields[stats]}"),
+            console=Console(stderr=True),
+        )
+
+    def info(self, text: str) -> None:
+        """Say something the user may want to know."""
+        if self.speaks and not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Say something the user must not miss."""
+        if self.speaks:
+            click.secho(f"warning: {text}", fg="yellow" if sys.stderr.isatty() else None, err=True)
+
+
+def reporter(quiet: bool) -> ConsoleReporter:
+    """The reporter for this process; of several, only the first speaks."""
+    return ConsoleReporter(quiet, speaks=os.environ.get("RANK", "0") == "0")
+
+
+def result(path: Path | None, record: Mapping[str, Any], as_json: bool) -> None:
+    """Print what a command made: its path, or with ``--json`` one object. Of several processes, once."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    click.echo(json.dumps(dict(record), ensure_ascii=False) if as_json else str(path))
+
+
+def table(title: str, rows: Mapping[str, Any]) -> None:
+    """Show names and values on stderr."""
+    width = max((len(name) for name in rows), default=0)
+    click.echo(title, err=True)
+    for name, value in rows.items():
+        click.echo(f"  {name:<{width}}  {value}", err=True)

@@ -1,0 +1,478 @@
+"""Every default of the project, once: sizes, recipes, presets, and the settings of each stage.
+
+The command line reads its defaults from these classes, the library takes them as arguments, and
+artifacts store them. Nothing here imports torch, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from maskgit_cli.errors import ConfigError
+
+Views = Literal["none", "flip", "ten-crop"]
+VIEWS: dict[str, int] = {"none": 1, "flip": 2, "ten-crop": 10}
+SCHEDULES = ("root", "linear", "square", "cosine", "arccos")
+NOISES = ("linear", "warm-up", "random", "none")
+GUIDANCE_RAMPS = ("none", "linear", "constant", "cosine")
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+def option(value: object) -> str:
+    """The way a setting is typed: ``batch_size`` is ``--batch-size``."""
+    return "--" + str(value).replace("_", "-")
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise :class:`ConfigError` in the one form all settings share, unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(f"{option(name)} {value}: must be {rule}")
+
+
+class Settings:
+    """What the frozen settings classes share: validation of numbers, and going to and from JSON."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            rule = field.metadata.get("rule")
+            if isinstance(value, float):
+                require(math.isfinite(value), field.name, value, "a finite number")
+            if rule is not None and value is not None:
+                require(rule[0](value), field.name, value, rule[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values, in declaration order."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()  # type: ignore[call-overload]
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild settings that :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: a key is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        needed = {
+            field.name
+            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        }
+        for key in values:
+            if key not in names:
+                raise ConfigError(f"unknown setting {key!r} for {cls.__name__}")
+        for key in sorted(needed - values.keys()):
+            raise ConfigError(f"setting {key!r} of {cls.__name__} is missing")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _at_least(minimum: float) -> dict[str, Any]:
+    return {"rule": (lambda value: value >= minimum, f"{minimum:g} or more")}
+
+
+def _above(minimum: float) -> dict[str, Any]:
+    return {"rule": (lambda value: value > minimum, f"greater than {minimum:g}")}
+
+
+def _between(low: float, high: float) -> dict[str, Any]:
+    return {"rule": (lambda value: low <= value <= high, f"between {low:g} and {high:g}")}
+
+
+def _below_one() -> dict[str, Any]:
+    return {"rule": (lambda value: 0 <= value < 1, "at least 0 and below 1")}
+
+
+def _among(*choices: str) -> dict[str, Any]:
+    return {"rule": (lambda value: value in choices, "one of " + ", ".join(choices))}
+
+
+def setting(default: Any = dataclasses.MISSING, rule: dict[str, Any] | None = None) -> Any:
+    """A dataclass field with a default and a rule that ``__post_init__`` holds it to."""
+    return dataclasses.field(default=default, metadata=rule or {})
+
+
+# --- networks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TransformerConfig(Settings):
+    """Sizes of the report's transformer (arXiv 2310.14400, section 3).
+
+    Attributes:
+        width: features of a token.
+        depth: number of blocks.
+        heads: attention heads; divides ``width``.
+        mlp_width: hidden features of a block's MLP.
+        codebook_size: number of codes K; code K is the mask.
+        classes: number of classes C; class C stands for the dropped label.
+        grid: tokens on a side of the image.
+        dropout: probability, during training, of zeroing an activation or attention weight.
+    """
+
+    width: int = setting(rule=_at_least(1))
+    depth: int = setting(rule=_at_least(1))
+    heads: int = setting(rule=_at_least(1))
+    mlp_width: int = setting(rule=_at_least(1))
+    codebook_size: int = setting(rule=_between(2, 65535))
+    classes: int = setting(rule=_at_least(0))
+    grid: int = setting(rule=_at_least(1))
+    dropout: float = setting(0.1, _below_one())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of the width {self.width}")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A named network size: width, depth, heads, MLP width."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+
+
+# base, big and huge are the report's and its repository's; tiny and small are ours, for grids of 8.
+SIZES: dict[str, Size] = {
+    "tiny": Size(192, 6, 6, 768),
+    "small": Size(256, 8, 8, 1024),
+    "base": Size(768, 24, 16, 3072),
+    "big": Size(1024, 32, 16, 4096),
+    "huge": Size(1024, 48, 16, 4096),
+}
+
+
+@dataclass(frozen=True)
+class VQGANConfig(Settings):
+    """Sizes of a VQGAN (arXiv 2012.09841). The defaults are the report's tokenizer: f=16, K=1024.
+
+    Attributes:
+        resolution: side in pixels of the images it was built for; it encodes any multiple of f.
+        channels: features at full resolution; each level multiplies them.
+        channel_multipliers: one number a level; every level but the last halves the side.
+        residual_blocks: residual blocks a level (the decoder has one more).
+        attention_resolutions: sides in pixels of the levels that attend.
+        z_channels: features of the encoder's output.
+        embed_dim: features of a codebook vector.
+        codebook_size: number of codebook vectors.
+        norm_groups: groups of every group normalisation; divides every level's features.
+        dropout: probability, during training, of zeroing a feature.
+    """
+
+    resolution: int = setting(256, _at_least(1))
+    channels: int = setting(128, _at_least(1))
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    residual_blocks: int = setting(2, _at_least(1))
+    attention_resolutions: tuple[int, ...] = (16,)
+    z_channels: int = setting(256, _at_least(1))
+    embed_dim: int = setting(256, _at_least(1))
+    codebook_size: int = setting(1024, _between(2, 65535))
+    norm_groups: int = setting(32, _at_least(1))
+    dropout: float = setting(0.0, _below_one())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.channel_multipliers) > 0, "channel_multipliers", (), "at least one number")
+        rule = f"a multiple of {self.factor}, which is how many times the network halves a side"
+        require(self.resolution % self.factor == 0, "resolution", self.resolution, rule)
+        for multiplier in self.channel_multipliers:
+            rule = f"a divisor of every level's features, which {self.channels * multiplier} has not"
+            divides = (self.channels * multiplier) % self.norm_groups == 0
+            require(divides, "norm_groups", self.norm_groups, rule)
+
+    @property
+    def factor(self) -> int:
+        """f: pixels on a side of the cell that one code stands for."""
+        return int(2 ** (len(self.channel_multipliers) - 1))
+
+    @property
+    def grid(self) -> int:
+        """Codes on a side of an image of ``resolution`` pixels."""
+        return self.resolution // self.factor
+
+
+# The report's tokenizer, and siblings that two CPU cores can train.
+TOKENIZER_SIZES: dict[str, VQGANConfig] = {
+    "f16": VQGANConfig(),
+    "small": VQGANConfig(
+        resolution=64,
+        channels=16,
+        channel_multipliers=(1, 2, 4, 6),
+        residual_blocks=1,
+        attention_resolutions=(8,),
+        z_channels=64,
+        embed_dim=32,
+        codebook_size=512,
+        norm_groups=16,
+    ),
+    "tiny": VQGANConfig(
+        resolution=32,
+        channels=16,
+        channel_multipliers=(1, 2, 4),
+        residual_blocks=1,
+        attention_resolutions=(8,),
+        z_channels=32,
+        embed_dim=16,
+        codebook_size=64,
+        norm_groups=8,
+    ),
+}
+
+
+# --- stages -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenizeConfig(Settings):
+    """Settings of ``tokenize``.
+
+    Attributes:
+        res: side in pixels of the square images; None takes the tokenizer's own.
+        views: which views of an image are tokenized: itself, itself and its mirror image, or the
+            four corners and the centre, each with its mirror image.
+        on_error: ``skip`` lists unreadable images and goes on, ``fail`` stops at the first.
+    """
+
+    res: int | None = setting(None, _at_least(1))
+    views: str = setting("none", _among(*VIEWS))
+    on_error: str = setting("skip", _among("skip", "fail"))
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """Settings of ``train``; the defaults are the report's recipe (arXiv 2310.14400, section 4).
+
+    Attributes:
+        size: a name of :data:`SIZES`.
+        epochs: passes over the token file, unless ``steps`` is given.
+        steps: optimiser steps in all.
+        batch_size: images an optimiser step, over all processes and accumulation; None takes the
+            report's 512 up to 256 px and 128 above.
+        accumulate: micro-batches a process splits its share of a batch into.
+        lr: peak learning rate of AdamW.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of AdamW's second moment.
+        weight_decay: AdamW's decoupled weight decay.
+        warmup: steps of linear warm-up; constant afterwards.
+        clip: largest gradient norm.
+        dropout: of the network.
+        drop_label: probability of replacing a label by "no class", for classifier-free guidance.
+        label_smoothing: of the cross-entropy.
+        mask_schedule: function that turns a uniform number into a masking ratio.
+        loss_on: ``all`` positions, as the report, or the ``masked`` ones only, as Google and Halton.
+        ema: decay of the exponential moving average of the weights; it warms up.
+        seed: of initialisation, order, masks and dropout.
+        checkpoint_every: steps between checkpoints.
+        keep: how many of the newest checkpoints stay.
+        preview_every: steps between preview grids; 0 draws none.
+        log_every: steps between lines of metrics.jsonl.
+    """
+
+    size: str = setting("base", _among(*SIZES))
+    epochs: int = setting(300, _at_least(1))
+    steps: int | None = setting(None, _at_least(1))
+    batch_size: int | None = setting(None, _at_least(1))
+    accumulate: int = setting(1, _at_least(1))
+    lr: float = setting(1e-4, _above(0))
+    beta1: float = setting(0.9, _below_one())
+    beta2: float = setting(0.96, _below_one())
+    weight_decay: float = setting(1e-5, _at_least(0))
+    warmup: int = setting(2500, _at_least(0))
+    clip: float = setting(1.0, _above(0))
+    dropout: float = setting(0.1, _below_one())
+    drop_label: float = setting(0.1, _between(0, 1))
+    label_smoothing: float = setting(0.1, _below_one())
+    mask_schedule: str = setting("arccos", _among(*SCHEDULES))
+    loss_on: str = setting("all", _among("all", "masked"))
+    ema: float = setting(0.9999, _below_one())
+    seed: int = setting(0, _at_least(0))
+    checkpoint_every: int = setting(5000, _at_least(1))
+    keep: int = setting(2, _at_least(1))
+    preview_every: int = setting(5000, _at_least(0))
+    log_every: int = setting(50, _at_least(1))
+
+    @staticmethod
+    def default_batch_size(resolution: int) -> int:
+        """The report's batch: 512 images up to 256 px, 128 above."""
+        return 512 if resolution <= 256 else 128
+
+
+@dataclass(frozen=True)
+class VQGANTrainConfig(Settings):
+    """Settings of ``train-vqgan`` (arXiv 2012.09841, section 3.1 and its published settings).
+
+    Attributes:
+        size: a name of :data:`TOKENIZER_SIZES`.
+        res: side in pixels of the training images; None takes the size's own.
+        codebook_size: number of codebook vectors; None takes the size's own.
+        steps: generator steps in all.
+        batch_size: images a step, over all processes.
+        lr: peak learning rate of both Adam optimisers.
+        beta1: decay of Adam's first moment.
+        beta2: decay of Adam's second moment.
+        warmup: steps of linear warm-up.
+        lr_floor: learning rate at the end of the cosine decay, as a fraction of the peak; 1 is constant.
+        codebook_weight: of the codebook loss.
+        commitment_weight: of the commitment loss (beta of VQ-VAE).
+        perceptual_weight: of LPIPS, where its weights can be had.
+        adversarial_weight: of the generator's adversarial loss, before the adaptive factor.
+        adversarial_start: step at which the discriminator joins; None is half of the steps.
+        discriminator_channels: features of the PatchGAN's first layer.
+        discriminator_layers: strided layers of the PatchGAN.
+        revive_after: steps without use after which a code is replaced by an encoder output; 0 never.
+        flip: mirror half of the training images.
+        ema: decay of the moving average of the weights; it warms up, and is what gets exported.
+        seed: of initialisation, order, mirroring and revival.
+        checkpoint_every: steps between checkpoints.
+        keep: how many of the newest checkpoints stay.
+        preview_every: steps between preview grids; 0 draws none.
+        log_every: steps between lines of metrics.jsonl.
+    """
+
+    size: str = setting("small", _among(*TOKENIZER_SIZES))
+    res: int | None = setting(None, _at_least(1))
+    codebook_size: int | None = setting(None, _between(2, 65535))
+    steps: int = setting(20000, _at_least(1))
+    batch_size: int = setting(32, _at_least(1))
+    lr: float = setting(4e-4, _above(0))
+    beta1: float = setting(0.5, _below_one())
+    beta2: float = setting(0.9, _below_one())
+    warmup: int = setting(100, _at_least(0))
+    lr_floor: float = setting(0.1, _between(0, 1))
+    codebook_weight: float = setting(1.0, _at_least(0))
+    commitment_weight: float = setting(0.25, _at_least(0))
+    perceptual_weight: float = setting(1.0, _at_least(0))
+    adversarial_weight: float = setting(0.8, _at_least(0))
+    adversarial_start: int | None = setting(None, _at_least(0))
+    discriminator_channels: int = setting(32, _at_least(1))
+    discriminator_layers: int = setting(2, _at_least(1))
+    revive_after: int = setting(50, _at_least(0))
+    flip: bool = True
+    ema: float = setting(0.999, _below_one())
+    seed: int = setting(0, _at_least(0))
+    checkpoint_every: int = setting(1000, _at_least(1))
+    keep: int = setting(2, _at_least(1))
+    preview_every: int = setting(1000, _at_least(0))
+    log_every: int = setting(50, _at_least(1))
+
+
+@dataclass(frozen=True)
+class SamplerConfig(Settings):
+    """Settings of the report's sampler (arXiv 2310.14400, section 3, and its Figure 2).
+
+    Attributes:
+        steps: S, forward passes; each keeps the number of tokens that ``schedule`` gives.
+        cfg: guidance weight w of (1+w)·cond − w·uncond; 0 is no guidance. Papers that write
+            s·cond + (1−s)·uncond have s = 1+w.
+        ramp: how w grows over the steps; ``linear`` reaches it at the last one.
+        sm_temp: multiplies the logits before the softmax (the report's convention).
+        gumbel_temp: of the noise on the confidence; it falls linearly to 0 over the steps.
+        schedule: shape of the number of tokens kept at each step.
+        noise: on the confidence: Gumbel noise that falls ``linear``-ly, a ``warm-up`` of two random
+            steps, always ``random`` or ``none``.
+    """
+
+    steps: int = setting(8, _at_least(1))
+    cfg: float = setting(3.0, _at_least(0))
+    ramp: str = setting("linear", _among(*GUIDANCE_RAMPS))
+    sm_temp: float = setting(1.0, _above(0))
+    gumbel_temp: float = setting(4.5, _at_least(0))
+    schedule: str = setting("arccos", _among(*SCHEDULES))
+    noise: str = setting("linear", _among(*NOISES))
+
+
+# The report's own settings: Table 2 at 256 and 512 px, and those of its Figure 1.
+PRESETS: dict[str, SamplerConfig] = {
+    "report-256": SamplerConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
+    "report-512": SamplerConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
+    "showcase": SamplerConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
+}
+
+
+def preset_for(resolution: int) -> str:
+    """The preset that a checkpoint of this resolution (pixels) is sampled with by default."""
+    return "report-512" if resolution >= 512 else "report-256"
+
+
+@dataclass(frozen=True)
+class SampleConfig(Settings):
+    """Settings of ``sample`` besides the sampler's own.
+
+    Attributes:
+        n: images in all.
+        labels: which classes: ``all`` (balanced), ``uniform``, numbers, names, ranges, or a file.
+        start: first index drawn; with ``stop``, a part of the n images (``--range start:stop``).
+        stop: one past the last index drawn; None is n.
+        format: what is written besides the token file.
+        weights: ``ema`` or ``raw``.
+        seed: of every random number.
+    """
+
+    n: int = setting(64, _at_least(1))
+    labels: str = "all"
+    start: int = setting(0, _at_least(0))
+    stop: int | None = setting(None, _at_least(1))
+    format: str = setting("png", _among("png", "npz", "tokens"))
+    weights: str = setting("ema", _among("ema", "raw"))
+    seed: int = setting(0, _at_least(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stop = self.n if self.stop is None else self.stop
+        rule = f"a part of 0:{self.n} that is not empty"
+        require(self.start < stop <= self.n, "range", f"{self.start}:{stop}", rule)
+
+
+@dataclass(frozen=True)
+class InpaintConfig(Settings):
+    """Settings of ``inpaint`` besides the sampler's own.
+
+    Attributes:
+        n: variants of the picture.
+        label: class of what is drawn, by number or name; None draws without a class.
+        box: x, y, width, height in pixels of what is drawn anew.
+        mask_rule: a code is drawn anew if ``any`` pixel of its cell is masked, or the ``majority``.
+        feather: width in pixels of the blend inside the mask's edge; 0 is a hard edge.
+        weights: ``ema`` or ``raw``.
+        seed: of every random number.
+    """
+
+    n: int = setting(1, _at_least(1))
+    label: str | None = None
+    box: tuple[int, int, int, int] | None = None
+    mask_rule: str = setting("any", _among("any", "majority"))
+    feather: int = setting(0, _at_least(0))
+    weights: str = setting("ema", _among("ema", "raw"))
+    seed: int = setting(0, _at_least(0))
+
+
+@dataclass(frozen=True)
+class ScoreConfig(Settings):
+    """Settings of ``fid`` and ``fid-stats``.
+
+    Attributes:
+        features: ``inception`` (FID, IS, PRDC as published) or ``vqgan`` (the tokenizer's own space).
+        metrics: which of ``fid``, ``is``, ``prdc``.
+        neighbours: k of precision, recall, density and coverage.
+        splits: parts of the Inception Score.
+        protocol: ``standard``, or ``legacy-v1`` for the report's own evaluator.
+    """
+
+    features: str = setting("inception", _among("inception", "vqgan"))
+    metrics: tuple[str, ...] = ("fid", "is", "prdc")
+    neighbours: int = setting(3, _at_least(1))
+    splits: int = setting(10, _at_least(1))
+    protocol: str = setting("standard", _among("standard", "legacy-v1"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for metric in self.metrics:
+            require(metric in ("fid", "is", "prdc"), "metrics", metric, "one of fid, is, prdc")

@@ -1,0 +1,133 @@
+"""Processes, devices and precision, through Accelerate: one process, or what a launcher started."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+
+from maskgit_cli.config import DTYPES
+from maskgit_cli.errors import ConfigError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class World(NamedTuple):
+    """This process among those that work together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
+
+    rank: int
+    size: int
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that speaks and writes for all."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """This process's place; joins the others first if a launcher started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return World(0, 1)
+    from accelerate import PartialState
+
+    state = PartialState()
+    return World(state.process_index, state.num_processes)
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world().size > 1:
+        from accelerate.utils import wait_for_everyone
+
+        wait_for_everyone()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every process's value, in order of rank, on every process."""
+    if world().size == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return list(gather_object([value]))
+
+
+def broadcast_object(value: Any) -> Any:
+    """The main process's value, on every process."""
+    if world().size == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device a name stands for; ``auto`` is this process's GPU where there is one.
+
+    Raises:
+        ConfigError: the name is unknown, or the device is not on this machine.
+    """
+    forced_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if name == "auto":
+        if forced_cpu:
+            return torch.device("cpu")
+        if torch.cuda.is_available():
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            return torch.device("cuda", local % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:N or mps") from None
+    absent = {
+        "cuda": not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count(),
+        "mps": not torch.backends.mps.is_available(),
+    }
+    if device.type not in ("cpu", "cuda", "mps") or absent.get(device.type, False):
+        raise ConfigError(f"--device {name}: not on this machine; use auto, or cpu, which every machine has")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision of matrix products a name stands for; ``auto`` is bf16 on GPUs that have it.
+
+    Raises:
+        ConfigError: the name is unknown, or fp16 is asked of a CPU.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"--dtype {name}: must be one of {', '.join(DTYPES)}")
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("--dtype fp16: too slow on a CPU to be of use; use bf16 or fp32")
+    return _DTYPES[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """A context in which matrix products and convolutions run at ``dtype``."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def make_accelerator(device: torch.device, dtype: torch.dtype) -> Any:
+    """An ``accelerate.Accelerator`` for one training on this device at this precision.
+
+    Accelerate keeps its state for the whole process and refuses another precision; a script that
+    trains twice is given a fresh one each time.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    names = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    AcceleratorState._reset_state(reset_partial_state=False)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=names[dtype])

@@ -1,0 +1,75 @@
+"""What both trainings share: averaged weights, learning-rate shapes, and optimiser state as tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Exponential moving average of a network's parameters, in float32.
+
+    The decay warms up as min(decay, (1+n)/(10+n)) after n updates, so that the average isn't held
+    back by the random start.
+
+    Args:
+        network: whose parameters are averaged; its device is kept.
+        decay: of the average once warm.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: value.detach().float().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move the average towards the network's weights after optimiser step ``step`` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        state = network.state_dict()
+        averages = list(self.tensors.values())
+        values = [state[name].detach().float() for name in self.tensors]
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up averages that a checkpoint holds."""
+        for name, average in self.tensors.items():
+            average.copy_(tensors[name])
+
+
+def warmup_factor(step: int, warmup: int) -> float:
+    """Learning rate at optimiser step ``step`` (from 1) over its peak: linear, then 1."""
+    return min(1.0, step / warmup) if warmup > 0 else 1.0
+
+
+def cosine_factor(step: int, steps: int, floor: float) -> float:
+    """Learning rate at optimiser step ``step`` of ``steps`` over its peak: cosine down to ``floor``."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state as tensors named ``parameter/entry``, for a checkpoint."""
+    return {
+        f"{name}/{key}": torch.as_tensor(value)
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave; the optimiser is one over all of the network."""
+    order = {parameter: i for i, parameter in enumerate(optimizer.param_groups[0]["params"])}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        entries = {k.rsplit("/", 1)[1]: v for k, v in tensors.items() if k.rsplit("/", 1)[0] == name}
+        if entries:
+            state[order[parameter]] = entries
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

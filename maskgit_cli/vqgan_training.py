@@ -1,0 +1,436 @@
+"""``train-vqgan``: images in, a tokenizer directory out (arXiv 2012.09841, section 3.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from maskgit_cli.artifacts.atomic import CREATED_BY, parent
+from maskgit_cli.artifacts.models import (
+    TOKENIZER_FORMAT,
+    TOKENIZER_VERSION,
+    WEIGHTS_FILE,
+    save_tokenizer,
+)
+from maskgit_cli.artifacts.runs import MetricsLog, load_checkpoint, save_checkpoint, settle_record
+from maskgit_cli.config import TOKENIZER_SIZES, VQGANConfig, VQGANTrainConfig
+from maskgit_cli.data import (
+    ImageBatch,
+    ImageDataset,
+    Source,
+    collate_images,
+    list_images,
+    source_digest,
+    to_model,
+    to_pixels,
+)
+from maskgit_cli.distributed import (
+    barrier,
+    broadcast_object,
+    make_accelerator,
+    resolve_device,
+    resolve_dtype,
+    world,
+)
+from maskgit_cli.errors import ConfigError, InputError, OutputError, WeightsError
+from maskgit_cli.grids import image_grid, save_png
+from maskgit_cli.models.discriminator import PatchDiscriminator
+from maskgit_cli.models.vqgan import VQGAN
+from maskgit_cli.noise import MIRROR, REVIVE, permutation, uniform
+from maskgit_cli.optim import EMA, cosine_factor, load_optimizer, optimizer_tensors, set_lr, warmup_factor
+from maskgit_cli.perceptual import PerceptualLoss, lpips
+from maskgit_cli.progress import SILENT, Reporter
+
+_WHAT = "a tokenizer directory"
+_PREVIEWS = 8
+
+
+class _Networks(NamedTuple):
+    """What is trained, bare (for weights) and as Accelerate wrapped it (for gradients)."""
+
+    vqgan: VQGAN
+    discriminator: PatchDiscriminator
+    wrapped_vqgan: nn.Module
+    wrapped_discriminator: nn.Module
+    optimizer: Any
+    discriminator_optimizer: Any
+    ema: EMA
+    last_used: Tensor  # (K,) the step at which each code was last chosen
+
+
+def resolved(config: VQGANTrainConfig) -> tuple[VQGANTrainConfig, VQGANConfig]:
+    """Settings with every open choice made, and the sizes of the network they ask for.
+
+    Raises:
+        ConfigError: the resolution is not a multiple of the network's factor.
+    """
+    sizes = TOKENIZER_SIZES[config.size]
+    sizes = dataclasses.replace(
+        sizes,
+        resolution=config.res or sizes.resolution,
+        codebook_size=config.codebook_size or sizes.codebook_size,
+    )
+    start = config.steps // 2 if config.adversarial_start is None else config.adversarial_start
+    config = dataclasses.replace(
+        config, res=sizes.resolution, codebook_size=sizes.codebook_size, adversarial_start=start
+    )
+    return config, sizes
+
+
+def train_vqgan(
+    images: Path,
+    out: Path,
+    config: VQGANTrainConfig | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    workers: int = 2,
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
+) -> Path:
+    """Train a tokenizer, resuming what an earlier call began.
+
+    Args:
+        images: a folder or CSV, as ``tokenize`` takes it; labels are not used.
+        out: the tokenizer directory; its ``checkpoints/``, ``metrics.jsonl`` and ``previews/`` grow
+            while training, and ``model.safetensors`` (the averaged weights) completes it.
+        config: the settings; None is the defaults.
+        device: where to train.
+        dtype: precision of matrix products and convolutions.
+        workers: processes that read images.
+        overwrite: begin anew, removing an earlier tokenizer there.
+        reporter: told of progress.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: no image can be read.
+        ConfigError: settings contradict one another.
+        OutputError: ``out`` holds something else or was begun with other settings.
+    """
+    config, sizes = resolved(config or VQGANTrainConfig())
+    target = resolve_device(device)
+    accelerator = make_accelerator(target, resolve_dtype(dtype, target))
+    source = list_images(images)
+    if config.batch_size % world().size:
+        raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
+    resumed = _begin(out, images, source, config, sizes, overwrite)
+    if (out / WEIGHTS_FILE).exists():
+        reporter.info(f"{out} is complete already; pass --overwrite to train it anew")
+        return out
+    torch.manual_seed(config.seed)
+    nets = _build(config, sizes, accelerator)
+    step = _resume(out, nets) if resumed else 0
+    perceptual = _perceptual(config, accelerator.device, reporter)
+    log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
+    batches = _batches(source, config, step, workers, reporter)
+    meter = _Meter(sizes.codebook_size, accelerator.device)
+    with reporter.task("train-vqgan", config.steps, step, unit="steps") as task:
+        while step < config.steps:
+            pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
+            pixels = pixels.to(memory_format=torch.channels_last)
+            step += 1
+            values, reconstruction, codes = _train_step(pixels, step, nets, config, perceptual, accelerator)
+            counts = accelerator.reduce(torch.bincount(codes.flatten(), minlength=sizes.codebook_size))
+            nets.last_used[counts > 0] = step
+            meter.add(values, counts, config.batch_size)
+            task.advance(1, loss=values["l1"])
+            if log and step % config.log_every == 0:
+                log.append(step=step, **meter.flush())
+            if log and config.preview_every and step % config.preview_every == 0:
+                _preview(out, step, pixels, reconstruction)
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                _checkpoint(out, step, nets, config)
+    if world().main:
+        record = _record(images, source, config, sizes)
+        tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
+        save_tokenizer(out, tensors, sizes, record["settings"], record["parents"])
+    barrier()
+    return out
+
+
+def _record(images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGANConfig) -> dict[str, Any]:
+    """What the tokenizer's ``config.json`` says."""
+    return {
+        "format": TOKENIZER_FORMAT,
+        "version": TOKENIZER_VERSION,
+        "created_by": CREATED_BY,
+        "network": "vqgan",
+        "vqgan": sizes.to_json(),
+        "settings": config.to_json(),
+        "parents": [parent("images", images.resolve(), source_digest(source))],
+    }
+
+
+def _begin(
+    out: Path, images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGANConfig, overwrite: bool
+) -> bool:
+    """Settle the output directory on the main process, and tell the others how it went."""
+    outcome: bool | OutputError = False
+    if world().main:
+        try:
+            # The learning rate's shape depends on the number of steps, so that stays what it was.
+            free = {"keep", "checkpoint_every", "preview_every", "log_every"}
+            outcome = settle_record(out, _record(images, source, config, sizes), overwrite, _WHAT, free)
+        except OutputError as error:
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, OutputError):
+        raise outcome
+    return outcome
+
+
+def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> _Networks:
+    """Networks and optimisers from the seed."""
+    vqgan = VQGAN(sizes).to(accelerator.device, memory_format=torch.channels_last)
+    discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
+    discriminator.to(accelerator.device, memory_format=torch.channels_last)
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.Adam(vqgan.parameters(), lr=config.lr, betas=betas)
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr, betas=betas)
+    last_used = torch.zeros(sizes.codebook_size, dtype=torch.int64, device=accelerator.device)
+    wrapped = accelerator.prepare(vqgan, discriminator, optimizer, optimizer_d)
+    return _Networks(vqgan, discriminator, *wrapped, EMA(vqgan, config.ema), last_used)
+
+
+def _resume(out: Path, nets: _Networks) -> int:
+    """Take up the newest checkpoint; gives the steps done."""
+    checkpoint = load_checkpoint(out)
+    if checkpoint is None:
+        return 0
+    tensors = checkpoint.tensors
+    nets.vqgan.load_state_dict(tensors["model"])
+    nets.discriminator.load_state_dict(tensors["discriminator"])
+    nets.ema.load(tensors["ema"])
+    load_optimizer(nets.optimizer, nets.vqgan, tensors["optimizer"])
+    load_optimizer(nets.discriminator_optimizer, nets.discriminator, tensors["discriminator_optimizer"])
+    nets.last_used.copy_(tensors["codebook"]["last_used"])
+    return checkpoint.step
+
+
+def _checkpoint(out: Path, step: int, nets: _Networks, config: VQGANTrainConfig) -> None:
+    """Write everything that :func:`_resume` reads."""
+    if world().main:
+        tensors = {
+            "model": nets.vqgan.state_dict(),
+            "ema": nets.ema.tensors,
+            "optimizer": optimizer_tensors(nets.optimizer, nets.vqgan),
+            "discriminator": nets.discriminator.state_dict(),
+            "discriminator_optimizer": optimizer_tensors(nets.discriminator_optimizer, nets.discriminator),
+            "codebook": {"last_used": nets.last_used},
+        }
+        save_checkpoint(out, step, tensors, config.keep)
+    barrier()
+
+
+def _perceptual(config: VQGANTrainConfig, device: torch.device, reporter: Reporter) -> PerceptualLoss | None:
+    """LPIPS, or None, said aloud, where its weights cannot be had."""
+    if config.perceptual_weight == 0:
+        return None
+    try:
+        return lpips(device)
+    except WeightsError as error:
+        reporter.warn(f"training without the perceptual loss. {error}")
+        return None
+
+
+# --- one step ---------------------------------------------------------------------------------------
+
+
+def _train_step(
+    pixels: Tensor,
+    step: int,
+    nets: _Networks,
+    config: VQGANTrainConfig,
+    perceptual: PerceptualLoss | None,
+    accelerator: Any,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """One update of the generator and, once it has joined, one of the discriminator.
+
+    Returns:
+        the losses as scalars by name, the reconstructions (B, 3, H, W), the codes (B, h, w).
+    """
+    lr = config.lr * warmup_factor(step, config.warmup) * cosine_factor(step, config.steps, config.lr_floor)
+    set_lr(nets.optimizer, lr)
+    set_lr(nets.discriminator_optimizer, lr)
+    adversarial = step > (config.adversarial_start or 0) and config.adversarial_weight > 0
+    _revive(pixels, step, nets, config, accelerator)
+    reconstruction, quantized = nets.wrapped_vqgan(pixels)
+    l1 = F.l1_loss(reconstruction, pixels)
+    fidelity = l1
+    if perceptual is not None:
+        fidelity = l1 + config.perceptual_weight * perceptual(pixels, reconstruction)
+    codebook = config.codebook_weight * quantized.codebook_loss
+    loss = fidelity + codebook + config.commitment_weight * quantized.commitment_loss
+    values = {"l1": l1, "codebook": quantized.codebook_loss, "lr": torch.tensor(lr)}
+    if adversarial:
+        nets.discriminator.requires_grad_(False)
+        fooling = -nets.discriminator(reconstruction).mean()
+        weight = _adaptive_weight(fidelity, fooling, nets.vqgan.decoder.conv_out.weight, accelerator)
+        loss = loss + config.adversarial_weight * weight * fooling
+        values |= {"generator": fooling, "adaptive_weight": weight}
+        nets.discriminator.requires_grad_(True)
+    nets.optimizer.zero_grad()
+    accelerator.backward(loss)
+    nets.optimizer.step()
+    nets.ema.update(nets.vqgan, step)
+    if adversarial:
+        values["discriminator"] = _discriminator_step(pixels, reconstruction.detach(), nets, accelerator)
+    return {k: v.detach() for k, v in values.items()}, reconstruction.detach(), quantized.codes
+
+
+def _adaptive_weight(fidelity: Tensor, fooling: Tensor, last_layer: Tensor, accelerator: Any) -> Tensor:
+    """How strong the adversarial gradient may be beside the other one (arXiv 2012.09841, equation 7)."""
+    (g_fidelity,) = torch.autograd.grad(fidelity, last_layer, retain_graph=True)
+    (g_fooling,) = torch.autograd.grad(fooling, last_layer, retain_graph=True)
+    weight = g_fidelity.norm() / (g_fooling.norm() + 1e-4)
+    return accelerator.reduce(weight.clamp(0.0, 1e4).detach(), reduction="mean")
+
+
+def _discriminator_step(real: Tensor, drawn: Tensor, nets: _Networks, accelerator: Any) -> Tensor:
+    """One hinge-loss update of the discriminator; gives the loss."""
+    logits_real, logits_drawn = nets.wrapped_discriminator(torch.cat([real, drawn])).chunk(2)
+    loss = 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_drawn).mean())
+    nets.discriminator_optimizer.zero_grad()
+    accelerator.backward(loss)
+    nets.discriminator_optimizer.step()
+    return loss
+
+
+@torch.no_grad()
+def _revive(
+    pixels: Tensor, step: int, nets: _Networks, config: VQGANTrainConfig, accelerator: Any
+) -> None:
+    """Replace codes that are no longer chosen by encoder outputs of this batch.
+
+    All of them at the first step, which starts the codebook where the encoder is; afterwards those
+    unused for ``revive_after`` steps, once in as many steps.
+    """
+    first = step == 1
+    if not first and (config.revive_after == 0 or step % config.revive_after):
+        return
+    dead = nets.last_used < (step if first else step - config.revive_after)
+    count = int(dead.sum())
+    if count == 0:
+        return
+    with accelerator.autocast():
+        latents = nets.vqgan.latents(pixels).float().movedim(1, -1).flatten(0, 2)  # (B·h·w, D)
+    index = torch.tensor([0], device=pixels.device)
+    chosen = (uniform(config.seed, index, step, count, REVIVE)[0] * len(latents)).long()  # (count,)
+    vectors = _from_main(latents[chosen])
+    weight = nets.vqgan.quantize.embedding.weight
+    weight[dead] = vectors
+    nets.ema.tensors["quantize.embedding.weight"][dead] = vectors
+    nets.last_used[dead] = step
+    state = nets.optimizer.state.get(weight, {})
+    for key in ("exp_avg", "exp_avg_sq"):
+        if key in state:
+            state[key][dead] = 0
+
+
+def _from_main(tensor: Tensor) -> Tensor:
+    """The main process's tensor, on every process."""
+    if world().size > 1:
+        torch.distributed.broadcast(tensor, 0)
+    return tensor
+
+
+# --- data and what is said of the training ----------------------------------------------------------
+
+
+class _Order:
+    """Which images each step takes, as a pure function of (seed, step): a batch sampler."""
+
+    def __init__(self, n: int, config: VQGANTrainConfig, start: int) -> None:
+        self.n, self.config, self.start = n, config, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.config.batch_size // world().size
+        epoch, order = -1, None
+        for step in range(self.start, self.config.steps):
+            first = step * self.config.batch_size + world().rank * size
+            batch = []
+            for position in range(first, first + size):
+                if position // self.n != epoch or order is None:
+                    epoch = position // self.n
+                    order = permutation(self.config.seed, epoch, self.n)
+                batch.append(int(order[position % self.n]))
+            yield batch
+
+
+def _batches(
+    source: Source, config: VQGANTrainConfig, step: int, workers: int, reporter: Reporter
+) -> Iterator[Tensor]:
+    """Endless uint8 batches (B, 3, H, W) from ``step`` on; unreadable images are left out and named."""
+    assert config.res is not None
+    dataset = ImageDataset(source, config.res)
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=_Order(len(dataset), config, step),
+        collate_fn=collate_images,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    named: set[int] = set()
+    batch: ImageBatch
+    for offset, batch in enumerate(loader):
+        for index, reason in batch.skipped:
+            if index not in named:
+                reporter.warn(f"skipped {source.paths[index]}: {reason}")
+                named.add(index)
+        if batch.images is None:
+            raise InputError(f"no image of a whole batch could be read, {source.paths[0]} among them")
+        images = batch.images[:, 0]
+        if config.flip:
+            coin = uniform(config.seed, batch.indices, step + offset, 1, MIRROR)[:, 0] < 0.5
+            images = torch.where(coin.view(-1, 1, 1, 1), images.flip(-1), images)
+        yield images
+
+
+class _Meter:
+    """Means of the losses, and codebook use, since the last line of the log."""
+
+    def __init__(self, codes: int, device: torch.device) -> None:
+        self.counts = torch.zeros(codes, dtype=torch.int64, device=device)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps: dict[str, int] = {}
+        self.images = 0
+        self.began = time.perf_counter()
+        self.counts.zero_()
+
+    def add(self, values: dict[str, Tensor], counts: Tensor, images: int) -> None:
+        """Take in the losses and the codes' counts of one step."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float().cpu()
+            self.steps[name] = self.steps.get(name, 0) + 1
+        self.counts += counts
+        self.images += images
+
+    def flush(self) -> dict[str, float]:
+        """The line's values: means, share of codes in use, perplexity, images a second."""
+        line = {name: round(float(total) / self.steps[name], 6) for name, total in self.sums.items()}
+        p = self.counts.double() / self.counts.sum()
+        line["usage"] = round(float((self.counts > 0).double().mean()), 4)
+        line["perplexity"] = round(float(torch.exp(-torch.xlogy(p, p).sum())), 2)
+        line["images_per_second"] = round(self.images / (time.perf_counter() - self.began), 2)
+        self._clear()
+        return line
+
+
+def _preview(out: Path, step: int, images: Tensor, reconstruction: Tensor) -> None:
+    """A sheet of pictures above what the codes keep of them."""
+    pair = torch.cat([images[:_PREVIEWS], reconstruction[:_PREVIEWS]])
+    path = out / "previews" / f"step-{step:08d}.png"
+    save_png(path, image_grid(to_pixels(pair.float()), columns=min(_PREVIEWS, len(images))))
