@@ -1,5 +1,55 @@
-"""maskgit: composable stages for masked generative image models."""
+"""maskgit: composable stages for masked generative image models.
+
+The public names are imported when they are first used, so that ``import maskgit_cli`` is quick.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "MaskGITError": "errors",
+    "TransformerConfig": "config",
+    "VQGANConfig": "config",
+    "TokenizeConfig": "config",
+    "TrainConfig": "config",
+    "VQGANTrainConfig": "config",
+    "SamplerConfig": "config",
+    "SampleConfig": "config",
+    "InpaintConfig": "config",
+    "ScoreConfig": "config",
+    "SIZES": "config",
+    "PRESETS": "config",
+    "MaskGIT": "models.maskgit",
+    "VQGAN": "models.vqgan",
+    "load_model": "artifacts.models",
+    "load_tokenizer": "artifacts.models",
+    "open_tokens": "artifacts.tokens",
+    "open_samples": "artifacts.samples",
+    "confidence_sampler": "samplers",
+    "tokenize": "tokenizing",
+    "train": "training",
+    "train_vqgan": "vqgan_training",
+    "sample": "sampling",
+    "inpaint": "inpainting",
+    "decode": "decoding",
+    "score": "scoring",
+    "fid_stats": "scoring",
+    "export": "exporting",
+    "describe": "inspecting",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -294,9 +294,9 @@ class TrainConfig(Settings):
     loss_on: str = setting("all", _among("all", "masked"))
     ema: float = setting(0.9999, _below_one())
     seed: int = setting(0, _at_least(0))
-    checkpoint_every: int = setting(5000, _at_least(1))
+    checkpoint_every: int = setting(1000, _at_least(1))
     keep: int = setting(2, _at_least(1))
-    preview_every: int = setting(5000, _at_least(0))
+    preview_every: int = setting(1000, _at_least(0))
     log_every: int = setting(50, _at_least(1))
 
     @staticmethod

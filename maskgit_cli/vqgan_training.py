@@ -44,7 +44,7 @@ from maskgit_cli.errors import ConfigError, InputError, OutputError, WeightsErro
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.models.discriminator import PatchDiscriminator
 from maskgit_cli.models.vqgan import VQGAN
-from maskgit_cli.noise import MIRROR, REVIVE, permutation, uniform
+from maskgit_cli.noise import MIRROR, REVIVE, batch_rows, uniform
 from maskgit_cli.optim import EMA, cosine_factor, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.perceptual import PerceptualLoss, lpips
 from maskgit_cli.progress import SILENT, Reporter
@@ -354,17 +354,10 @@ class _Order:
         self.n, self.config, self.start = n, config, start
 
     def __iter__(self) -> Iterator[list[int]]:
-        size = self.config.batch_size // world().size
-        epoch, order = -1, None
+        share = self.config.batch_size // world().size
         for step in range(self.start, self.config.steps):
-            first = step * self.config.batch_size + world().rank * size
-            batch = []
-            for position in range(first, first + size):
-                if position // self.n != epoch or order is None:
-                    epoch = position // self.n
-                    order = permutation(self.config.seed, epoch, self.n)
-                batch.append(int(order[position % self.n]))
-            yield batch
+            first = step * self.config.batch_size + world().rank * share
+            yield batch_rows(self.config.seed, self.n, first, share).tolist()
 
 
 def _batches(

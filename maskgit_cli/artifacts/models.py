@@ -78,12 +78,22 @@ class Model(NamedTuple):
 
 def builtin_tokenizer() -> Path:
     """Directory of the tokenizer that comes with the package (see docs/builtin.md)."""
-    return _ASSETS / "tokenizer"
+    return builtin_model() / "tokenizer"
 
 
 def builtin_model() -> Path:
     """Directory of the model that comes with the package (see docs/builtin.md)."""
     return _ASSETS / "model"
+
+
+def builtin_pictures() -> Path:
+    """Zip file of the pictures that come with the package, a folder a class, with their credits."""
+    return _ASSETS / "pictures.zip"
+
+
+def named(path: Path) -> Path:
+    """The directory a user's word means: ``builtin``, where nothing of that name is here, or itself."""
+    return builtin_model() if path == Path("builtin") and not path.exists() else path
 
 
 def newest_run(root: Path = Path("runs")) -> Path | None:
@@ -131,6 +141,7 @@ def tokenizer_directory(path: Path) -> Path:
         InputError: there is nothing at ``path``.
         ArtifactError: what is there holds no tokenizer.
     """
+    path = named(path)
     if not path.exists():
         raise InputError(f"no tokenizer at {path}: it does not exist")
     record = read_json(path / "config.json", "a tokenizer, run or model directory")
@@ -170,6 +181,40 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     load_weights(network, read_tensors(weights), weights)
     network.eval().requires_grad_(False).to(device)
     return Tokenizer(network, config, sha256_file(weights), directory)
+
+
+def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] = ()) -> Path:
+    """The directory of the tokenizer with this digest.
+
+    Args:
+        sha256: of the weights wanted, as a token file or model records it.
+        given: the one the user named; nothing else is looked at then.
+        near: directories to look at before the usual places, which are the package's own tokenizer
+            and those under ``tokenizers/``, ``runs/`` and ``models/`` of the working directory.
+
+    Raises:
+        InputError: ``given`` does not exist.
+        ArtifactError: ``given`` is another tokenizer, or none of the places has the one wanted.
+    """
+    if given is not None:
+        directory = tokenizer_directory(given)
+        read_tokenizer_record(directory)
+        found = sha256_file(directory / WEIGHTS_FILE)
+        if found != sha256:
+            raise ArtifactError(
+                f"{given} is tokenizer {found[:12]}…, but the codes came from {sha256[:12]}…; "
+                "name the one they were made with"
+            )
+        return directory
+    here = Path()
+    usual = [p for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer") for p in here.glob(pattern)]
+    for directory in (*near, builtin_tokenizer(), *sorted(usual)):
+        weights = directory / WEIGHTS_FILE
+        if weights.is_file() and sha256_file(weights) == sha256:
+            return directory
+    raise ArtifactError(
+        f"the codes came from tokenizer {sha256[:12]}…, which is not here; name its directory with --tokenizer"
+    )
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:
@@ -221,6 +266,7 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
         InputError: there is nothing at ``path``.
         ArtifactError: it is neither, or a run without a checkpoint.
     """
+    path = named(path)
     if not path.exists():
         raise InputError(f"no run or model at {path}: it does not exist")
     record = read_json(path / "config.json", "a run or model directory")
@@ -247,6 +293,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
         InputError: there is nothing at ``path``.
         ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
     """
+    path = named(path)
     record, file, step = weights_of(path, weights)
     config = _sizes(TransformerConfig, record, "transformer", path)
     for key in ("class_names", "resolution", "tokenizer_sha256"):

@@ -24,6 +24,7 @@ COMMANDS = {
     "fid-stats": "Collect, or merge, reference statistics.",
     "train-vqgan": "Train a tokenizer on images.",
     "decode": "Turn a token file back into images.",
+    "export": "Write a run's weights as a model directory to share.",
     "info": "Say what a file or directory is and where it came from.",
 }
 

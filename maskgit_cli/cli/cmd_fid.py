@@ -1,0 +1,59 @@
+"""``maskgit fid``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from maskgit_cli.cli import console, options
+from maskgit_cli.config import ScoreConfig
+
+TEXTS = {
+    "features": "Feature space: inception, or vqgan for the tokenizer's own (needs no weights; is no FID).",
+    "neighbours": "Neighbour that bounds a neighbourhood in precision, recall, density, coverage.",
+    "splits": "Parts of the Inception Score.",
+    "protocol": "standard, or legacy-v1 for the report's own evaluator.",
+}
+
+
+@click.command(
+    "fid",
+    epilog="\b\nExamples:\n  maskgit fid --ref imagenet/val\n"
+    "  maskgit fid samples/ --ref imagenet-256.npz --metrics fid,is",
+)
+@options.path_argument("samples", required=False)
+@options.path("--ref", "What samples are compared with.", required=True)
+@options.path("--out", "File to write.  [default: scores.json in a sample directory, else beside SAMPLES]")
+@options.settings(ScoreConfig, TEXTS)
+@click.option(
+    "--metrics",
+    default=",".join(ScoreConfig.metrics),
+    show_default=True,
+    metavar="A,B,...",
+    help="Which of fid, is (Inception Score), prdc (precision, recall, density, coverage).",
+)
+@options.path("--weights", "Inception's weights.  [default: the published ones, fetched once]")
+@options.path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")
+@options.batch_size(32)
+@options.device
+@options.overwrite
+@options.output
+def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Score samples against reference images or statistics.
+
+    SAMPLES and --ref are each a sample directory, a folder of images, a CSV, a token file, an .npz of
+    statistics (made by fid-stats, or of ADM or pytorch-fid), or an .npz of images. Without SAMPLES, the
+    newest sample directory under samples/ is scored.
+    """
+    values["metrics"] = tuple(name.strip() for name in values["metrics"].split(","))
+    config = options.given(ScoreConfig, values)
+    shared = {key: value for key, value in values.items() if key not in {*TEXTS, "metrics"}}
+    from maskgit_cli.scoring import score
+
+    path, record = score(samples, ref, config, reporter=console.reporter(quiet), **shared)
+    if not quiet:
+        scores = {name: f"{value:.6g}" for name, value in record["metrics"].items()}
+        console.table(f"{record['n']} samples, {record['n_ref']} reference images", scores)
+    console.result(path, {"path": str(path), **record}, as_json)

@@ -1,0 +1,43 @@
+"""``maskgit fid-stats``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from maskgit_cli.cli import console, options
+from maskgit_cli.cli.cmd_fid import TEXTS as FID_TEXTS
+from maskgit_cli.config import ScoreConfig
+
+TEXTS = {name: FID_TEXTS[name] for name in ("features", "protocol")}
+
+
+@click.command(
+    "fid-stats",
+    epilog="\b\nExamples:\n  maskgit fid-stats imagenet/train imagenet-256.npz\n"
+    "  maskgit fid-stats first-half.npz second-half.npz whole.npz",
+)
+@options.path_argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@options.path_argument("out", metavar="REF.npz")
+@options.settings(ScoreConfig, TEXTS)
+@click.option("--with-features", is_flag=True, help="Keep each image's features, which PRDC needs.")
+@options.path("--weights", "Inception's weights.  [default: the published ones, fetched once]")
+@options.path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")
+@options.batch_size(32)
+@options.device
+@options.overwrite
+@options.output
+def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Collect, or merge, reference statistics.
+
+    Each SOURCE is images, as for fid, or statistics made by this command: those of two halves merge into
+    those of the whole, bit for bit.
+    """
+    config = options.given(ScoreConfig, values)
+    shared = {key: value for key, value in values.items() if key not in TEXTS}
+    from maskgit_cli.scoring import fid_stats
+
+    path = fid_stats(sources, out, config, reporter=console.reporter(quiet), **shared)
+    console.result(path, {"path": str(path)}, as_json)

@@ -1,0 +1,183 @@
+"""What ``sample`` and ``inpaint`` share: codes drawn on a canvas, batch by batch, into a sample directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta
+from maskgit_cli.config import PRESETS, SamplerConfig, preset_for, require
+from maskgit_cli.distributed import barrier, broadcast_object, world
+from maskgit_cli.grids import png_bytes
+from maskgit_cli.inference import Generator, arithmetic_device
+from maskgit_cli.progress import Reporter
+from maskgit_cli.samplers import confidence_sampler
+
+# Settings of a sampler, or changes to the preset for the model's resolution.
+SamplerChoice = SamplerConfig | Mapping[str, Any] | None
+# Pictures uint8 (3, H, W) of codes (B, h, w).
+Render = Callable[[Tensor], Sequence[Tensor]]
+
+
+class Job(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        generator: the networks.
+        indices: number of each picture in the whole set (N,).
+        labels: class of each picture (N,), -1 for none.
+        canvas: codes (h, w) that every picture starts from, the mask code where one is to be drawn.
+        sampler: settings of the sampler.
+        seed: of every random number.
+    """
+
+    generator: Generator
+    indices: np.ndarray
+    labels: np.ndarray
+    canvas: Tensor
+    sampler: SamplerConfig
+    seed: int
+
+
+def choose_sampler(choice: SamplerChoice, resolution: int, guided: bool) -> SamplerConfig:
+    """The sampler's settings for a model of this resolution (pixels).
+
+    Args:
+        choice: all settings, changes to the preset that the resolution picks, or None for none.
+        resolution: of the model.
+        guided: whether the pictures have a class. Without one, guidance would compare the network with
+            itself, which costs a pass and changes nothing but the last bits, so it is left out.
+
+    Raises:
+        ConfigError: a change is out of range.
+    """
+    if not isinstance(choice, SamplerConfig):
+        choice = dataclasses.replace(PRESETS[preset_for(resolution)], **(choice or {}))
+    return choice if guided else dataclasses.replace(choice, cfg=0.0)
+
+
+def blank_canvas(generator: Generator) -> Tensor:
+    """A canvas (h, w) on which nothing is known."""
+    sizes = generator.model.config
+    return torch.full((sizes.grid, sizes.grid), sizes.codebook_size)
+
+
+def draw(job: Job, rows: np.ndarray) -> Tensor:
+    """Codes (B, h, w) of the pictures of some rows (B,) of a job.
+
+    Raises:
+        ConfigError: there are more steps than codes to draw.
+        ArtifactError: the model gives NaN.
+    """
+    place = arithmetic_device(job.generator.device)
+    canvas = job.canvas.to(place).expand(len(rows), -1, -1)
+    labels, indices = (torch.from_numpy(x[rows]).to(place) for x in (job.labels, job.indices))
+    mask_code = job.generator.model.config.codebook_size
+    return confidence_sampler(
+        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code
+    )
+
+
+def fill_samples(
+    out: Path,
+    record: Mapping[str, Any],
+    job: Job,
+    render: Render | None,
+    sheet: Callable[[SampleWriter, TokenFile], Tensor],
+    *,
+    npz: bool = False,
+    batch_size: int,
+    overwrite: bool,
+    reporter: Reporter,
+) -> bool:
+    """Draw a job into a sample directory, going on where an earlier, interrupted call stopped.
+
+    Works in one process or in several that a launcher started.
+
+    Args:
+        out: the sample directory.
+        record: from :func:`~maskgit_cli.artifacts.samples.samples_record`.
+        job: what is drawn.
+        render: makes pictures of codes; None writes none.
+        sheet: makes the picture uint8 (3, H, W) that shows them all.
+        npz: also write all pictures as one array.
+        batch_size: pictures drawn at a time by each process.
+        overwrite: replace finished samples, and unfinished ones of other settings.
+        reporter: told of progress.
+
+    Returns:
+        Whether an earlier call had done some of the work, or all of it.
+
+    Raises:
+        ConfigError: the batch size is out of range.
+        ArtifactError: the model gives NaN.
+        OutputError: the directory holds something else, or cannot be written.
+    """
+    require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+    complete = settle_samples(out, record, overwrite) if world().main else False
+    if broadcast_object(complete):
+        reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
+        return True
+    words = ", ".join(f"{key} {value}" for key, value in job.sampler.to_json().items())
+    reporter.info(f"drawing {len(job.indices)} images into {out} ({words}, seed {job.seed})")
+    writer = _shared_writer(out, _describe(job, record), job)
+    resumed = len(writer.todo) < len(job.indices)
+    barrier()  # every process has seen what is to do before any does some of it
+    _draw_all(job, writer, render, batch_size, reporter)
+    barrier()
+    if world().main:
+        tokens = writer.finish_tokens()
+        writer.finish(record, png_bytes(sheet(writer, tokens)), npz)
+    barrier()
+    return resumed
+
+
+def _describe(job: Job, record: Mapping[str, Any]) -> TokenMeta:
+    """What the token file says of itself."""
+    model, tokenizer = job.generator.model, job.generator.tokenizer
+    return TokenMeta(
+        codebook_size=model.config.codebook_size,
+        grid=model.config.grid,
+        resolution=model.resolution,
+        views="none",
+        class_names=model.class_names,
+        tokenizer=tokenizer.path.resolve().name,
+        tokenizer_sha256=tokenizer.sha256,
+        settings=record["settings"],
+        parents=record["parents"],
+    )
+
+
+def _shared_writer(out: Path, meta: TokenMeta, job: Job) -> SampleWriter:
+    """Every process's own writer of the one directory; the first process begins it."""
+    if not world().main:
+        barrier()
+    writer = SampleWriter(out, meta, job.indices, job.labels)
+    if world().main:
+        barrier()
+    return writer
+
+
+def _draw_all(
+    job: Job, writer: SampleWriter, render: Render | None, batch_size: int, reporter: Reporter
+) -> None:
+    """Draw this process's share of the rows not done yet: every ``world().size``-th batch."""
+    rank, size = world()
+    batches = [writer.todo[i : i + batch_size] for i in range(0, len(writer.todo), batch_size)]
+    total = len(job.indices)
+    with reporter.task("draw", total, total - len(writer.todo)) as task:
+        for first in range(0, len(batches), size):
+            if first + rank < len(batches):
+                rows = batches[first + rank]
+                codes = draw(job, rows)
+                images = render(codes) if render is not None else ()
+                writer.write(rows, codes.cpu().numpy(), [png_bytes(image) for image in images])
+            # The others are about as fast, so what all do in this round is told at once.
+            task.advance(sum(len(rows) for rows in batches[first : first + size]))

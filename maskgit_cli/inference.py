@@ -1,0 +1,197 @@
+"""Networks applied to images so that no image's result depends on the images beside it.
+
+Matrix products and convolutions choose their kernels, and with them the order of their sums, by the
+shape of the whole batch and by the number of threads. The last bits of image i's logits would then
+depend on the size of the batch it happens to be in, and now and then a drawn code with them.
+Measured with random networks on a CPU: one thread gives the transformer's rows bit for bit the same
+whatever the batch, two threads do not, and the VQGAN's decoder differs by 2e-5 between a batch of one
+and a larger one even on one thread. Hence:
+
+- On a CPU, every image goes through alone, on one thread, and as many threads as PyTorch may use
+  work on different images. The result is a function of the image alone, whatever the batch size, the
+  number of threads or of processes. Many images take about as long as in one batch (1.0 to 1.5 times,
+  the most for the smallest networks); a single one takes longer than on all threads.
+- On a GPU, where one image alone would waste the device, every call has the same number of rows: a
+  part of the batch, filled up by repeating a row. The kernels are then always the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from maskgit_cli.artifacts.atomic import parent
+from maskgit_cli.artifacts.models import (
+    Model,
+    Tokenizer,
+    builtin_model,
+    load_model,
+    load_tokenizer,
+    newest_run,
+)
+from maskgit_cli.data import to_pixels
+from maskgit_cli.distributed import autocast, resolve_device, resolve_dtype
+from maskgit_cli.errors import ArtifactError
+from maskgit_cli.progress import Reporter
+from maskgit_cli.samplers import Predict
+
+# Rows of every call on a GPU. A transformer's are small; a decoder's are whole images of features.
+TRANSFORMER_ROWS = 64
+DECODER_ROWS = 8
+
+
+def apply_to_rows(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: torch.device, rows: int
+) -> Tensor:
+    """``function(*inputs)`` with inputs (B, ...) of one B, each row as if it were there alone.
+
+    Args:
+        function: a network without gradients; it is called with parts of the batch on ``device``, on a
+            CPU from several threads at once.
+        inputs: tensors (B, ...) with B at least 1.
+        device: of the network.
+        rows: of each call on a GPU.
+
+    Returns:
+        The function's results (B, ...), on the device of the inputs.
+    """
+    if device.type == "cpu":
+        return torch.cat(
+            _one_by_one(function, [tuple(x[None] for x in row) for row in zip(*inputs, strict=True)])
+        )
+    results = []
+    for part in zip(*(x.split(rows) for x in inputs), strict=True):
+        full = (_fill(x, rows).to(device) for x in part)
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            results.append(function(*full)[: len(part[0])].to(inputs[0].device))
+    return torch.cat(results)
+
+
+def _fill(x: Tensor, rows: int) -> Tensor:
+    """Repeat the first row of (B, ...) after the last one until there are ``rows``."""
+    return torch.cat([x, x[:1].expand(rows - len(x), *x.shape[1:])])
+
+
+def _one_by_one(function: Callable[..., Tensor], calls: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """The results of the calls, made by a pool of threads that use one thread each inside PyTorch."""
+
+    def call(arguments: tuple[Tensor, ...]) -> Tensor:
+        with torch.no_grad():  # like autocast, this holds for one thread only
+            return function(*arguments)
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(min(threads, len(calls)), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        return list(pool.map(call, calls))
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for one image, not for all
+        torch.set_num_threads(threads)  # a new thread would otherwise inherit the 1
+
+
+def predictor(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Predict:
+    """The callable that samplers want, from a transformer in evaluation mode on ``device``.
+
+    Args:
+        network: maps codes (B, h, w), labels (B,) and drop (B,) to logits (B, h·w, K+1).
+        device: of the network.
+        dtype: precision of its matrix products.
+    """
+
+    def call(codes: Tensor, labels: Tensor, drop: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return network(codes, labels, drop).float()
+
+    def predict(codes: Tensor, labels: Tensor, drop: Tensor) -> Tensor:
+        return apply_to_rows(call, (codes, labels, drop), device, TRANSFORMER_ROWS)
+
+    return predict
+
+
+def decode_codes(tokenizer: Tokenizer, codes: Tensor, device: torch.device) -> Tensor:
+    """Pictures uint8 (B, 3, H, W) on the CPU of codes (B, h, w), decoded in float32.
+
+    Args:
+        tokenizer: its network is on ``device``.
+        codes: integers in [0, K).
+        device: of the tokenizer.
+    """
+    return to_pixels(apply_to_rows(tokenizer.network.decode, (codes.cpu(),), device, DECODER_ROWS))
+
+
+def arithmetic_device(device: torch.device) -> torch.device:
+    """Where a sampler's own arithmetic runs beside a network on ``device``: MPS has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+class Generator(NamedTuple):
+    """A transformer and its tokenizer, ready to draw.
+
+    Attributes:
+        model: the transformer.
+        tokenizer: the one its codes belong to.
+        predict: the transformer as samplers want it.
+        device: of both networks.
+        dtype: precision of the transformer's matrix products; the tokenizer's is float32.
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    predict: Predict
+    device: torch.device
+    dtype: torch.dtype
+
+    def parents(self) -> list[dict[str, str]]:
+        """The records by which what is drawn names the two networks."""
+        return [
+            parent("model", self.model.path.resolve(), self.model.sha256),
+            parent("tokenizer", self.tokenizer.path.resolve(), self.tokenizer.sha256),
+        ]
+
+
+def choose_model(path: Path | None, reporter: Reporter) -> Path:
+    """The run or model directory a command means: the one named, the newest run, or the built-in model."""
+    if path is not None:
+        return path
+    run = newest_run()
+    if run is None:
+        reporter.info("no run under runs/: using the built-in model")
+        return builtin_model()
+    reporter.info(f"using the newest run: {run}")
+    return run
+
+
+def load_generator(path: Path, weights: str, device: str, dtype: str) -> Generator:
+    """Open a run or model directory with its tokenizer.
+
+    Args:
+        path: the directory.
+        weights: ``ema`` or ``raw``.
+        device: name of the device, or ``auto``.
+        dtype: name of the precision, or ``auto``.
+
+    Raises:
+        ConfigError: there is no such device or precision.
+        InputError: there is nothing at ``path``.
+        ArtifactError: something there is incomplete or damaged, or the tokenizer is another one.
+    """
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, place)
+    model = load_model(path, place, weights)
+    tokenizer = load_tokenizer(path, place)
+    if tokenizer.sha256 != model.tokenizer_sha256:
+        raise ArtifactError(
+            f"{tokenizer.path} is not the tokenizer that {path} was trained with: its sha256 is "
+            f"{tokenizer.sha256[:12]}…, not {model.tokenizer_sha256[:12]}…; put the right one there"
+        )
+    sizes = (model.config.codebook_size, model.config.grid * tokenizer.config.factor)
+    if sizes != (tokenizer.config.codebook_size, model.resolution):
+        raise ArtifactError(
+            f"{path} is inconsistent: its transformer is for {sizes[0]} codes and {sizes[1]} pixels, its "
+            f"tokenizer has {tokenizer.config.codebook_size} codes, its record says {model.resolution} pixels"
+        )
+    return Generator(model, tokenizer, predictor(model.network, place, precision), place, precision)

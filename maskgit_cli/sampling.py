@@ -1,0 +1,159 @@
+"""Stage ``sample``: draw images from a run or model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskgit_cli.artifacts.atomic import sha256_bytes
+from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest, samples_record
+from maskgit_cli.artifacts.tokens import TokenFile
+from maskgit_cli.config import SampleConfig
+from maskgit_cli.drawing import Job, SamplerChoice, blank_canvas, choose_sampler, fill_samples
+from maskgit_cli.grids import image_grid
+from maskgit_cli.inference import Generator, choose_model, decode_codes, load_generator
+from maskgit_cli.labels import labels_for
+from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.schedules import tokens_per_step
+
+# Pictures on grid.png at most, and columns where its rows are not one class each.
+GRID_IMAGES = 100
+GRID_COLUMNS = 10
+
+
+class Sampled(NamedTuple):
+    """What :func:`sample` did.
+
+    Attributes:
+        path: the sample directory.
+        images: how many pictures it holds.
+        model: the run or model directory they were drawn from.
+        settings: all settings, resolved.
+        resumed: whether an earlier call had done some of the work, or all of it.
+    """
+
+    path: Path
+    images: int
+    model: Path
+    settings: dict[str, Any]
+    resumed: bool
+
+
+def sample(
+    model: Path | None = None,
+    out: Path | None = None,
+    config: SampleConfig | None = None,
+    sampler: SamplerChoice = None,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    dtype: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
+) -> Sampled:
+    """Draw images into a sample directory, going on where an earlier, interrupted call stopped.
+
+    Image i depends on the seed, i and the model alone. Works in one process or in several that a
+    launcher started.
+
+    Args:
+        model: run or model directory; None is the newest run under ``runs/``, else the built-in model.
+        out: the sample directory; None is ``samples/MODEL-DIGEST`` with a digest of the settings, so
+            that the same call finds its own samples again.
+        config: how many images, of which classes, and what is written.
+        sampler: settings of the sampler, or changes to the preset for the model's resolution.
+        batch_size: images drawn at a time by each process.
+        device: where the networks run.
+        dtype: precision of the transformer's matrix products.
+        overwrite: replace finished samples, and unfinished ones of other settings.
+        reporter: told of progress.
+
+    Raises:
+        ConfigError: a setting is out of range, there are more steps than tokens, or the model has no
+            such class.
+        InputError: nothing is at ``model``, or a file of labels cannot be read.
+        ArtifactError: the model is incomplete, damaged, or gives NaN.
+        OutputError: the directory holds something else, or cannot be written.
+    """
+    config = config or SampleConfig()
+    generator = load_generator(choose_model(model, reporter), config.weights, device, dtype)
+    job = _plan(generator, config, sampler)
+    record = samples_record("sample", _settings(job, config), generator.parents(), len(job.indices))
+    out = out or Path("samples") / f"{generator.model.path.resolve().name}-{samples_digest(record)}"
+
+    def render(codes: Tensor) -> Tensor:
+        return decode_codes(generator.tokenizer, codes, generator.device)
+
+    def sheet(writer: SampleWriter, tokens: TokenFile) -> Tensor:
+        rows, columns = grid_rows(job.labels)
+        if config.format == "tokens":
+            return image_grid(render(torch.from_numpy(tokens.codes[rows, 0].astype(np.int64))), columns)
+        pixels = torch.from_numpy(np.stack([read_png(writer.image_path(row)) for row in rows]))
+        return image_grid(pixels.permute(0, 3, 1, 2), columns)  # (N, H, W, 3) -> (N, 3, H, W)
+
+    resumed = fill_samples(
+        out,
+        record,
+        job,
+        None if config.format == "tokens" else render,
+        sheet,
+        npz=config.format == "npz",
+        batch_size=batch_size,
+        overwrite=overwrite,
+        reporter=reporter,
+    )
+    return Sampled(out, len(job.indices), generator.model.path, record["settings"], resumed)
+
+
+def _plan(generator: Generator, config: SampleConfig, choice: SamplerChoice) -> Job:
+    """Resolve what depends on the model: the sampler's preset and the classes."""
+    model = generator.model
+    classes = model.config.classes
+    sampler = choose_sampler(choice, model.resolution, guided=classes > 0)
+    tokens_per_step(model.config.grid**2, sampler.steps, sampler.schedule)  # refuses too many steps
+    indices = np.arange(config.start, config.n if config.stop is None else config.stop)
+    labels = labels_for(config.labels, indices, classes, model.class_names, config.seed)
+    return Job(generator, indices, labels, blank_canvas(generator), sampler, config.seed)
+
+
+def _settings(job: Job, config: SampleConfig) -> dict[str, Any]:
+    """Everything that the samples depend on, as JSON values."""
+    return {
+        "n": config.n,
+        "range": [int(job.indices[0]), int(job.indices[-1]) + 1],
+        "labels": config.labels,
+        "labels_sha256": sha256_bytes(job.labels.astype("<i4").tobytes()),  # a file's lines may change
+        "format": config.format,
+        "weights": config.weights,
+        "seed": config.seed,
+        "dtype": str(job.generator.dtype).removeprefix("torch."),
+        "sampler": {"method": "confidence", **job.sampler.to_json()},
+    }
+
+
+def grid_rows(labels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which rows a sheet of up to 100 pictures shows, class after class, and in how many columns.
+
+    Where the classes are few, each has a row of the sheet; else they follow one another.
+
+    Args:
+        labels: class numbers (N,).
+    """
+    order = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    each = min(int(counts.min()), GRID_COLUMNS, GRID_IMAGES // len(counts))
+    if len(counts) > 1 and each > 1:
+        return np.concatenate([order[start : start + each] for start in first]), each
+    chosen = np.sort(order[np.argsort(_turn(labels[order]), kind="stable")][:GRID_IMAGES])
+    chosen = chosen[np.argsort(labels[chosen], kind="stable")]
+    return chosen, min(GRID_COLUMNS, max(1, round(len(chosen) ** 0.5)))
+
+
+def _turn(grouped: np.ndarray) -> np.ndarray:
+    """How many equal ones stand before each element of an array (N,) whose equals stand together."""
+    starts = np.flatnonzero(np.diff(grouped, prepend=grouped[0] - 1))
+    return np.arange(len(grouped)) - np.repeat(starts, np.diff(starts, append=len(grouped)))

@@ -1,0 +1,57 @@
+"""Small artifacts that tests share. They are read-only: a test that changes one takes a copy."""
+
+import os
+import socket
+from pathlib import Path
+
+# Networks this small gain nothing from more threads, and lose much where processes share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from PIL import Image, ImageDraw
+from tiny_models import NAMES, make_tokenizer
+from tiny_training import train_tiny, write_tokens
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests pass without a network: nothing of ours speaks to another machine unasked."""
+    connect = socket.socket.connect
+
+    def only_here(self: socket.socket, address) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tokenizer of 16 px pictures, 4×4 codes of 12."""
+    return make_tokenizer(tmp_path_factory.mktemp("artifacts") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tokens(tokenizer: Path) -> Path:
+    """A token file of 24 images in three classes, of that tokenizer, which stands beside it."""
+    return write_tokens(tokenizer.parent / "tokens.h5", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def run(tokens: Path) -> Path:
+    """A run directory: six steps on that token file."""
+    return train_tiny(tokens, tokens.parent / "run", preview_every=6)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 pictures of several sizes, four in each of three classes."""
+    root = tmp_path_factory.mktemp("images")
+    for label, name in enumerate(NAMES):
+        (root / name).mkdir()
+        for i in range(4):
+            picture = Image.new("RGB", (20 + 2 * i, 24), (60 * i, 80 * label, 200))
+            ImageDraw.Draw(picture).ellipse((2 + i, 4, 14 + i, 18), fill=(255, 220 - 90 * label, 40 * i))
+            picture.save(root / name / f"{i}.png")
+    return root

@@ -1,0 +1,65 @@
+"""A tokenizer and a transformer of a few thousand random weights, written as real artifacts."""
+
+from pathlib import Path
+
+import torch
+
+from maskgit_cli.artifacts.atomic import sha256_file
+from maskgit_cli.artifacts.models import save_model, save_tokenizer
+from maskgit_cli.config import TransformerConfig, VQGANConfig
+from maskgit_cli.models.maskgit import MaskGIT
+from maskgit_cli.models.vqgan import VQGAN
+
+CODES, GRID, RESOLUTION = 12, 4, 16
+NAMES = ["cat", "dog", "owl"]
+VQGAN_SIZES = VQGANConfig(
+    resolution=RESOLUTION,
+    channels=8,
+    channel_multipliers=(1, 1, 2),
+    residual_blocks=1,
+    attention_resolutions=(),
+    z_channels=8,
+    embed_dim=4,
+    codebook_size=CODES,
+    norm_groups=4,
+)
+
+
+def tiny_sizes(classes: int = 3, grid: int = GRID) -> TransformerConfig:
+    return TransformerConfig(32, 2, 4, 64, CODES, classes, grid, 0.0)
+
+
+def tiny_transformer(classes: int = 3, grid: int = GRID, seed: int = 0) -> MaskGIT:
+    """A transformer whose logits differ from position to position, code to code and class to class."""
+    torch.manual_seed(seed)
+    network = MaskGIT(tiny_sizes(classes, grid))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network.eval().requires_grad_(False)
+
+
+def make_tokenizer(path: Path, seed: int = 0) -> Path:
+    """Write a tokenizer directory of 16 px pictures with 4×4 codes."""
+    torch.manual_seed(seed)
+    network = VQGAN(VQGAN_SIZES)
+    torch.nn.init.normal_(network.quantize.embedding.weight)
+    save_tokenizer(path, network.state_dict(), VQGAN_SIZES)
+    return path
+
+
+def make_model(
+    path: Path, names: list[str] | None = None, classes: int = 3, seed: int = 0, nan: bool = False
+) -> Path:
+    """Write a model directory with its tokenizer."""
+    tokenizer = make_tokenizer(path.parent / f"{path.name}-tokenizer", seed)
+    network = tiny_transformer(classes, seed=seed)
+    if nan:  # finite weights whose products are not
+        network.embedding.weight.fill_(3e38)
+    record = {
+        "transformer": network.config.to_json(),
+        "class_names": NAMES[:classes] if names is None else names,
+        "resolution": RESOLUTION,
+        "tokenizer_sha256": sha256_file(tokenizer / "model.safetensors"),
+    }
+    save_model(path, network.state_dict(), record, tokenizer)
+    return path

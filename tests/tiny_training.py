@@ -1,0 +1,139 @@
+"""Trainings of a second or so, in this process or in others that can be killed or work together."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from tiny_models import CODES, GRID, NAMES, RESOLUTION, VQGAN_SIZES
+
+from maskgit_cli.artifacts.atomic import sha256_file
+from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter
+from maskgit_cli.config import SIZES, TOKENIZER_SIZES, Size, TrainConfig, VQGANTrainConfig
+from maskgit_cli.training import train
+from maskgit_cli.vqgan_training import train_vqgan
+
+TRAINING = {
+    "size": "tiny",
+    "steps": 6,
+    "batch_size": 8,
+    "warmup": 2,
+    "lr": 1e-3,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "preview_every": 0,
+}
+VQGAN_TRAINING = TRAINING | {"perceptual_weight": 0.0, "adversarial_start": 2, "discriminator_channels": 4}
+
+# A server that has imported everything once and forks a process for each training.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["accelerate", "maskgit_cli.training", "maskgit_cli.vqgan_training"])
+
+
+def write_tokens(path: Path, tokenizer: Path, n: int = 24, **changes) -> Path:
+    """A token file whose codes follow from their place and label alone, so that they can be learnt."""
+    labels = np.arange(n, dtype=np.int32) % len(NAMES)
+    row, column = np.mgrid[:GRID, :GRID]
+    codes = (row + 2 * column + 5 * labels[:, None, None, None]) % CODES
+    values = {
+        "codebook_size": CODES,
+        "grid": GRID,
+        "resolution": RESOLUTION,
+        "views": "none",
+        "class_names": NAMES,
+        "tokenizer": tokenizer.name,
+        "tokenizer_sha256": sha256_file(tokenizer / "model.safetensors"),
+        "settings": {"res": RESOLUTION, "views": "none"},
+        "parents": [{"kind": "images", "name": "photos", "sha256": "0" * 64}],
+    }
+    meta = TokenMeta(**values | changes)
+    writer = TokenWriter.create_or_resume(path, meta, [f"{i}.png" for i in range(n)], labels)
+    writer.write(np.arange(n), codes)
+    return writer.finish()
+
+
+def train_tiny(tokens: Path, out: Path, extra: dict | None = None, **settings) -> Path:
+    """``train`` with a network of some thousand weights; ``extra`` goes to the function itself."""
+    with mock.patch.dict(SIZES, tiny=Size(32, 1, 4, 64)):
+        return train(tokens, out, TrainConfig(**TRAINING | settings), device="cpu", **extra or {})
+
+
+def train_tiny_vqgan(images: Path, out: Path, extra: dict | None = None, **settings) -> Path:
+    """``train-vqgan`` with a network of some thousand weights; ``extra`` goes to the function itself."""
+    with mock.patch.dict(TOKENIZER_SIZES, tiny=VQGAN_SIZES):
+        config = VQGANTrainConfig(**VQGAN_TRAINING | settings)
+        return train_vqgan(images, out, config, device="cpu", workers=0, **extra or {})
+
+
+# --- in other processes -----------------------------------------------------------------------------
+
+
+def _syncs(before):
+    """Patch fsync so that ``before`` is called ahead of each; that is between any two things written."""
+    sync = os.fsync
+
+    def fsync(file):
+        before()
+        sync(file)
+
+    return mock.patch("os.fsync", fsync)
+
+
+def count_syncs(function, *arguments, **settings) -> int:
+    """How often a training waits for the disk: the number of moments to kill it at."""
+    calls = []
+    with _syncs(lambda: calls.append(1)):
+        function(*arguments, **settings)
+    return len(calls)
+
+
+def _die(moment, function, arguments, settings):
+    calls = []
+
+    def before():
+        calls.append(1)
+        if len(calls) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with _syncs(before):
+        function(*arguments, **settings)
+
+
+def kill_at(moment: int, function, *arguments, **settings) -> None:
+    """Run a training in a process of its own that is killed when it waits for the disk once more."""
+    process = PROCESSES.Process(target=_die, args=(moment, function, arguments, settings))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _be_rank(rank, size, port, function, arguments, settings):
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    function(*arguments, **settings)
+
+
+def in_processes(size: int, function, *arguments, **settings) -> None:
+    """Run a training in several processes that work together, as a launcher would start them."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    ranks = [
+        PROCESSES.Process(target=_be_rank, args=(rank, size, port, function, arguments, settings))
+        for rank in range(size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0] * size
