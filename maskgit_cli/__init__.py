@@ -21,6 +21,7 @@ _HOMES = {
     "SampleConfig": "config",
     "InpaintConfig": "config",
     "ScoreConfig": "config",
+    "BenchConfig": "config",
     "SIZES": "config",
     "PRESETS": "config",
     "MaskGIT": "models.maskgit",
@@ -39,10 +40,11 @@ _HOMES = {
     "score": "scoring",
     "fid_stats": "scoring",
     "export": "exporting",
+    "bench": "benching",
     "describe": "inspecting",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

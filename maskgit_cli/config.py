@@ -476,3 +476,33 @@ class ScoreConfig(Settings):
         super().__post_init__()
         for metric in self.metrics:
             require(metric in ("fid", "is", "prdc"), "metrics", metric, "one of fid, is, prdc")
+
+
+@dataclass(frozen=True)
+class BenchConfig(Settings):
+    """Settings of ``bench``.
+
+    Attributes:
+        size: of the transformer, a name of :data:`SIZES`.
+        tokenizer: a name of :data:`TOKENIZER_SIZES`.
+        res: side in pixels of the images.
+        batch_size: images at a time.
+        steps: of the sampler.
+        cfg: guidance weight of the sampler; 0 saves the unconditional passes.
+        seconds: shortest time that each stage is measured for.
+        stages: which are measured.
+    """
+
+    size: str = setting("base", _among(*SIZES))
+    tokenizer: str = setting("f16", _among(*TOKENIZER_SIZES))
+    res: int = setting(256, _at_least(1))
+    batch_size: int = setting(8, _at_least(1))
+    steps: int = setting(8, _at_least(1))
+    cfg: float = setting(3.0, _at_least(0))
+    seconds: float = setting(5.0, _above(0))
+    stages: tuple[str, ...] = ("tokenize", "train", "sample", "decode")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for stage in self.stages:
+            require(stage in BenchConfig.stages, "stages", stage, "one of " + ", ".join(BenchConfig.stages))

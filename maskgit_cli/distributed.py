@@ -37,8 +37,14 @@ def world() -> World:
         return World(0, 1)
     from accelerate import PartialState
 
-    state = PartialState()
+    # Accelerate joins processes without GPUs only if told that they have none.
+    state = PartialState(cpu=_forced_cpu() or not torch.cuda.is_available())
     return World(state.process_index, state.num_processes)
+
+
+def _forced_cpu() -> bool:
+    """Whether the launcher keeps this process off the GPUs."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
 def barrier() -> None:
@@ -73,9 +79,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     Raises:
         ConfigError: the name is unknown, or the device is not on this machine.
     """
-    forced_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if name == "auto":
-        if forced_cpu:
+        if _forced_cpu():
             return torch.device("cpu")
         if torch.cuda.is_available():
             local = int(os.environ.get("LOCAL_RANK", "0"))

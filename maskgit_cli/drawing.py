@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from maskgit_cli.samplers import confidence_sampler
 # Settings of a sampler, or changes to the preset for the model's resolution.
 SamplerChoice = SamplerConfig | Mapping[str, Any] | None
 # Pictures uint8 (3, H, W) of codes (B, h, w).
-Render = Callable[[Tensor], Sequence[Tensor]]
+Render = Callable[[Tensor], Iterable[Tensor]]
 
 
 class Job(NamedTuple):

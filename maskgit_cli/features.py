@@ -129,7 +129,10 @@ def _inception(weights: Path) -> nn.Module:
         torch.save(tensors, packed)
         packed.seek(0)
         return FeatureExtractorInceptionV3(INCEPTION, ["2048", "logits_unbiased"], packed)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to load the file unsafely.
+        raise WeightsError(f"{weights}: not a PyTorch file of tensors and nothing else") from error
+    except (RuntimeError, EOFError, AttributeError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{weights}: not the weights of torch-fidelity's Inception ({reason})") from error
 

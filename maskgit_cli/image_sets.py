@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import sha256_file
-from maskgit_cli.artifacts.models import Tokenizer, builtin_tokenizer, load_tokenizer, newest_run
+from maskgit_cli.artifacts.models import Tokenizer, find_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.samples import IMAGES, SETTINGS_FILE, open_samples
 from maskgit_cli.artifacts.statistics import npz_names
 from maskgit_cli.artifacts.tokens import TokenFile, check_tokenizer, open_tokens, partial_path
@@ -207,7 +207,7 @@ def open_image_set(path: Path, tokenizer: Path | None, device: torch.device | st
 
     Args:
         path: a sample directory, a folder of images, a CSV, a token file, or an ``.npz`` with ``arr_0``.
-        tokenizer: what decodes tokens; None finds it (see :func:`find_tokenizer`).
+        tokenizer: what decodes tokens; None finds it by the digest that they name.
         device: where tokens are decoded.
 
     Raises:
@@ -245,25 +245,5 @@ def _open_samples(path: Path, tokenizer: Path | None, device: torch.device | str
 
 
 def _tokenizer(tokens: TokenFile, given: Path | None, device: torch.device | str) -> Tokenizer:
-    directory = given or find_tokenizer(tokens.meta.tokenizer_sha256, f"{tokens.path} was made with")
-    return load_tokenizer(directory, device)
-
-
-def find_tokenizer(sha256: str, why: str) -> Path:
-    """The tokenizer with this digest, among those of the runs under ``runs/`` and the built-in one.
-
-    Args:
-        sha256: of its weights.
-        why: what needs it, for the error's text.
-
-    Raises:
-        InputError: it isn't there.
-    """
-    newest = newest_run()
-    runs = sorted(Path("runs").glob("*/tokenizer"), reverse=True)
-    for directory in [*([newest / "tokenizer"] if newest else []), *runs, builtin_tokenizer()]:
-        weights = directory / "model.safetensors"
-        if weights.is_file() and sha256_file(weights) == sha256:
-            return directory
-    where = "is neither built in nor that of a run under runs/"
-    raise InputError(f"{why} the tokenizer {sha256[:12]}…, which {where}; name it with --tokenizer")
+    near = [tokens.path.parent / "tokenizer"]
+    return load_tokenizer(find_tokenizer(tokens.meta.tokenizer_sha256, given, near), device)

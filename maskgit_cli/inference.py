@@ -154,7 +154,12 @@ class Generator(NamedTuple):
 
 
 def choose_model(path: Path | None, reporter: Reporter) -> Path:
-    """The run or model directory a command means: the one named, the newest run, or the built-in model."""
+    """The run or model directory a command means: the one named, the newest run, or the built-in model.
+
+    The name ``builtin`` always means the built-in model, unless there is a folder of that name.
+    """
+    if path == Path("builtin") and not path.exists():
+        return builtin_model()
     if path is not None:
         return path
     run = newest_run()

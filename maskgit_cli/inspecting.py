@@ -10,12 +10,12 @@ from maskgit_cli.artifacts.atomic import read_json
 from maskgit_cli.artifacts.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE
 from maskgit_cli.artifacts.runs import CHECKPOINT_FORMAT, RUN_FORMAT, checkpoints
 from maskgit_cli.artifacts.samples import SAMPLES_FORMAT, SETTINGS_FILE
+from maskgit_cli.artifacts.scores import SCORES_FORMAT
 from maskgit_cli.artifacts.statistics import holds_statistics, npz_names, read_statistics
 from maskgit_cli.artifacts.tensors import read_tensors
 from maskgit_cli.artifacts.tokens import TOKENS_FORMAT, open_tokens
 from maskgit_cli.data import list_images
 from maskgit_cli.errors import ArtifactError, InputError
-from maskgit_cli.artifacts.scores import SCORES_FORMAT
 
 Facts = dict[str, Any]
 

@@ -64,7 +64,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
     """Put back what :func:`optimizer_tensors` gave; the optimiser is one over all of the network."""
     order = {parameter: i for i, parameter in enumerate(optimizer.param_groups[0]["params"])}
     state: dict[int, dict[str, Tensor]] = {}

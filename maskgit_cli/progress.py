@@ -4,13 +4,13 @@ line has one that draws bars, and :data:`SILENT` says nothing."""
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Protocol, SupportsFloat
 
 
 class Task(Protocol):
     """One piece of work whose length is known."""
 
-    def advance(self, n: int = 1, **stats: float) -> None:
+    def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
         """Count ``n`` more done; ``stats`` (a loss, say) are shown beside the bar."""
 
 
@@ -30,7 +30,7 @@ class Reporter(Protocol):
 
 
 class _SilentTask:
-    def advance(self, n: int = 1, **stats: float) -> None:
+    def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
         """Say nothing."""
 
 

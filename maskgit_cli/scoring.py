@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from maskgit_cli.artifacts.atomic import CREATED_BY, check_output, parent, write_json
-from maskgit_cli.artifacts.models import builtin_tokenizer, load_tokenizer
+from maskgit_cli.artifacts.atomic import CREATED_BY, check_output, parent
+from maskgit_cli.artifacts.models import builtin_tokenizer, find_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.samples import SCORES_FILE, TOKENS_FILE
+from maskgit_cli.artifacts.scores import SCORES_FORMAT, SCORES_VERSION, write_scores
 from maskgit_cli.artifacts.statistics import (
     Statistics,
     holds_statistics,
@@ -40,11 +41,9 @@ from maskgit_cli.features import (
     inception_weights,
     metric_name,
 )
-from maskgit_cli.image_sets import ImageSet, find_tokenizer, is_sample_directory, open_image_set
+from maskgit_cli.image_sets import ImageSet, is_sample_directory, open_image_set
 from maskgit_cli.metrics import frechet_distance, inception_score, prdc
 from maskgit_cli.progress import SILENT, Reporter
-
-SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 1
 
 
 class Scores(NamedTuple):
@@ -121,12 +120,11 @@ def score(
     out = out or scores_path(samples)
     check_output(out, overwrite)
     means = _Means(config, weights, tokenizer, batch_size, resolve_device(device), reporter)
-    # The reference comes first, so that its tokenizer defines the space if both sides have one.
-    (theirs, ours), identity = _sides([ref, samples], means, config.metrics)
+    (ours, theirs), identity = _sides([samples, ref], means, config.metrics)
     record = None
     if world().main:
         record = _record(ours, theirs, config, identity, means)
-        write_json(out, record)
+        write_scores(out, record)
     return Scores(out, broadcast_object(record))
 
 
@@ -211,7 +209,8 @@ def _sides(paths: Sequence[Path], means: _Means, metrics: Sequence[str]) -> tupl
     """
     opened = [_open(path, means) for path in paths]
     stored = [source for source in opened if isinstance(source, Statistics)]
-    space = None if len(stored) == len(opened) else _feature_space(means, _tokenizer_behind(opened))
+    # Of a comparison's two sides, the reference decides whose tokenizer's space it is, and comes last.
+    space = None if len(stored) == len(opened) else _feature_space(means, _tokenizer_behind(opened[::-1]))
     identity = _identity_of(stored[0]) if space is None else _identity(space, means.config.protocol)
     for path, source in zip(paths, opened, strict=True):
         if isinstance(source, Statistics):
@@ -291,7 +290,7 @@ def _feature_space(means: _Means, tokenizer_sha256: str | None) -> FeatureSpace:
             raise ConfigError(f"--protocol {config.protocol}: needs --features inception")
         tokenizer = means.tokenizer
         if tokenizer is None and tokenizer_sha256 is not None:
-            tokenizer = find_tokenizer(tokenizer_sha256, "the features are those of")
+            tokenizer = find_tokenizer(tokenizer_sha256)
         if tokenizer is None:
             tokenizer = builtin_tokenizer()
             reporter.info("features are those of the built-in tokenizer; --tokenizer names another")

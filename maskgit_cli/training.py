@@ -1,4 +1,4 @@
-"""``train``: a token file in, a run directory out (arXiv 2310.14400, section 4, and arXiv 2202.04200, 3.1)."""
+"""``train``: a token file in, a run directory out (arXiv 2310.14400, section 4; arXiv 2202.04200, 3.1)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from maskgit_cli.distributed import (
     resolve_dtype,
     world,
 )
-from maskgit_cli.errors import ConfigError, InputError, MaskGITError, OutputError
+from maskgit_cli.errors import ConfigError, InputError, MaskGITError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
@@ -155,15 +155,16 @@ def train(
                     epoch = step * config.batch_size / len(data)
                     lr = config.lr * warmup_factor(step, config.warmup)
                     log.append(step=step, epoch=round(epoch, 4), lr=lr, **line)
-            if step % config.checkpoint_every == 0 or last:
-                meter.check(step)
-                _checkpoint(out, step, training, config)
-                if held_out is not None:
-                    value = validation_loss(preview.take(training.ema), held_out, config, accelerator)
-                    if log:
-                        log.append(step=step, val_loss=round(value, 6))
+            checkpoint = step % config.checkpoint_every == 0 or last
+            if checkpoint and held_out is not None:
+                value = validation_loss(preview.take(training.ema), held_out, config, accelerator)
+                if log:
+                    log.append(step=step, val_loss=round(value, 6))
             if log and config.preview_every and (step % config.preview_every == 0 or last):
                 preview.draw(step, training.ema)
+            if checkpoint:  # last of all: what is lost in an interruption before it is done again
+                meter.check(step)
+                _checkpoint(out, step, training, config)
     return out
 
 
@@ -219,7 +220,7 @@ def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool) -> N
             settle_record(out, record, overwrite, _WHAT, free)
             if not (out / "tokenizer").exists():
                 copy_tokenizer(codec, out / "tokenizer")
-        except OutputError as error:
+        except MaskGITError as error:
             outcome = error
     outcome = broadcast_object(outcome)
     if outcome is not None:
@@ -386,13 +387,14 @@ class _Meter:
         """Stop a training that has lost its way before its weights reach a checkpoint.
 
         Raises:
-            MaskGITError: a loss is not finite.
+            MaskGITError: the newest loss or gradient is not finite; once one isn't, none is again.
         """
-        if self.losses and not math.isfinite(float(self.losses[-1])):
-            raise MaskGITError(
-                f"the loss at step {step} is {float(self.losses[-1])}; the checkpoint before it is intact: "
-                "begin anew with a lower --lr, or with --dtype fp32"
-            )
+        for name, values in (("loss", self.losses), ("gradient's norm", self.norms)):
+            if values and not math.isfinite(float(values[-1])):
+                raise MaskGITError(
+                    f"the {name} at step {step} is {float(values[-1])}; the checkpoint before it is intact: "
+                    "begin anew with a lower --lr, or with --dtype fp32"
+                )
 
     def flush(self, step: int) -> dict[str, float]:
         """The line's values; begins anew."""

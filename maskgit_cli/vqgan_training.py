@@ -40,7 +40,7 @@ from maskgit_cli.distributed import (
     resolve_dtype,
     world,
 )
-from maskgit_cli.errors import ConfigError, InputError, OutputError, WeightsError
+from maskgit_cli.errors import ConfigError, InputError, MaskGITError, WeightsError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.models.discriminator import PatchDiscriminator
 from maskgit_cli.models.vqgan import VQGAN
@@ -175,31 +175,34 @@ def _begin(
     out: Path, images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGANConfig, overwrite: bool
 ) -> bool:
     """Settle the output directory on the main process, and tell the others how it went."""
-    outcome: bool | OutputError = False
+    outcome: bool | MaskGITError = False
     if world().main:
         try:
             # The learning rate's shape depends on the number of steps, so that stays what it was.
             free = {"keep", "checkpoint_every", "preview_every", "log_every"}
             outcome = settle_record(out, _record(images, source, config, sizes), overwrite, _WHAT, free)
-        except OutputError as error:
+        except MaskGITError as error:
             outcome = error
     outcome = broadcast_object(outcome)
-    if isinstance(outcome, OutputError):
+    if isinstance(outcome, MaskGITError):
         raise outcome
     return outcome
 
 
 def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> _Networks:
     """Networks and optimisers from the seed."""
-    vqgan = VQGAN(sizes).to(accelerator.device, memory_format=torch.channels_last)
+    vqgan = VQGAN(sizes).to(accelerator.device).to(memory_format=torch.channels_last)
     discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
-    discriminator.to(accelerator.device, memory_format=torch.channels_last)
+    discriminator.to(accelerator.device).to(memory_format=torch.channels_last)
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.Adam(vqgan.parameters(), lr=config.lr, betas=betas)
     optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=config.lr, betas=betas)
     last_used = torch.zeros(sizes.codebook_size, dtype=torch.int64, device=accelerator.device)
-    wrapped = accelerator.prepare(vqgan, discriminator, optimizer, optimizer_d)
-    return _Networks(vqgan, discriminator, *wrapped, EMA(vqgan, config.ema), last_used)
+    wrapped, wrapped_d, optimizer, optimizer_d = accelerator.prepare(
+        vqgan, discriminator, optimizer, optimizer_d
+    )
+    ema = EMA(vqgan, config.ema)
+    return _Networks(vqgan, discriminator, wrapped, wrapped_d, optimizer, optimizer_d, ema, last_used)
 
 
 def _resume(out: Path, nets: _Networks) -> int:
@@ -307,9 +310,7 @@ def _discriminator_step(real: Tensor, drawn: Tensor, nets: _Networks, accelerato
 
 
 @torch.no_grad()
-def _revive(
-    pixels: Tensor, step: int, nets: _Networks, config: VQGANTrainConfig, accelerator: Any
-) -> None:
+def _revive(pixels: Tensor, step: int, nets: _Networks, config: VQGANTrainConfig, accelerator: Any) -> None:
     """Replace codes that are no longer chosen by encoder outputs of this batch.
 
     All of them at the first step, which starts the codebook where the encoder is; afterwards those

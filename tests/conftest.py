@@ -2,7 +2,9 @@
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 # Networks this small gain nothing from more threads, and lose much where processes share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image, ImageDraw
 from tiny_models import NAMES, make_tokenizer
 from tiny_training import train_tiny, write_tokens
+
+from maskgit_cli.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +28,27 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_here)
+
+
+class Outcome(NamedTuple):
+    """What a call of the command line came to."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def maskgit(capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
+    """The command line as a function: ``maskgit("train", tokens, "--steps", 3)``."""
+
+    def call(*words: object) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        return Outcome(end.value.code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

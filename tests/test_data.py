@@ -233,6 +233,11 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, ending):
     assert data.read_image(tmp_path / f"a.{ending}")[0].tolist() == [[0, 1, 128, 255]]
 
 
+def test_16_bit_grey_with_a_transparent_value(tmp_path):
+    Image.fromarray(np.array([[0, 257]], np.uint16)).save(tmp_path / "a.png", transparency=257)
+    assert data.read_image(tmp_path / "a.png")[0].tolist() == [[0, 255]]
+
+
 def png_16_bit_rgb(*values):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -326,6 +331,12 @@ def test_far_larger_images_shrink_while_read(tmp_path, ending):
     difference = data.fit_square(whole, 32).int() - data.fit_square(shrunk, 32).int()
     assert difference.abs().max() <= 2
     assert data.read_image(tmp_path / f"a.{ending}", side=512).shape == (3, 512, 512)
+
+
+def test_large_jpegs_are_decoded_small(tmp_path, monkeypatch):
+    save(tmp_path / "a.jpg", size=(512, 512))
+    monkeypatch.delattr(Image.Image, "reduce")  # what shrinks an image only after it is decoded
+    assert data.read_image(tmp_path / "a.jpg", side=32).shape == (3, 128, 128)
 
 
 # --- pixels to views --------------------------------------------------------------------------------

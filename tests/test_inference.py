@@ -1,5 +1,7 @@
 """Networks applied image by image: nothing may depend on the rest of the batch or on threads."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import CODES, make_model, make_tokenizer, tiny_transformer
@@ -103,6 +105,7 @@ def test_which_model_a_command_means(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(type(SILENT), "info", lambda self, text: said.append(text))
     assert inference.choose_model(tmp_path / "mine", SILENT) == tmp_path / "mine"
+    assert inference.choose_model(Path("builtin"), SILENT) == inference.builtin_model()
     assert said == []
     assert inference.choose_model(None, SILENT) == inference.builtin_model()
     assert said == ["no run under runs/: using the built-in model"]

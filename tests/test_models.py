@@ -126,9 +126,7 @@ def test_attention_is_fused(monkeypatch, training):
 
 def test_sizes_are_the_reports():
     with torch.device("meta"):
-        sizes = TransformerConfig(
-            **vars(SIZES["base"]), codebook_size=1024, classes=1000, grid=16
-        )
+        sizes = TransformerConfig(**vars(SIZES["base"]), codebook_size=1024, classes=1000, grid=16)
         base = sum(p.numel() for p in MaskGIT(sizes).parameters())
         tokenizer = sum(p.numel() for p in VQGAN(VQGANConfig()).parameters())
     assert round(base / 1e6, 3) == 174.161

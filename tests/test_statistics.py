@@ -135,7 +135,7 @@ def test_files_of_two_halves_merge_into_the_whole(tmp_path):
 
 
 def test_merging_keeps_features_only_if_all_have_them():
-    a, b = make(random_features(4)), make(random_features(5), features=None)
+    a, b = make(random_features(4)), replace(make(random_features(5)), features=None)
     assert merge_statistics([(Path("a"), a), (Path("b"), b)]).features is None
 
 

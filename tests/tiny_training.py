@@ -1,6 +1,7 @@
 """Trainings of a second or so, in this process or in others that can be killed or work together."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -34,11 +35,16 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["accelerate", "maskgit_cli.training", "maskgit_cli.vqgan_training"])
 
 
-def write_tokens(path: Path, tokenizer: Path, n: int = 24, **changes) -> Path:
-    """A token file whose codes follow from their place and label alone, so that they can be learnt."""
-    labels = np.arange(n, dtype=np.int32) % len(NAMES)
-    row, column = np.mgrid[:GRID, :GRID]
-    codes = (row + 2 * column + 5 * labels[:, None, None, None]) % CODES
+def write_tokens(
+    path: Path, tokenizer: Path, codes: np.ndarray | None = None, labels: np.ndarray | None = None, **changes
+) -> Path:
+    """A token file; unless given, its 24 images' codes follow from place and label, and can be learnt."""
+    if labels is None:
+        labels = np.arange(24, dtype=np.int32) % len(NAMES)
+    if codes is None:
+        row, column = np.mgrid[:GRID, :GRID]
+        codes = (row + 2 * column + 5 * labels[:, None, None, None]) % CODES
+    n = len(labels)
     values = {
         "codebook_size": CODES,
         "grid": GRID,
@@ -67,6 +73,21 @@ def train_tiny_vqgan(images: Path, out: Path, extra: dict | None = None, **setti
     with mock.patch.dict(TOKENIZER_SIZES, tiny=VQGAN_SIZES):
         config = VQGANTrainConfig(**VQGAN_TRAINING | settings)
         return train_vqgan(images, out, config, device="cpu", workers=0, **extra or {})
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a training's log, less the one value that differs between equal trainings."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def contents(folder: Path) -> dict:
+    """Everything a training left behind: bytes by name, and the lines of its log."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {
+        name: metrics(folder) if name == "metrics.jsonl" else path.read_bytes()
+        for name, path in files.items()
+    }
 
 
 # --- in other processes -----------------------------------------------------------------------------
@@ -103,12 +124,16 @@ def _die(moment, function, arguments, settings):
         function(*arguments, **settings)
 
 
-def kill_at(moment: int, function, *arguments, **settings) -> None:
-    """Run a training in a process of its own that is killed when it waits for the disk once more."""
+def kill_at(moment: int, function, *arguments, **settings) -> bool:
+    """Run a training in a process of its own that is killed as it waits for the disk the so-manieth time.
+
+    Gives False if it came to its end before.
+    """
     process = PROCESSES.Process(target=_die, args=(moment, function, arguments, settings))
     process.start()
     process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 def _be_rank(rank, size, port, function, arguments, settings):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ CREATED_BY = f"maskgit-cli {__version__}"
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EFBIG: "the file would be larger than the file system or `ulimit -f` allows",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "the folder it belongs in does not exist and cannot be made",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
@@ -128,13 +131,34 @@ def replacing_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary siblings of ``path`` that killed processes left behind."""
-    for leftover in path.parent.glob(f".{path.name}.????????????.tmp"):
+def remove_directory(path: Path) -> None:
+    """Remove a folder so that a kill leaves all of it or, under its own name, nothing.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    aside = _sibling(path)
+    with disk_errors(path):
+        os.rename(path, aside)
+        shutil.rmtree(aside)
+
+
+def _remove(leftovers: Iterable[Path]) -> None:
+    for leftover in leftovers:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary siblings of ``path`` that killed processes left behind."""
+    _remove(path.parent.glob(f".{glob.escape(path.name)}.????????????.tmp"))
+
+
+def remove_leftovers_below(folder: Path) -> None:
+    """Remove what killed processes left behind anywhere in a folder of ours."""
+    _remove(sorted(folder.rglob(".*.????????????.tmp")))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

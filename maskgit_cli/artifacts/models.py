@@ -207,13 +207,17 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
             )
         return directory
     here = Path()
-    usual = [p for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer") for p in here.glob(pattern)]
+    usual = [
+        p
+        for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer")
+        for p in here.glob(pattern)
+    ]
     for directory in (*near, builtin_tokenizer(), *sorted(usual)):
         weights = directory / WEIGHTS_FILE
         if weights.is_file() and sha256_file(weights) == sha256:
             return directory
     raise ArtifactError(
-        f"the codes came from tokenizer {sha256[:12]}…, which is not here; name its directory with --tokenizer"
+        f"the codes came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
     )
 
 

@@ -18,7 +18,9 @@ from maskgit_cli.artifacts.atomic import (
     check_format,
     disk_errors,
     read_json,
+    remove_directory,
     remove_leftovers,
+    remove_leftovers_below,
     replacing_directory,
     sha256_file,
     write_bytes,
@@ -100,9 +102,7 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     return Checkpoint(int(state["step"]), tensors)
 
 
-def settle_record(
-    path: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]
-) -> bool:
+def settle_record(path: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]) -> bool:
     """Begin a training directory, or make sure that the one there is the same training.
 
     Args:
@@ -122,11 +122,14 @@ def settle_record(
     config = path / "config.json"
     if overwrite and path.exists():
         _check_ours(path, record["format"], what)
-        shutil.rmtree(path)
+        remove_directory(path)
+    remove_leftovers(path)
+    remove_leftovers(config)
     if config.exists():
         old = read_json(config, what)
         check_format(old, path, record["format"], record["version"])
         _check_same(path, old, record, free)
+        remove_leftovers_below(path)
         if old != record:
             write_json(config, record)
         return True

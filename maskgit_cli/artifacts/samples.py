@@ -140,7 +140,7 @@ def settle_samples(path: Path, record: Mapping[str, Any], overwrite: bool) -> bo
         write_json(path / SETTINGS_FILE, record)
         return False
     old = read_record(path)
-    difference = _difference(old, record)
+    difference = record_difference(old, record)
     complete = old.get("complete") is True
     if overwrite and (difference or complete):
         _clear(path, old)
@@ -161,8 +161,8 @@ def _only_leftovers(path: Path) -> bool:
     return all(child.name.startswith(f".{SETTINGS_FILE}.") for child in path.iterdir())
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """The first setting in which two records differ, in words, or None."""
+def record_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first setting or parent in which two records differ, in words, or None."""
     before, after = _identity(old), json.loads(json.dumps(_identity(new)))
     for key in after | before:
         if before.get(key) != after.get(key):
@@ -171,7 +171,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 
 def _shown(value: object) -> str:
-    text = ":".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):  # as they are typed: --range 0:64, --box 8,8,16,16
+        value = (":" if len(value) == 2 else ",").join(map(str, value))
+    text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

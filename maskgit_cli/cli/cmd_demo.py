@@ -22,15 +22,16 @@ PICTURE = "smileys/noto__slightly-smiling-face.png"
 
 def _lines(out: Path) -> list[str]:
     """The commands of the demo, which a user could type."""
-    pictures, run = out / "pictures", out / "run"
+    pictures, run, half = out / "pictures", out / "run", TRAIN_STEPS // 2
+    inpainted = out / "inpainted"
     return [
         f"tokenize {pictures} {out / 'tokens.h5'}",
         f"decode {out / 'tokens.h5'} {out / 'reconstructions'}",
         f"train {out / 'tokens.h5'} --out {run} --size tiny --steps {TRAIN_STEPS} --batch-size 32 "
-        f"--lr 1e-3 --warmup 50 --ema 0.99 --checkpoint-every {TRAIN_STEPS // 2} --preview-every {TRAIN_STEPS // 2}",
+        f"--lr 1e-3 --warmup 50 --ema 0.99 --checkpoint-every {half} --preview-every {half}",
         f"sample {run} --out {out / 'samples-of-run'} --n 36",
         f"sample builtin --out {out / 'samples'} --n 81",
-        f"inpaint {pictures / PICTURE} builtin --label smileys --box 8,8,48,24 --n 7 --out {out / 'inpainted'}",
+        f"inpaint {pictures / PICTURE} builtin --label smileys --box 8,8,48,24 --n 7 --out {inpainted}",
         f"fid {out / 'samples'} --ref {pictures} --features vqgan",
         f"info {out / 'samples'}",
     ]

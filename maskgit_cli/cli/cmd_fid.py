@@ -52,8 +52,9 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     shared = {key: value for key, value in values.items() if key not in {*TEXTS, "metrics"}}
     from maskgit_cli.scoring import score
 
-    path, record = score(samples, ref, config, reporter=console.reporter(quiet), **shared)
-    if not quiet:
+    reporter = console.reporter(quiet)
+    path, record = score(samples, ref, config, reporter=reporter, **shared)
+    if reporter.speaks and not quiet:
         scores = {name: f"{value:.6g}" for name, value in record["metrics"].items()}
         console.table(f"{record['n']} samples, {record['n_ref']} reference images", scores)
     console.result(path, {"path": str(path), **record}, as_json)

@@ -37,7 +37,14 @@ TEXTS = {
 SHOWN = {"steps": "from --epochs", "batch_size": "512 up to 256 px, 128 above"}
 
 
-@click.command(epilog="\b\nExample:\n  maskgit train tokens.h5 --size base --res 256\n  maskgit --procs 8 train tokens.h5")
+EXAMPLE = """\b
+Example:
+  maskgit train tokens.h5 --size base --res 256
+  maskgit --procs 8 train tokens.h5
+"""
+
+
+@click.command(epilog=EXAMPLE)
 @options.path_argument("tokens")
 @options.path("--out", "Run directory.  [default: runs/TOKENS-SIZE-RES]")
 @click.option("--res", type=int, metavar="N", help="Resolution that TOKENS must have.  [default: its own]")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import click
 
@@ -46,9 +46,9 @@ class _PlainTask:
         self.description, self.total, self.unit = description, total, unit
         self.done = self.before = done
         self.began = self.spoke = time.monotonic()
-        self.stats: dict[str, float] = {}
+        self.stats: dict[str, SupportsFloat] = {}
 
-    def advance(self, n: int = 1, **stats: float) -> None:
+    def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
         self.done += n
         self.stats = stats or self.stats
         if time.monotonic() - self.spoke >= LINE_EVERY:
@@ -58,7 +58,9 @@ class _PlainTask:
     def say(self) -> None:
         elapsed = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.before) / elapsed
-        left = f", {duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
+        left = ""
+        if rate and self.done < self.total:
+            left = f", {duration((self.total - self.done) / rate)} left"
         stats = "".join(f", {name} {float(value):.4g}" for name, value in self.stats.items())
         click.echo(
             f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.4g}/s{left}{stats}, "
@@ -74,7 +76,7 @@ class _BarTask:
         self.progress, self.task = progress, task
         self.shown = 0.0
 
-    def advance(self, n: int = 1, **stats: float) -> None:
+    def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
         self.progress.advance(self.task, n)
         # Reading a number off the GPU waits for it, so do that a few times a second at most.
         if stats and time.monotonic() - self.shown > 0.25:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -25,7 +26,8 @@ def launch(procs: int, words: list[str]) -> int:
         environment["ACCELERATE_USE_CPU"] = "true"
     # Every process would otherwise start as many threads as there are cores.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
-    process = subprocess.run([*command, "-m", "maskgit_cli", *_without_procs(words)], env=environment, check=False)
+    command += ["-m", "maskgit_cli", *_without_procs(words)]
+    process = subprocess.run(command, env=environment, check=False)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
@@ -34,7 +36,7 @@ def _has_gpu(words: list[str]) -> bool:
     import torch
 
     asked_for_cpu = "--device=cpu" in words or any(
-        pair == ("--device", "cpu") for pair in zip(words, words[1:], strict=False)
+        pair == ("--device", "cpu") for pair in itertools.pairwise(words)
     )
     return torch.cuda.is_available() and not asked_for_cpu
 

@@ -72,7 +72,9 @@ def _plain_type(annotation: Any) -> type:
     return annotation
 
 
-def settings(kind: type[Settings], texts: Mapping[str, str], defaults: Mapping[str, str] | None = None) -> Any:
+def settings(
+    kind: type[Settings], texts: Mapping[str, str], defaults: Mapping[str, str] | None = None
+) -> Any:
     """Options for fields of a settings class, their defaults read from it.
 
     Args:
@@ -84,7 +86,7 @@ def settings(kind: type[Settings], texts: Mapping[str, str], defaults: Mapping[s
     hints = typing.get_type_hints(kind)
 
     def decorate(f: F) -> F:
-        for name in reversed(texts):
+        for name in reversed(list(texts)):
             f = _option(fields[name], _plain_type(hints[name]), texts[name], (defaults or {}).get(name))(f)
         return f
 

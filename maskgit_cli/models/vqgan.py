@@ -111,6 +111,9 @@ class Level(nn.Module):
         super().__init__()
         self.block = nn.ModuleList()
         self.attn = nn.ModuleList()
+        # The encoder gives a level the one, the decoder the other.
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
         for i in range(blocks):
             width = inputs if i == 0 else outputs
             self.block.append(ResidualBlock(width, outputs, config.norm_groups, config.dropout))
@@ -118,12 +121,12 @@ class Level(nn.Module):
                 self.attn.append(AttentionBlock(outputs, config.norm_groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the blocks of this level to feature maps (B, C_in, H, W)."""
+        """Apply the blocks, then the change of size, to feature maps (B, C_in, H, W)."""
         for i, block in enumerate(self.block):
             x = block(x)
             if len(self.attn):
                 x = self.attn[i](x)
-        return x
+        return self.upsample(self.downsample(x))
 
 
 class Middle(nn.Module):
@@ -165,8 +168,6 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -179,7 +180,7 @@ class Decoder(nn.Module):
         inputs, side = widths[-1], config.grid
         self.conv_in = nn.Conv2d(config.z_channels, inputs, 3, padding=1)
         self.mid = Middle(inputs, config)
-        levels = []
+        levels: list[Level] = []
         for i in reversed(range(len(widths))):
             # One block more than the encoder has at this level, as published.
             level = Level(inputs, widths[i], config.residual_blocks + 1, side, config)
@@ -197,8 +198,6 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

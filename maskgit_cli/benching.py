@@ -1,0 +1,195 @@
+"""``bench``: images a second of each stage's networks, beside what the machine can do at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig, SamplerConfig, TransformerConfig
+from maskgit_cli.distributed import autocast, resolve_device, resolve_dtype
+from maskgit_cli.errors import ConfigError
+from maskgit_cli.models.maskgit import MaskGIT
+from maskgit_cli.models.vqgan import VQGAN
+from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.samplers import confidence_sampler
+
+Work = Callable[[], object]
+
+
+def bench(
+    config: BenchConfig | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Time the networks of each stage with random weights.
+
+    Images are made in memory: what is measured is the networks, not the disk.
+
+    Args:
+        config: sizes and stages; None is the defaults.
+        device: where to run.
+        dtype: precision of matrix products.
+        reporter: told of progress.
+
+    Returns:
+        ``machine`` (device, dtype, threads, torch, ``limit_tflops``: what a large matrix product
+        reaches), and for each stage ``images_per_second``, ``tflops`` and ``of_limit`` (0..1).
+
+    Raises:
+        ConfigError: the resolution is not a multiple of the tokenizer's factor.
+    """
+    config = config or BenchConfig()
+    target = resolve_device(device)
+    precision = resolve_dtype(dtype, target)
+    limit = _limit(target, precision)
+    stages: dict[str, Any] = {}
+    with reporter.task("bench", len(config.stages), unit="stages") as task:
+        for stage in config.stages:
+            work, images = _STAGES[stage](config, target, precision)
+            stages[stage] = _measure(work, images, config.seconds, target, limit)
+            task.advance(1)
+    machine = {
+        "device": torch.cuda.get_device_name(target) if target.type == "cuda" else target.type,
+        "dtype": str(precision).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "limit_tflops": round(limit / 1e12, 4),
+    }
+    return {"machine": machine, "settings": config.to_json(), "stages": stages}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _seconds(work: Work, least: float, device: torch.device) -> float:
+    """Seconds a call takes: the median of as many as fill ``least`` seconds, after one unmeasured."""
+    work()
+    _wait(device)
+    times: list[float] = []
+    while not times or sum(times) < least:
+        began = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+def _limit(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large square matrix product."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.rand(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / _seconds(lambda: a @ a, 0.5, device)
+
+
+def _measure(
+    work: Work, images: int, least: float, device: torch.device, limit: float
+) -> dict[str, float | int]:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = _seconds(work, least, device)
+    rate = counter.get_total_flops() / seconds
+    result = {
+        "images": images,
+        "images_per_second": round(images / seconds, 4),
+        "tflops": round(rate / 1e12, 4),
+        "of_limit": round(rate / limit, 4),
+    }
+    if device.type == "cuda":
+        result["peak_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
+    return result
+
+
+def _tokenizer(config: BenchConfig, device: torch.device) -> VQGAN:
+    sizes = dataclasses.replace(TOKENIZER_SIZES[config.tokenizer], resolution=config.res)
+    return VQGAN(sizes).to(device).eval().requires_grad_(False)
+
+
+def _transformer(config: BenchConfig, device: torch.device) -> MaskGIT:
+    codec = TOKENIZER_SIZES[config.tokenizer]
+    if config.res % codec.factor:
+        raise ConfigError(f"--res {config.res}: must be a multiple of {codec.factor} for {config.tokenizer}")
+    size = dataclasses.asdict(SIZES[config.size])
+    grid = config.res // codec.factor
+    return MaskGIT(TransformerConfig(**size, codebook_size=codec.codebook_size, classes=1000, grid=grid)).to(
+        device
+    )
+
+
+def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    codec = _tokenizer(config, device)
+    images = torch.rand(config.batch_size, 3, config.res, config.res, device=device) * 2 - 1
+
+    @torch.inference_mode()
+    def work() -> object:
+        with autocast(device, dtype):
+            return codec.encode(images)
+
+    return work, config.batch_size
+
+
+def _decode(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    codec = _tokenizer(config, device)
+    codes = torch.zeros(config.batch_size, codec.config.grid, codec.config.grid, dtype=torch.int64)
+
+    @torch.inference_mode()
+    def work() -> object:
+        with autocast(device, dtype):
+            return codec.decode(codes.to(device))
+
+    return work, config.batch_size
+
+
+def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    network = _transformer(config, device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=device.type in ("cpu", "cuda"))
+    sizes = network.config
+    codes = torch.randint(sizes.codebook_size, (config.batch_size, sizes.grid, sizes.grid), device=device)
+    labels = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
+
+    def work() -> object:
+        with autocast(device, dtype):
+            logits = network(codes, labels)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), label_smoothing=0.1)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return work, config.batch_size
+
+
+def _sample(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    network = _transformer(config, device).eval().requires_grad_(False)
+    sizes = network.config
+    index = torch.arange(config.batch_size, device=device)
+    blank = torch.full((config.batch_size, sizes.grid, sizes.grid), network.mask_code, device=device)
+    sampler = SamplerConfig(steps=config.steps, cfg=config.cfg)
+
+    @torch.inference_mode()
+    def work() -> object:
+        with autocast(device, dtype):
+            return confidence_sampler(
+                network, blank, index % sizes.classes, index, sampler, seed=0, mask_code=network.mask_code
+            )
+
+    return work, config.batch_size
+
+
+_STAGES: dict[str, Callable[[BenchConfig, torch.device, torch.dtype], tuple[Work, int]]] = {
+    "tokenize": _tokenize,
+    "train": _train,
+    "sample": _sample,
+    "decode": _decode,
+}

@@ -1,0 +1,52 @@
+"""``maskgit bench``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from maskgit_cli.cli import console, options
+from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig
+
+TEXTS = {
+    "size": f"Transformer: {', '.join(SIZES)}.",
+    "tokenizer": f"Tokenizer: {', '.join(TOKENIZER_SIZES)}.",
+    "res": "Side in pixels of the images.",
+    "batch_size": "Images at a time.",
+    "steps": "Steps of the sampler.",
+    "cfg": "Guidance weight of the sampler; 0 saves the unconditional passes.",
+    "seconds": "Shortest time that each stage is measured for.",
+}
+
+
+@click.command(epilog="\b\nExample:\n  maskgit bench --size tiny --tokenizer small --res 64")
+@options.settings(BenchConfig, TEXTS)
+@click.option(
+    "--stages",
+    default=",".join(BenchConfig.stages),
+    show_default=True,
+    metavar="A,B,...",
+    help="Which are measured.",
+)
+@options.device
+@options.dtype
+@options.output
+def command(stages: str, device: str, dtype: str, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Measure images a second of each stage's networks, with random weights.
+
+    Beside them stands how near a stage comes to what a large matrix product reaches on this machine.
+    """
+    config = options.given(BenchConfig, {**values, "stages": tuple(s.strip() for s in stages.split(","))})
+    from maskgit_cli.benching import bench
+
+    record = bench(config, device=device, dtype=dtype, reporter=console.reporter(quiet))
+    if as_json:
+        console.result(None, record, True)
+        return
+    machine = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
+    click.echo(machine)
+    for stage, row in record["stages"].items():
+        rate, share = row["images_per_second"], 100 * row["of_limit"]
+        flops = row["tflops"]
+        click.echo(f"{stage:<10} {rate:>10.3f} images/s  {flops:>8.3f} TFLOP/s  {share:>5.1f}% of limit")

@@ -1,0 +1,71 @@
+"""``maskgit sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from maskgit_cli.cli import console, options, sampler_options
+from maskgit_cli.config import SampleConfig
+
+TEXTS = {
+    "n": "Images in all.",
+    "labels": "Classes: all (balanced), uniform, or a list of numbers, names and ranges (3-7), or @FILE.",
+    "format": "png, npz (also all pixels in one file), or tokens (no pictures).",
+    "weights": "ema (averaged) or raw.",
+    "seed": "Of every random number.",
+}
+
+
+def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Read START:STOP."""
+    if text is None:
+        return None
+    try:
+        start, stop = text.split(":")
+        return int(start), int(stop)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not START:STOP, two numbers") from None
+
+
+@click.command(
+    "sample",
+    epilog="\b\nExamples:\n  maskgit sample --n 16 --labels cat,dog --cfg 3\n"
+    "  maskgit sample runs/imagenet --n 50000 --range 0:25000 --format npz",
+)
+@options.path_argument("model", required=False)
+@options.path("--out", "Sample directory.  [default: samples/MODEL-DIGEST]")
+@options.settings(SampleConfig, TEXTS)
+@click.option(
+    "--range", "part", callback=_range, metavar="START:STOP", help="Draw only these of the N images."
+)
+@sampler_options.sampler
+@options.batch_size(64)
+@options.device
+@options.dtype
+@options.overwrite
+@options.output
+def command(
+    model: Path | None,
+    part: tuple[int, int] | None,
+    preset: str | None,
+    as_json: bool,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Draw images from a run or model.
+
+    MODEL is a run or model directory, or `builtin`; without it, the newest run under runs/ is taken, or
+    else the built-in model. Run the same command again to go on after an interruption.
+    """
+    start, stop = part or (0, None)
+    config = options.given(SampleConfig, {**values, "start": start, "stop": stop})
+    sampler = sampler_options.chosen(preset, values)
+    shared = {key: value for key, value in values.items() if key not in TEXTS}
+    from maskgit_cli.sampling import sample
+
+    done = sample(model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)
+    record = {"path": str(done.path), "images": done.images, "model": str(done.model)}
+    console.result(done.path, {**record, "resumed": done.resumed, "settings": done.settings}, as_json)
