@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_cli.artifacts.atomic import read_json
-from maskgit_cli.artifacts.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE
+from maskgit_cli.artifacts.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE, named
 from maskgit_cli.artifacts.runs import CHECKPOINT_FORMAT, RUN_FORMAT, checkpoints
 from maskgit_cli.artifacts.samples import SAMPLES_FORMAT, SETTINGS_FILE
 from maskgit_cli.artifacts.scores import SCORES_FORMAT
@@ -31,6 +31,7 @@ def describe(path: Path) -> Facts:
         InputError: there is nothing at ``path``, or nothing that this package knows.
         ArtifactError: it is one of ours, but incomplete or damaged.
     """
+    path = named(path)
     if not path.exists():
         raise InputError(f"nothing at {path}: it does not exist")
     if path.is_dir():

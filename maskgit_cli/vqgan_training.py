@@ -116,6 +116,7 @@ def train_vqgan(
         InputError: no image can be read.
         ConfigError: settings contradict one another.
         OutputError: ``out`` holds something else or was begun with other settings.
+        MaskGITError: the weights are not finite any more.
     """
     config, sizes = resolved(config or VQGANTrainConfig())
     target = resolve_device(device)
@@ -144,11 +145,14 @@ def train_vqgan(
             nets.last_used[counts > 0] = step
             meter.add(values, counts, config.batch_size)
             task.advance(1, loss=values["l1"])
+            checkpoint = step % config.checkpoint_every == 0 or step == config.steps
+            if checkpoint or step % config.log_every == 0:
+                _check_finite(nets, step)
             if log and step % config.log_every == 0:
                 log.append(step=step, **meter.flush())
             if log and config.preview_every and step % config.preview_every == 0:
                 _preview(out, step, pixels, reconstruction)
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            if checkpoint:
                 _checkpoint(out, step, nets, config)
     if world().main:
         record = _record(images, source, config, sizes)
@@ -218,6 +222,21 @@ def _resume(out: Path, nets: _Networks) -> int:
     load_optimizer(nets.discriminator_optimizer, nets.discriminator, tensors["discriminator_optimizer"])
     nets.last_used.copy_(tensors["codebook"]["last_used"])
     return checkpoint.step
+
+
+def _check_finite(nets: _Networks, step: int) -> None:
+    """Stop a training that has lost its way before its weights reach a checkpoint.
+
+    The weights are the same on every process, which the losses are not, so that all of them stop.
+
+    Raises:
+        MaskGITError: a weight is not finite.
+    """
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in nets.ema.tensors.values()):
+        raise MaskGITError(
+            f"the weights at step {step} are not finite any more; the checkpoint before it is intact: "
+            "begin anew with a lower --lr, or with --dtype fp32"
+        )
 
 
 def _checkpoint(out: Path, step: int, nets: _Networks, config: VQGANTrainConfig) -> None:

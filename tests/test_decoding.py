@@ -13,7 +13,7 @@ from maskgit_cli import decoding
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter, open_tokens
 from maskgit_cli.decoding import decode
-from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
+from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
 from maskgit_cli.inference import decode_codes
 
 
@@ -108,9 +108,9 @@ def test_a_folder_of_something_else_is_left_alone(tokens, tokenizer, tmp_path):
 def test_which_tokenizer(tokens, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sha256 = load_tokenizer(tokenizer).sha256
-    with pytest.raises(InputError, match=f"{sha256[:12]}.*name it with --tokenizer"):
+    with pytest.raises(ArtifactError, match=f"{sha256[:12]}.*name it with --tokenizer"):
         decode(tokens, tmp_path / "out", device="cpu")
-    with pytest.raises(ArtifactError, match="not of the one given"):
+    with pytest.raises(ArtifactError, match="name the one they were made with"):
         decode(tokens, tmp_path / "out", make_model(tmp_path / "m", seed=1), device="cpu")
     assert not (tmp_path / "out").exists()
     tokenizer.rename(tmp_path / "tokenizer")  # beside the token file

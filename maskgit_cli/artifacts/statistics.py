@@ -2,7 +2,7 @@
 
 The sums are whole numbers, and adding whole numbers gives the same result in any order. A feature is
 read in units of 2⁻²⁴ (:data:`UNIT_BITS`), rounded to the nearest; this is exact for every float32
-of magnitude 1 or more, and otherwise off by at most 2⁻²⁵ = 3·10⁻⁸, which is float32's own rounding at
+of magnitude 0.5 or more, and otherwise off by at most 2⁻²⁵ = 3·10⁻⁸, which is float32's own rounding at
 0.5. That whole number is written in signed digits of 16 bits (:data:`DIGIT_BITS`), so that a matrix
 product of digits in float64 stays below 2⁵³ and is exact whatever order a BLAS adds in. Two consequences:
 

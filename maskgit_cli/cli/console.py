@@ -155,20 +155,27 @@ class ConsoleReporter:
             click.secho(f"warning: {text}", fg="yellow" if sys.stderr.isatty() else None, err=True)
 
 
+def _speaks() -> bool:
+    """Whether this process speaks for all that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def reporter(quiet: bool) -> ConsoleReporter:
     """The reporter for this process; of several, only the first speaks."""
-    return ConsoleReporter(quiet, speaks=os.environ.get("RANK", "0") == "0")
+    return ConsoleReporter(quiet, speaks=_speaks())
 
 
 def result(path: Path | None, record: Mapping[str, Any], as_json: bool) -> None:
     """Print what a command made: its path, or with ``--json`` one object. Of several processes, once."""
-    if os.environ.get("RANK", "0") != "0":
+    if not _speaks():
         return
     click.echo(json.dumps(dict(record), ensure_ascii=False) if as_json else str(path))
 
 
 def table(title: str, rows: Mapping[str, Any]) -> None:
-    """Show names and values on stderr."""
+    """Show names and values on stderr; of several processes, once."""
+    if not _speaks():
+        return
     width = max((len(name) for name in rows), default=0)
     click.echo(title, err=True)
     for name, value in rows.items():
