@@ -137,6 +137,9 @@ def train(
     _begin(out, _record(data, config, sizes), codec, overwrite)
     training = _build(config, sizes, accelerator)
     step = _resume(out, training)
+    if step >= (config.steps or 0):
+        reporter.info(f"{out} has its {step} steps already; more --steps go on, --overwrite begins anew")
+        return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), sizes, data, config)
     log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
     assert config.steps is not None

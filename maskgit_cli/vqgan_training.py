@@ -21,7 +21,7 @@ from maskgit_cli.artifacts.models import (
     save_tokenizer,
 )
 from maskgit_cli.artifacts.runs import MetricsLog, load_checkpoint, save_checkpoint, settle_record
-from maskgit_cli.config import TOKENIZER_SIZES, VQGANConfig, VQGANTrainConfig
+from maskgit_cli.config import TOKENIZER_SIZES, VQGANConfig, VQGANTrainConfig, require
 from maskgit_cli.data import (
     ImageBatch,
     ImageDataset,
@@ -73,6 +73,9 @@ def resolved(config: VQGANTrainConfig) -> tuple[VQGANTrainConfig, VQGANConfig]:
         ConfigError: the resolution is not a multiple of the network's factor.
     """
     sizes = TOKENIZER_SIZES[config.size]
+    if config.res is not None:
+        rule = f"a multiple of {sizes.factor}, which is how many times size {config.size} shrinks a side"
+        require(config.res % sizes.factor == 0, "res", config.res, rule)
     sizes = dataclasses.replace(
         sizes,
         resolution=config.res or sizes.resolution,

@@ -280,6 +280,7 @@ def test_several_processes_draw_what_one_draws(model, tmp_path):
     path = tmp_path / "several"
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    environment["TMPDIR"] = str(tmp_path)  # the launcher leaves its logs there
     subprocess.run(
         [*torchrun, str(script), str(model), str(path)], check=True, env=environment, capture_output=True
     )

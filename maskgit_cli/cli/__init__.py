@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from typing import Any, NoReturn
 
 import click
@@ -72,7 +73,7 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
-@click.option("--procs", type=int, metavar="N", help="Run the stage in N processes on this machine.")
+@click.option("--procs", type=int, metavar="N", help="Run the stage in N processes (one a GPU) here.")
 @click.pass_context
 def group(ctx: click.Context, procs: int | None) -> None:
     """Masked generative image models, as stages joined by files.
@@ -85,7 +86,14 @@ def group(ctx: click.Context, procs: int | None) -> None:
         sys.exit(launch(procs, sys.argv[1:]))
 
 
+# What fails in one of several processes mostly fails in all; the first says so, and its launcher ends the
+# others before they have waited this many seconds.
+OTHERS_WAIT = 3.0
+
+
 def _fail(message: str, status: int) -> NoReturn:
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(OTHERS_WAIT)
     click.echo(f"maskgit: {message}", err=True)
     sys.exit(status)
 

@@ -1,44 +1,98 @@
-"""``maskgit --procs N STAGE``: start the same stage in several processes that find one another."""
+"""``maskgit --procs N STAGE``: start the same stage in several processes that find one another.
+
+``torchrun`` and ``accelerate launch`` work too, and are what several machines need; on one machine this
+starts sooner and, when a stage fails, leaves the stage's one line instead of the launcher's report.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import socket
 import subprocess
 import sys
+import time
 
 from maskgit_cli.config import require
 
+# Seconds between looks at the processes, and those they are given to end when asked to.
+LOOK_EVERY = 0.1
+PATIENCE = 10.0
+
 
 def launch(procs: int, words: list[str]) -> int:
-    """Run ``maskgit WORDS`` in ``procs`` processes on this machine through torchrun; gives the exit status.
+    """Run ``maskgit WORDS`` in ``procs`` processes on this machine; gives the exit status.
 
-    On a machine without GPUs they talk over gloo; torchrun's own launcher is used because
-    ``accelerate launch --cpu`` starts a single process.
+    They talk over NCCL where the stage runs on GPUs, else over gloo. The first that fails ends all, and
+    its status is the result.
 
     Raises:
         ConfigError: ``procs`` is below 1.
     """
     require(procs >= 1, "procs", procs, "1 or more")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={procs}"]
-    environment = dict(os.environ)
+    shared = dict(os.environ)
+    shared |= {"WORLD_SIZE": str(procs), "LOCAL_WORLD_SIZE": str(procs)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if not _has_gpu(words):
-        environment["ACCELERATE_USE_CPU"] = "true"
+        shared["ACCELERATE_USE_CPU"] = "true"
     # Every process would otherwise start as many threads as there are cores.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
-    command += ["-m", "maskgit_cli", *_without_procs(words)]
-    process = subprocess.run(command, env=environment, check=False)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    shared.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
+    command = [sys.executable, "-m", "maskgit_cli", *_without_procs(words)]
+    running = []
+    for rank in range(procs):
+        environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        running.append(subprocess.Popen(command, env=environment))
+    try:
+        return _wait(running)
+    except KeyboardInterrupt:
+        # The terminal has told the others too; give them time to say so.
+        _end(running)
+        return 130
+    finally:
+        _end(running)
+
+
+def _wait(running: list[subprocess.Popen[bytes]]) -> int:
+    """The first status that is not 0, or 0 once all have ended well."""
+    while True:
+        statuses = [process.poll() for process in running]
+        failed = [status for status in statuses if status]
+        if failed:
+            # Killed by signal s is -s here and 128+s in a shell.
+            return failed[0] if failed[0] > 0 else 128 - failed[0]
+        if all(status == 0 for status in statuses):
+            return 0
+        time.sleep(LOOK_EVERY)
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    """End what still runs: asked first, then killed."""
+    alive = [process for process in running if process.poll() is None]
+    for process in alive:
+        process.terminate()
+    until = time.monotonic() + PATIENCE
+    for process in alive:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _has_gpu(words: list[str]) -> bool:
     """Whether the processes will work on GPUs."""
+    if "--device=cpu" in words or ("--device", "cpu") in itertools.pairwise(words):
+        return False
     import torch
 
-    asked_for_cpu = "--device=cpu" in words or any(
-        pair == ("--device", "cpu") for pair in itertools.pairwise(words)
-    )
-    return torch.cuda.is_available() and not asked_for_cpu
+    return torch.cuda.is_available()
 
 
 def _without_procs(words: list[str]) -> list[str]:

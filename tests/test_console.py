@@ -1,0 +1,128 @@
+"""What the user sees: the result alone on stdout, and on stderr what suits where it goes."""
+
+import io
+import json
+import sys
+import time
+
+import pytest
+import torch
+from tiny_training import train_tiny
+
+from maskgit_cli.cli import console
+
+
+class Terminal(io.StringIO):
+    """A stderr that is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is moved by hand."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"), (59.9, "59s"), (60, "1m00s"), (185, "3m05s"), (3600, "1h00m"), (7800, "2h10m"),
+        (86400, "1d0h"), (273600, "3d4h"),
+    ],
+)  # fmt: skip
+def test_lengths_of_time(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def test_without_a_terminal_there_is_a_plain_line_now_and_then(clock, capsys):
+    with console.ConsoleReporter().task("train", 100, 10, "steps") as task:
+        for _ in range(40):
+            clock[0] += 1
+            task.advance(1, loss=torch.tensor(2.5))
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert [line.split(",")[0] for line in lines] == [
+        "train: 25/100 steps", "train: 40/100 steps", "train: 50/100 steps"
+    ]  # fmt: skip
+    # The rate is that of this process; what an earlier one did is not counted.
+    assert lines[0].startswith("train: 25/100 steps, 1/s, 1m15s left, loss 2.5, ")
+    assert lines[0].endswith(" GB")
+    assert "\x1b" not in err
+    assert "\r" not in err
+
+
+def test_a_terminal_gets_a_bar_with_rate_loss_and_memory(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with console.ConsoleReporter().task("train", 4, 1, "steps") as task:
+        for _ in range(3):
+            task.advance(1, loss=torch.tensor(2.5))
+    text = screen.getvalue()
+    assert "train" in text
+    assert "4/4" in text
+    assert "loss 2.5" in text
+    assert "GB" in text
+    assert "\x1b[" in text
+
+
+def test_quiet_leaves_warnings_alone(capsys, clock):
+    reporter = console.ConsoleReporter(quiet=True)
+    with reporter.task("train", 2) as task:
+        clock[0] += 100
+        task.advance()
+    reporter.info("news")
+    reporter.warn("beware")
+    assert capsys.readouterr() == ("", "warning: beware\n")
+
+
+def test_only_the_first_of_several_processes_speaks(monkeypatch, capsys, clock):
+    monkeypatch.setenv("RANK", "1")
+    reporter = console.reporter(False)
+    with reporter.task("train", 2) as task:
+        clock[0] += 100
+        task.advance()
+    reporter.info("news")
+    reporter.warn("beware")
+    console.result(None, {"a": 1}, True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    console.reporter(False).info("news")
+    assert capsys.readouterr() == ("", "news\n")
+
+
+def test_a_result_is_a_path_or_one_object(tmp_path, capsys):
+    console.result(tmp_path / "x", {"path": "ü", "n": 2}, False)
+    assert capsys.readouterr().out == f"{tmp_path / 'x'}\n"
+    console.result(tmp_path / "x", {"path": "ü", "n": 2}, True)
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"path": "ü", "n": 2}
+    assert out.count("\n") == 1
+
+
+def test_tables_go_to_stderr(capsys):
+    console.table("Settings", {"a": 1, "long name": "x"})
+    assert capsys.readouterr() == ("", "Settings\n  a          1\n  long name  x\n")
+
+
+def test_a_failing_stage_leaves_its_task_behind(capsys):
+    with pytest.raises(KeyboardInterrupt), console.ConsoleReporter().task("train", 2):
+        raise KeyboardInterrupt
+    assert "train" not in capsys.readouterr().err
+
+
+def test_a_training_says_its_loss(tokens, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    train_tiny(tokens, tmp_path / "run", {"reporter": console.ConsoleReporter()}, steps=2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0].startswith("train: 1/2 steps, ")
+    assert ", loss 2." in err.splitlines()[1]
