@@ -1,6 +1,6 @@
 """Choose the built-in pictures: 33 of each class, evenly spaced in order of name, in one zip.
 
-    python examples/builtin_pictures.py emoji64/train maskgit_cli/assets/pictures.zip
+python examples/builtin_pictures.py emoji64/train maskgit_cli/assets/pictures.zip
 """
 
 import sys

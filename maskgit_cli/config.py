@@ -6,96 +6,15 @@ artifacts store them. Nothing here imports torch, so that ``--help`` stays quick
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
 
-from maskgit_cli.errors import ConfigError
+from maskgit_cli.settings import Settings, above, among, at_least, below_one, between, require, setting
 
-Views = Literal["none", "flip", "ten-crop"]
 VIEWS: dict[str, int] = {"none": 1, "flip": 2, "ten-crop": 10}
 SCHEDULES = ("root", "linear", "square", "cosine", "arccos")
 NOISES = ("linear", "warm-up", "random", "none")
 GUIDANCE_RAMPS = ("none", "linear", "constant", "cosine")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
-
-
-def option(value: object) -> str:
-    """The way a setting is typed: ``batch_size`` is ``--batch-size``."""
-    return "--" + str(value).replace("_", "-")
-
-
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise :class:`ConfigError` in the one form all settings share, unless ``condition`` holds."""
-    if not condition:
-        raise ConfigError(f"{option(name)} {value}: must be {rule}")
-
-
-class Settings:
-    """What the frozen settings classes share: validation of numbers, and going to and from JSON."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            rule = field.metadata.get("rule")
-            if isinstance(value, float):
-                require(math.isfinite(value), field.name, value, "a finite number")
-            if rule is not None and value is not None:
-                require(rule[0](value), field.name, value, rule[1])
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings as plain JSON values, in declaration order."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()  # type: ignore[call-overload]
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild settings that :meth:`to_json` wrote.
-
-        Raises:
-            ConfigError: a key is missing or unknown.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        needed = {
-            field.name
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        }
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"unknown setting {key!r} for {cls.__name__}")
-        for key in sorted(needed - values.keys()):
-            raise ConfigError(f"setting {key!r} of {cls.__name__} is missing")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def _at_least(minimum: float) -> dict[str, Any]:
-    return {"rule": (lambda value: value >= minimum, f"{minimum:g} or more")}
-
-
-def _above(minimum: float) -> dict[str, Any]:
-    return {"rule": (lambda value: value > minimum, f"greater than {minimum:g}")}
-
-
-def _between(low: float, high: float) -> dict[str, Any]:
-    return {"rule": (lambda value: low <= value <= high, f"between {low:g} and {high:g}")}
-
-
-def _below_one() -> dict[str, Any]:
-    return {"rule": (lambda value: 0 <= value < 1, "at least 0 and below 1")}
-
-
-def _among(*choices: str) -> dict[str, Any]:
-    return {"rule": (lambda value: value in choices, "one of " + ", ".join(choices))}
-
-
-def setting(default: Any = dataclasses.MISSING, rule: dict[str, Any] | None = None) -> Any:
-    """A dataclass field with a default and a rule that ``__post_init__`` holds it to."""
-    return dataclasses.field(default=default, metadata=rule or {})
 
 
 # --- networks ---------------------------------------------------------------------------------------
@@ -116,14 +35,14 @@ class TransformerConfig(Settings):
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
 
-    width: int = setting(rule=_at_least(1))
-    depth: int = setting(rule=_at_least(1))
-    heads: int = setting(rule=_at_least(1))
-    mlp_width: int = setting(rule=_at_least(1))
-    codebook_size: int = setting(rule=_between(2, 65535))
-    classes: int = setting(rule=_at_least(0))
-    grid: int = setting(rule=_at_least(1))
-    dropout: float = setting(0.1, _below_one())
+    width: int = setting(rule=at_least(1))
+    depth: int = setting(rule=at_least(1))
+    heads: int = setting(rule=at_least(1))
+    mlp_width: int = setting(rule=at_least(1))
+    codebook_size: int = setting(rule=between(2, 65535))
+    classes: int = setting(rule=at_least(0))
+    grid: int = setting(rule=at_least(1))
+    dropout: float = setting(0.1, below_one())
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,16 +86,16 @@ class VQGANConfig(Settings):
         dropout: probability, during training, of zeroing a feature.
     """
 
-    resolution: int = setting(256, _at_least(1))
-    channels: int = setting(128, _at_least(1))
+    resolution: int = setting(256, at_least(1))
+    channels: int = setting(128, at_least(1))
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    residual_blocks: int = setting(2, _at_least(1))
+    residual_blocks: int = setting(2, at_least(1))
     attention_resolutions: tuple[int, ...] = (16,)
-    z_channels: int = setting(256, _at_least(1))
-    embed_dim: int = setting(256, _at_least(1))
-    codebook_size: int = setting(1024, _between(2, 65535))
-    norm_groups: int = setting(32, _at_least(1))
-    dropout: float = setting(0.0, _below_one())
+    z_channels: int = setting(256, at_least(1))
+    embed_dim: int = setting(256, at_least(1))
+    codebook_size: int = setting(1024, between(2, 65535))
+    norm_groups: int = setting(32, at_least(1))
+    dropout: float = setting(0.0, below_one())
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,9 +160,9 @@ class TokenizeConfig(Settings):
         on_error: ``skip`` lists unreadable images and goes on, ``fail`` stops at the first.
     """
 
-    res: int | None = setting(None, _at_least(1))
-    views: str = setting("none", _among(*VIEWS))
-    on_error: str = setting("skip", _among("skip", "fail"))
+    res: int | None = setting(None, at_least(1))
+    views: str = setting("none", among(*VIEWS))
+    on_error: str = setting("skip", among("skip", "fail"))
 
 
 @dataclass(frozen=True)
@@ -276,28 +195,28 @@ class TrainConfig(Settings):
         log_every: steps between lines of metrics.jsonl.
     """
 
-    size: str = setting("base", _among(*SIZES))
-    epochs: int = setting(300, _at_least(1))
-    steps: int | None = setting(None, _at_least(1))
-    batch_size: int | None = setting(None, _at_least(1))
-    accumulate: int = setting(1, _at_least(1))
-    lr: float = setting(1e-4, _above(0))
-    beta1: float = setting(0.9, _below_one())
-    beta2: float = setting(0.96, _below_one())
-    weight_decay: float = setting(1e-5, _at_least(0))
-    warmup: int = setting(2500, _at_least(0))
-    clip: float = setting(1.0, _above(0))
-    dropout: float = setting(0.1, _below_one())
-    drop_label: float = setting(0.1, _between(0, 1))
-    label_smoothing: float = setting(0.1, _below_one())
-    mask_schedule: str = setting("arccos", _among(*SCHEDULES))
-    loss_on: str = setting("all", _among("all", "masked"))
-    ema: float = setting(0.9999, _below_one())
-    seed: int = setting(0, _at_least(0))
-    checkpoint_every: int = setting(1000, _at_least(1))
-    keep: int = setting(2, _at_least(1))
-    preview_every: int = setting(1000, _at_least(0))
-    log_every: int = setting(50, _at_least(1))
+    size: str = setting("base", among(*SIZES))
+    epochs: int = setting(300, at_least(1))
+    steps: int | None = setting(None, at_least(1))
+    batch_size: int | None = setting(None, at_least(1))
+    accumulate: int = setting(1, at_least(1))
+    lr: float = setting(1e-4, above(0))
+    beta1: float = setting(0.9, below_one())
+    beta2: float = setting(0.96, below_one())
+    weight_decay: float = setting(1e-5, at_least(0))
+    warmup: int = setting(2500, at_least(0))
+    clip: float = setting(1.0, above(0))
+    dropout: float = setting(0.1, below_one())
+    drop_label: float = setting(0.1, between(0, 1))
+    label_smoothing: float = setting(0.1, below_one())
+    mask_schedule: str = setting("arccos", among(*SCHEDULES))
+    loss_on: str = setting("all", among("all", "masked"))
+    ema: float = setting(0.9999, below_one())
+    seed: int = setting(0, at_least(0))
+    checkpoint_every: int = setting(1000, at_least(1))
+    keep: int = setting(2, at_least(1))
+    preview_every: int = setting(1000, at_least(0))
+    log_every: int = setting(50, at_least(1))
 
     @staticmethod
     def default_batch_size(resolution: int) -> int:
@@ -337,31 +256,31 @@ class VQGANTrainConfig(Settings):
         log_every: steps between lines of metrics.jsonl.
     """
 
-    size: str = setting("small", _among(*TOKENIZER_SIZES))
-    res: int | None = setting(None, _at_least(1))
-    codebook_size: int | None = setting(None, _between(2, 65535))
-    steps: int = setting(20000, _at_least(1))
-    batch_size: int = setting(32, _at_least(1))
-    lr: float = setting(4e-4, _above(0))
-    beta1: float = setting(0.5, _below_one())
-    beta2: float = setting(0.9, _below_one())
-    warmup: int = setting(100, _at_least(0))
-    lr_floor: float = setting(0.1, _between(0, 1))
-    codebook_weight: float = setting(1.0, _at_least(0))
-    commitment_weight: float = setting(0.25, _at_least(0))
-    perceptual_weight: float = setting(1.0, _at_least(0))
-    adversarial_weight: float = setting(0.8, _at_least(0))
-    adversarial_start: int | None = setting(None, _at_least(0))
-    discriminator_channels: int = setting(32, _at_least(1))
-    discriminator_layers: int = setting(2, _at_least(1))
-    revive_after: int = setting(50, _at_least(0))
+    size: str = setting("small", among(*TOKENIZER_SIZES))
+    res: int | None = setting(None, at_least(1))
+    codebook_size: int | None = setting(None, between(2, 65535))
+    steps: int = setting(20000, at_least(1))
+    batch_size: int = setting(32, at_least(1))
+    lr: float = setting(4e-4, above(0))
+    beta1: float = setting(0.5, below_one())
+    beta2: float = setting(0.9, below_one())
+    warmup: int = setting(100, at_least(0))
+    lr_floor: float = setting(0.1, between(0, 1))
+    codebook_weight: float = setting(1.0, at_least(0))
+    commitment_weight: float = setting(0.25, at_least(0))
+    perceptual_weight: float = setting(1.0, at_least(0))
+    adversarial_weight: float = setting(0.8, at_least(0))
+    adversarial_start: int | None = setting(None, at_least(0))
+    discriminator_channels: int = setting(32, at_least(1))
+    discriminator_layers: int = setting(2, at_least(1))
+    revive_after: int = setting(50, at_least(0))
     flip: bool = True
-    ema: float = setting(0.999, _below_one())
-    seed: int = setting(0, _at_least(0))
-    checkpoint_every: int = setting(1000, _at_least(1))
-    keep: int = setting(2, _at_least(1))
-    preview_every: int = setting(1000, _at_least(0))
-    log_every: int = setting(50, _at_least(1))
+    ema: float = setting(0.999, below_one())
+    seed: int = setting(0, at_least(0))
+    checkpoint_every: int = setting(1000, at_least(1))
+    keep: int = setting(2, at_least(1))
+    preview_every: int = setting(1000, at_least(0))
+    log_every: int = setting(50, at_least(1))
 
 
 @dataclass(frozen=True)
@@ -380,13 +299,13 @@ class SamplerConfig(Settings):
             steps, always ``random`` or ``none``.
     """
 
-    steps: int = setting(8, _at_least(1))
-    cfg: float = setting(3.0, _at_least(0))
-    ramp: str = setting("linear", _among(*GUIDANCE_RAMPS))
-    sm_temp: float = setting(1.0, _above(0))
-    gumbel_temp: float = setting(4.5, _at_least(0))
-    schedule: str = setting("arccos", _among(*SCHEDULES))
-    noise: str = setting("linear", _among(*NOISES))
+    steps: int = setting(8, at_least(1))
+    cfg: float = setting(3.0, at_least(0))
+    ramp: str = setting("linear", among(*GUIDANCE_RAMPS))
+    sm_temp: float = setting(1.0, above(0))
+    gumbel_temp: float = setting(4.5, at_least(0))
+    schedule: str = setting("arccos", among(*SCHEDULES))
+    noise: str = setting("linear", among(*NOISES))
 
 
 # The report's own settings: Table 2 at 256 and 512 px, and those of its Figure 1.
@@ -416,13 +335,13 @@ class SampleConfig(Settings):
         seed: of every random number.
     """
 
-    n: int = setting(64, _at_least(1))
+    n: int = setting(64, at_least(1))
     labels: str = "all"
-    start: int = setting(0, _at_least(0))
-    stop: int | None = setting(None, _at_least(1))
-    format: str = setting("png", _among("png", "npz", "tokens"))
-    weights: str = setting("ema", _among("ema", "raw"))
-    seed: int = setting(0, _at_least(0))
+    start: int = setting(0, at_least(0))
+    stop: int | None = setting(None, at_least(1))
+    format: str = setting("png", among("png", "npz", "tokens"))
+    weights: str = setting("ema", among("ema", "raw"))
+    seed: int = setting(0, at_least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -445,13 +364,13 @@ class InpaintConfig(Settings):
         seed: of every random number.
     """
 
-    n: int = setting(1, _at_least(1))
+    n: int = setting(1, at_least(1))
     label: str | None = None
     box: tuple[int, int, int, int] | None = None
-    mask_rule: str = setting("any", _among("any", "majority"))
-    feather: int = setting(0, _at_least(0))
-    weights: str = setting("ema", _among("ema", "raw"))
-    seed: int = setting(0, _at_least(0))
+    mask_rule: str = setting("any", among("any", "majority"))
+    feather: int = setting(0, at_least(0))
+    weights: str = setting("ema", among("ema", "raw"))
+    seed: int = setting(0, at_least(0))
 
 
 @dataclass(frozen=True)
@@ -466,11 +385,11 @@ class ScoreConfig(Settings):
         protocol: ``standard``, or ``legacy-v1`` for the report's own evaluator.
     """
 
-    features: str = setting("inception", _among("inception", "vqgan"))
+    features: str = setting("inception", among("inception", "vqgan"))
     metrics: tuple[str, ...] = ("fid", "is", "prdc")
-    neighbours: int = setting(3, _at_least(1))
-    splits: int = setting(10, _at_least(1))
-    protocol: str = setting("standard", _among("standard", "legacy-v1"))
+    neighbours: int = setting(3, at_least(1))
+    splits: int = setting(10, at_least(1))
+    protocol: str = setting("standard", among("standard", "legacy-v1"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -493,13 +412,13 @@ class BenchConfig(Settings):
         stages: which are measured.
     """
 
-    size: str = setting("base", _among(*SIZES))
-    tokenizer: str = setting("f16", _among(*TOKENIZER_SIZES))
-    res: int = setting(256, _at_least(1))
-    batch_size: int = setting(8, _at_least(1))
-    steps: int = setting(8, _at_least(1))
-    cfg: float = setting(3.0, _at_least(0))
-    seconds: float = setting(5.0, _above(0))
+    size: str = setting("base", among(*SIZES))
+    tokenizer: str = setting("f16", among(*TOKENIZER_SIZES))
+    res: int = setting(256, at_least(1))
+    batch_size: int = setting(8, at_least(1))
+    steps: int = setting(8, at_least(1))
+    cfg: float = setting(3.0, at_least(0))
+    seconds: float = setting(5.0, above(0))
     stages: tuple[str, ...] = ("tokenize", "train", "sample", "decode")
 
     def __post_init__(self) -> None:

@@ -15,14 +15,15 @@ import os
 import stat
 import struct
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -432,6 +433,51 @@ def collate_images(items: list[tuple[int, Tensor | None, str]]) -> ImageBatch:
     indices = torch.tensor([index for index, image, _ in items if image is not None], dtype=torch.int64)
     skipped = [(index, reason) for index, image, reason in items if image is None]
     return ImageBatch(indices, torch.stack(images) if images else None, skipped)
+
+
+def load_batches(
+    dataset: ImageDataset, batches: Iterable[list[int]], workers: int, pinned: bool
+) -> Iterator[ImageBatch]:
+    """The images of each batch of indices, read by other processes.
+
+    Args:
+        dataset: the images.
+        batches: the indices; as many batches as are wanted.
+        workers: number of processes; 0 reads in this one.
+        pinned: put images where a GPU can fetch them by itself.
+
+    Raises:
+        InputError: a process was killed, as happens where memory runs out.
+    """
+    with warnings.catch_warnings():
+        # The number of workers is the user's choice, even where it is more than there are cores.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=_Batches(batches),
+            num_workers=workers,
+            collate_fn=collate_images,
+            pin_memory=pinned,
+        )
+        iterator = iter(loader)
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that reads images was killed, most likely for want of memory; use fewer --workers"
+        ) from error
+
+
+class _Batches(Sampler[list[int]]):
+    """A ``DataLoader``'s batch sampler from any iterable."""
+
+    def __init__(self, batches: Iterable[list[int]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
 
 
 def source_digest(source: Source) -> str:

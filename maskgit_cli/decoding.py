@@ -12,11 +12,11 @@ from maskgit_cli.artifacts.atomic import parent
 from maskgit_cli.artifacts.models import Tokenizer, find_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.pictures import finish_pictures, pictures_record, settle_pictures
 from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
-from maskgit_cli.config import require
 from maskgit_cli.distributed import barrier, broadcast_object, resolve_device, world
 from maskgit_cli.grids import save_png
 from maskgit_cli.inference import decode_codes
 from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.settings import require
 
 # Which views of an image are decoded.
 VIEW_CHOICES = ("first", "all")

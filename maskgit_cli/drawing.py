@@ -13,12 +13,17 @@ from torch import Tensor
 
 from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
 from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta
-from maskgit_cli.config import PRESETS, SamplerConfig, preset_for, require
+from maskgit_cli.config import (
+    PRESETS,
+    SamplerConfig,
+    preset_for,
+)
 from maskgit_cli.distributed import barrier, broadcast_object, world
 from maskgit_cli.grids import png_bytes
 from maskgit_cli.inference import Generator, arithmetic_device
 from maskgit_cli.progress import Reporter
 from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.settings import require
 
 # Settings of a sampler, or changes to the preset for the model's resolution.
 SamplerChoice = SamplerConfig | Mapping[str, Any] | None

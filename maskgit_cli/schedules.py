@@ -7,8 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from maskgit_cli.config import GUIDANCE_RAMPS, SCHEDULES, require
+from maskgit_cli.config import (
+    GUIDANCE_RAMPS,
+    SCHEDULES,
+)
 from maskgit_cli.errors import ConfigError
+from maskgit_cli.settings import require
 
 
 def mask_ratio(r: Tensor, name: str) -> Tensor:

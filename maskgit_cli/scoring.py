@@ -27,7 +27,9 @@ from maskgit_cli.artifacts.statistics import (
     read_statistics,
     write_statistics,
 )
-from maskgit_cli.config import ScoreConfig, require
+from maskgit_cli.config import (
+    ScoreConfig,
+)
 from maskgit_cli.distributed import broadcast_object, resolve_device, world
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
 from maskgit_cli.extraction import Extracted, extract
@@ -44,6 +46,7 @@ from maskgit_cli.features import (
 from maskgit_cli.image_sets import ImageSet, is_sample_directory, open_image_set
 from maskgit_cli.metrics import frechet_distance, inception_score, prdc
 from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.settings import require
 
 
 class Scores(NamedTuple):

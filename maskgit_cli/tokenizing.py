@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,18 +10,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from maskgit_cli.artifacts.atomic import parent
 from maskgit_cli.artifacts.models import Tokenizer, builtin_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter, completed
-from maskgit_cli.config import VIEWS, TokenizeConfig, require
+from maskgit_cli.config import (
+    VIEWS,
+    TokenizeConfig,
+)
 from maskgit_cli.data import (
     ImageBatch,
     ImageDataset,
     Source,
-    collate_images,
     list_images,
+    load_batches,
     source_digest,
     to_model,
 )
@@ -30,6 +31,7 @@ from maskgit_cli.distributed import autocast, barrier, gather_objects, resolve_d
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.settings import require
 
 Failures = list[tuple[int, str]]
 
@@ -189,25 +191,8 @@ def _batches(
 ) -> Iterator[ImageBatch]:
     """The images of these rows, read by other processes."""
     size = max(1, compute.squares // VIEWS[dataset.kind])
-    with warnings.catch_warnings():
-        # The number of workers is the user's choice, even where it is more than there are cores.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = DataLoader(
-            Subset(dataset, rows.tolist()),
-            batch_size=size,
-            num_workers=min(workers, -(-len(rows) // size)),
-            collate_fn=collate_images,
-            pin_memory=compute.device.type == "cuda",
-        )
-        batches = iter(loader)
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a process that reads images was killed, most likely for want of memory; use fewer --workers"
-        ) from error
+    batches = [rows[first : first + size].tolist() for first in range(0, len(rows), size)]
+    return load_batches(dataset, batches, min(workers, len(batches)), compute.device.type == "cuda")
 
 
 def _encode(images: Tensor, compute: _Compute) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from maskgit_cli.artifacts.atomic import CREATED_BY, parent
 from maskgit_cli.artifacts.models import (
@@ -21,13 +20,16 @@ from maskgit_cli.artifacts.models import (
     save_tokenizer,
 )
 from maskgit_cli.artifacts.runs import MetricsLog, load_checkpoint, save_checkpoint, settle_record
-from maskgit_cli.config import TOKENIZER_SIZES, VQGANConfig, VQGANTrainConfig, require
+from maskgit_cli.config import (
+    TOKENIZER_SIZES,
+    VQGANConfig,
+    VQGANTrainConfig,
+)
 from maskgit_cli.data import (
-    ImageBatch,
     ImageDataset,
     Source,
-    collate_images,
     list_images,
+    load_batches,
     source_digest,
     to_model,
     to_pixels,
@@ -48,6 +50,8 @@ from maskgit_cli.noise import MIRROR, REVIVE, batch_rows, uniform
 from maskgit_cli.optim import EMA, cosine_factor, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.perceptual import PerceptualLoss, lpips
 from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.reconstruction import codebook_use, reconstruction_quality
+from maskgit_cli.settings import require
 
 _WHAT = "a tokenizer directory"
 _PREVIEWS = 8
@@ -93,6 +97,7 @@ def train_vqgan(
     out: Path,
     config: VQGANTrainConfig | None = None,
     *,
+    val: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     workers: int = 2,
@@ -106,6 +111,7 @@ def train_vqgan(
         out: the tokenizer directory; its ``checkpoints/``, ``metrics.jsonl`` and ``previews/`` grow
             while training, and ``model.safetensors`` (the averaged weights) completes it.
         config: the settings; None is the defaults.
+        val: images on which the averaged weights are measured at every checkpoint.
         device: where to train.
         dtype: precision of matrix products and convolutions.
         workers: processes that read images.
@@ -125,6 +131,7 @@ def train_vqgan(
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
     source = list_images(images)
+    held_out = list_images(val) if val else None
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
     resumed = _begin(out, images, source, config, sizes, overwrite)
@@ -157,6 +164,8 @@ def train_vqgan(
                 _preview(out, step, pixels, reconstruction)
             if checkpoint:
                 _checkpoint(out, step, nets, config)
+                if held_out is not None and log:
+                    log.append(step=step, **_validate(nets, sizes, held_out, config))
     if world().main:
         record = _record(images, source, config, sizes)
         tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
@@ -268,6 +277,15 @@ def _perceptual(config: VQGANTrainConfig, device: torch.device, reporter: Report
         return None
 
 
+def _validate(
+    nets: _Networks, sizes: VQGANConfig, source: Source, config: VQGANTrainConfig
+) -> dict[str, float]:
+    """Quality of the averaged weights on held-out images, as a line of the log."""
+    network = VQGAN(sizes).to(nets.last_used.device).eval()
+    network.load_state_dict(nets.ema.tensors)
+    return {f"val_{k}": v for k, v in reconstruction_quality(network, source, config.batch_size).items()}
+
+
 # --- one step ---------------------------------------------------------------------------------------
 
 
@@ -370,17 +388,12 @@ def _from_main(tensor: Tensor) -> Tensor:
 # --- data and what is said of the training ----------------------------------------------------------
 
 
-class _Order:
-    """Which images each step takes, as a pure function of (seed, step): a batch sampler."""
-
-    def __init__(self, n: int, config: VQGANTrainConfig, start: int) -> None:
-        self.n, self.config, self.start = n, config, start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        share = self.config.batch_size // world().size
-        for step in range(self.start, self.config.steps):
-            first = step * self.config.batch_size + world().rank * share
-            yield batch_rows(self.config.seed, self.n, first, share).tolist()
+def _order(n: int, config: VQGANTrainConfig, start: int) -> Iterator[list[int]]:
+    """Which images this process takes at each step from ``start`` on, a pure function of (seed, step)."""
+    share = config.batch_size // world().size
+    for step in range(start, config.steps):
+        first = step * config.batch_size + world().rank * share
+        yield batch_rows(config.seed, n, first, share).tolist()
 
 
 def _batches(
@@ -389,16 +402,9 @@ def _batches(
     """Endless uint8 batches (B, 3, H, W) from ``step`` on; unreadable images are left out and named."""
     assert config.res is not None
     dataset = ImageDataset(source, config.res)
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_sampler=_Order(len(dataset), config, step),
-        collate_fn=collate_images,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+    order = _order(len(dataset), config, step)
     named: set[int] = set()
-    batch: ImageBatch
-    for offset, batch in enumerate(loader):
+    for offset, batch in enumerate(load_batches(dataset, order, workers, torch.cuda.is_available())):
         for index, reason in batch.skipped:
             if index not in named:
                 reporter.warn(f"skipped {source.paths[index]}: {reason}")
@@ -437,9 +443,7 @@ class _Meter:
     def flush(self) -> dict[str, float]:
         """The line's values: means, share of codes in use, perplexity, images a second."""
         line = {name: round(float(total) / self.steps[name], 6) for name, total in self.sums.items()}
-        p = self.counts.double() / self.counts.sum()
-        line["usage"] = round(float((self.counts > 0).double().mean()), 4)
-        line["perplexity"] = round(float(torch.exp(-torch.xlogy(p, p).sum())), 2)
+        line["usage"], line["perplexity"] = codebook_use(self.counts)
         line["images_per_second"] = round(self.images / (time.perf_counter() - self.began), 2)
         self._clear()
         return line

@@ -48,7 +48,7 @@ class Document:
             if line.startswith("|"):
                 if not above.startswith("|"):
                     self.tables[anchor].append([])
-                cells = [cell.strip() for cell in line.strip("| ").split("|")]
+                cells = [cell.strip() for cell in line.strip()[1:-1].split("|")]
                 if not set(line) <= set("|-: "):
                     self.tables[anchor][-1].append(cells)
             above = line
@@ -162,7 +162,9 @@ class Specification:
     def unmet(self) -> dict[str, set[str]]:
         """Rows of the tables used that no record had."""
         named = {anchor: {field.name for field in self.fields(anchor)} for anchor in self.met}
-        return {anchor: names - self.met[anchor] for anchor, names in named.items() if names - self.met[anchor]}
+        return {
+            anchor: names - self.met[anchor] for anchor, names in named.items() if names - self.met[anchor]
+        }
 
 
 def check_shape(shape: tuple[int, ...], text: str, known: dict[str, int], free: bool = False) -> None:

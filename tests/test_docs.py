@@ -3,8 +3,10 @@
 import ast
 import importlib
 import json
+import pkgutil
 import re
 import shlex
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -16,7 +18,6 @@ import torch
 from documents import CODE, ROOT, Block, Document, Specification, check_shape
 from PIL import Image
 from safetensors.numpy import load_file
-from tiny_models import NAMES
 from tiny_training import train_tiny, train_tiny_vqgan
 
 import maskgit_cli
@@ -24,14 +25,7 @@ from maskgit_cli import artifacts
 from maskgit_cli.artifacts.models import builtin_pictures
 from maskgit_cli.artifacts.statistics import Statistics, moments, sums_of, write_statistics
 from maskgit_cli.cli import COMMANDS, group, main
-from maskgit_cli.config import (
-    TOKENIZER_SIZES,
-    InpaintConfig,
-    SampleConfig,
-    ScoreConfig,
-    TokenizeConfig,
-    TransformerConfig,
-)
+from maskgit_cli.config import TOKENIZER_SIZES, InpaintConfig, SampleConfig, ScoreConfig, TokenizeConfig
 from maskgit_cli.decoding import decode
 from maskgit_cli.exporting import export
 from maskgit_cli.features import INCEPTION, INCEPTION_SHA256, PUBLISHED, metric_name
@@ -63,10 +57,9 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def run(words: list[str], where: str) -> None:
-    try:
+    with pytest.raises(SystemExit) as end:
         main(words)
-    except SystemExit as end:
-        assert end.code == 0, f"{where}: maskgit {shlex.join(words)} ended with {end.code}"
+    assert end.value.code == 0, f"{where}: maskgit {shlex.join(words)} ended with {end.value.code}"
 
 
 def unpack_pictures(folder: Path, texts: str) -> None:
@@ -109,7 +102,9 @@ def test_blocks_parse(document):
             try:
                 parse(words)
             except click.ClickException as error:
-                pytest.fail(f"{document.path.name}:{block.line}: {shlex.join(words)}: {error.format_message()}")
+                pytest.fail(
+                    f"{document.path.name}:{block.line}: {shlex.join(words)}: {error.format_message()}"
+                )
 
 
 def parse(words: list[str]) -> None:
@@ -138,13 +133,12 @@ def test_every_command_is_in_the_readme():
     assert sorted(words) == sorted(COMMANDS)
 
 
-def test_arguments_in_the_readme_are_those_of_the_commands():
-    for text in README.column("commands"):
-        _, name, *words = text.split()
-        command = group.get_command(click.Context(group), name)
-        wanted = [p.make_metavar(click.Context(command)) for p in command.params if p.param_type_name == "argument"]
-        shown = [word.strip("[]").rstrip("/") for word in words if word.strip("[]/.").isupper() or ".h5" in word or ".npz" in word]
-        assert len(shown) >= len([w for w in wanted if not w.startswith("[")]), text
+@pytest.mark.parametrize("text", README.column("commands"))
+def test_the_readme_shows_the_arguments(text):
+    _, name, *words = text.split(" --")[0].split()
+    command = group.get_command(click.Context(group), name)
+    _, *arguments = command.collect_usage_pieces(click.Context(command))
+    assert [word.rstrip("/") for word in words] == arguments
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
@@ -168,3 +162,269 @@ def test_public_names_are_those_of_the_readme():
     assert set(listed) == set(maskgit_cli.__all__)
     with pytest.raises(AttributeError):
         maskgit_cli.no_such_name  # noqa: B018
+
+
+# --- docs/artifacts.md ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tokenizer, tokens, run, images) -> Path:
+    """Every kind of artifact, with and without its optional parts."""
+    root = tmp_path_factory.mktemp("made")
+    make_tokens_and_models(root, tokenizer, tokens, run, images)
+    make_samples(root, run, images / "cat" / "0.png")
+    decode(tokens, root / "first", device="cpu")
+    decode(root / "flip.h5", root / "all", tokenizer, views="all", device="cpu")
+    make_scores(root, tokenizer, images)
+    return root
+
+
+def make_tokens_and_models(root, tokenizer, tokens, run, images):
+    broken = root / "broken"
+    shutil.copytree(images, broken)
+    (broken / "cat" / "broken.png").touch()
+    tokenize(broken, root / "flip.h5", tokenizer, TokenizeConfig(views="flip"), workers=0, device="cpu")
+    train_tiny(tokens, root / "validated", {"val": tokens}, steps=2)
+    train_tiny_vqgan(images, root / "vqgan", preview_every=6)
+    export(run, root / "model", half=True)
+    export(root / "model", root / "model-again")
+    export(root / "vqgan", root / "vqgan-exported", half=True)
+
+
+def make_samples(root, run, picture):
+    sample(run, root / "samples", SampleConfig(n=4, format="npz"), device="cpu")
+    sample(root / "model", root / "codes", SampleConfig(n=2, format="tokens"), device="cpu")
+    mask = root / "mask.png"
+    Image.new("1", Image.open(picture).size, 1).save(mask)
+    inpaint(picture, run, root / "masked", mask, InpaintConfig(n=2, label="dog"), device="cpu")
+    inpaint(picture, run, root / "boxed", config=InpaintConfig(box=(2, 2, 9, 9)), device="cpu")
+
+
+def make_scores(root, tokenizer, images):
+    vqgan = {"config": ScoreConfig(features="vqgan"), "tokenizer": tokenizer, "device": "cpu"}
+    fid_stats([images, root / "samples" / "samples.npz"], root / "pictures.npz", with_features=True, **vqgan)
+    fid_stats([root / "flip.h5"], root / "codes.npz", **vqgan)
+    fid_stats([root / "codes.npz", root / "pictures.npz"], root / "merged.npz", **vqgan)
+    score(root / "samples", root / "pictures.npz", **vqgan)
+    score(root / "masked", root / "merged.npz", **vqgan)
+    random = np.random.default_rng(0)
+    features = random.random((12, 4), np.float32)
+    sums = sums_of(features)
+    inception = Statistics(
+        *moments(sums),
+        12,
+        INCEPTION,
+        INCEPTION_SHA256,
+        "legacy-v1",
+        sums,
+        features,
+        random.random((12, 5), np.float32),
+    )
+    write_statistics(root / "inception.npz", inception)
+    score(root / "inception.npz", root / "inception.npz", ScoreConfig(splits=2), device="cpu")
+    np.savez(root / "theirs.npz", mu=inception.mu, sigma=inception.sigma)
+    score(root / "theirs.npz", root / "theirs.npz", device="cpu")
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_formats_and_versions():
+    """The table at the top names each format of the package, and where it is at home."""
+    stated = {row[1].strip("`"): (row[2], row[4].strip("`")) for row in FORMATS.rows("file-formats")}
+    del stated["none"]
+    found = {}
+    for module in pkgutil.iter_modules(artifacts.__path__):
+        home = importlib.import_module(f"maskgit_cli.artifacts.{module.name}")
+        for node in ast.walk(ast.parse(Path(home.__file__).read_text())):
+            if isinstance(node, ast.Assign) and "_FORMAT" in ast.unparse(node.targets[0]):
+                name, version = map(ast.literal_eval, node.value.elts)
+                found[name] = (str(version), f"artifacts/{module.name}.py")
+    assert stated == found
+
+
+def test_records(made, run, tokenizer):
+    """Every key of every JSON record is in its table, and every row of these tables is such a key."""
+    held = Specification(FORMATS)
+    for path in (run, made / "validated"):
+        held.check(read(path / "config.json"), "record-of-a-run")
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+        for line in lines:
+            held.check(json.loads(line), "lines-of-train")
+    for path in (made / "vqgan", made / "vqgan-exported"):
+        held.check(read(path / "config.json"), "record-of-a-tokenizer")
+    for line in (made / "vqgan" / "metrics.jsonl").read_text().splitlines():
+        held.check(json.loads(line), "lines-of-train-vqgan")
+    for path in (run, made / "vqgan"):
+        for state in path.glob("checkpoints/*/state.json"):
+            held.check(read(state), "record-of-a-checkpoint")
+    for path in (made / "model", made / "model-again"):
+        held.check(read(path / "config.json"), "record-of-a-model")
+    for name in ("samples", "codes", "boxed", "masked"):
+        record = read(made / name / "settings.json")
+        held.check(record, "record-of-samples")
+        held.check(record["settings"], f"settings-of-{record['stage']}")
+    for name in ("first", "all"):
+        held.check(read(made / name / "decoded.json"), "record-of-decoded-pictures")
+    for path in made.rglob("*scores.json"):
+        held.check(read(path), "record-of-scores")
+    for name in ("pictures.npz", "codes.npz", "merged.npz"):
+        held.check(json.loads(str(np.load(made / name)["meta"])), "record-of-statistics")
+    assert held.unmet() == {}
+    keyed = {anchor for anchor, tables in FORMATS.tables.items() if tables and tables[0][0][0] == "key"}
+    assert keyed - held.met.keys() == {"settings-of-tokenize"}  # which is an attribute of token files
+
+
+def test_token_files(made, tokens):
+    held = Specification(FORMATS)
+    datasets = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows("datasets")}
+    for path in (tokens, made / "flip.h5", made / "samples" / "tokens.h5", made / "masked" / "tokens.h5"):
+        with h5py.File(path) as file:
+            coded = {row[0].strip("`") for row in FORMATS.rows("attributes") if row[1].startswith("JSON")}
+            values = {key: json.loads(value) if key in coded else value for key, value in file.attrs.items()}
+            held.check(values, "attributes")
+            assert file.keys() == datasets.keys()
+            size = {}
+            for name, text in datasets.items():
+                kind, shape = text.split(" ", 1)
+                assert kind == ("bytes" if file[name].dtype.kind == "S" else file[name].dtype.name)
+                assert file[name].chunks is file[name].compression is None
+                check_shape(file[name].shape, shape, size)
+        assert (size["h"], size["w"]) == (values["grid"], values["grid"])
+    with h5py.File(made / "flip.h5") as file:
+        held.check(json.loads(file.attrs["settings"]), "settings-of-tokenize")
+        assert file["skipped"].shape == (1, 2)
+    assert held.unmet() == {}
+
+
+def test_statistics_files(made):
+    specified = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows("arrays")}
+    met = set()
+    for name in ("pictures.npz", "codes.npz", "merged.npz", "inception.npz"):
+        arrays = dict(np.load(made / name))
+        assert arrays.keys() <= specified.keys()
+        assert {key for key, text in specified.items() if "optional" not in text} <= arrays.keys()
+        met |= arrays.keys()
+        size = {"n": int(arrays["n"])}
+        for key in [key for key in specified if key in arrays]:
+            kind, shape = specified[key].replace(", optional", "").split(" ", 1)
+            assert kind == ("text" if arrays[key].dtype.kind == "U" else arrays[key].dtype.name)
+            check_shape(arrays[key].shape, shape, size)
+    assert met == specified.keys()
+
+
+@pytest.mark.parametrize(
+    ("anchor", "folders"),
+    [
+        ("files-of-a-run", ["run", "validated"]),
+        ("files-of-a-tokenizer", ["tokenizer", "vqgan", "vqgan-exported"]),
+        ("files-of-a-model", ["model", "model-again"]),
+        ("files-of-samples", ["samples", "codes", "boxed", "masked"]),
+        ("files-of-a-picture-folder", ["first", "all"]),
+    ],
+)
+def test_files(made, run, tokenizer, anchor, folders):
+    """Directories hold the files that their table names, and no others."""
+    rows = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows(anchor)}
+    patterns = {name: re.sub("N+", lambda n: rf"\d{{{len(n[0])}}}", re.escape(name)) for name in rows}
+    met = set()
+    for folder in folders:
+        root = {"run": run, "tokenizer": tokenizer}.get(folder, made / folder)
+        files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        here = {next((n for n in rows if re.fullmatch(patterns[n], file)), file) for file in files}
+        assert here <= rows.keys(), folder
+        assert {name for name, text in rows.items() if not text.startswith("optional")} <= here, folder
+        met |= here
+    assert met == rows.keys()
+
+
+def test_checkpoints_hold_the_files_and_tensors(made, run):
+    rows = FORMATS.rows("files-of-a-checkpoint")
+    for root, of in ((run, ("both",)), (made / "vqgan", ("both", "train-vqgan"))):
+        folder = max(root.glob("checkpoints/*"))
+        assert {f.name for f in folder.iterdir()} == {row[0].strip("`") for row in rows if row[1] in of}
+        for name in ("", "discriminator_") if "train-vqgan" in of else ("",):
+            network = load_file(folder / f"{name.rstrip('_') or 'model'}.safetensors")
+            state = load_file(folder / f"{name}optimizer.safetensors")
+            assert state.keys() == {f"{p}/{e}" for p in network for e in ("exp_avg", "exp_avg_sq", "step")}
+            assert {state[f"{p}/step"].shape for p in network} == {()}
+            assert all(state[f"{p}/exp_avg"].shape == tensor.shape for p, tensor in network.items())
+        model, ema = (load_file(folder / f"{name}.safetensors") for name in ("model", "ema"))
+        assert {k: v.shape for k, v in model.items()} == {k: v.shape for k, v in ema.items()}
+    last_used = load_file(folder / "codebook.safetensors")["last_used"]
+    sizes = read(made / "vqgan" / "config.json")["vqgan"]
+    assert (last_used.dtype, last_used.shape) == (np.int64, (sizes["codebook_size"],))
+
+
+def test_tensors_of_the_transformer(made, run):
+    for path in (max(run.glob("checkpoints/*")), made / "model"):
+        tensors = load_file(path / "model.safetensors")
+        sizes = read((run if path != made / "model" else path) / "config.json")["transformer"]
+        known = {"D": sizes["width"], "M": sizes["mlp_width"], "T": sizes["grid"] ** 2 + 1}
+        known["R"] = sizes["codebook_size"] + 1 + sizes["classes"] + 1
+        expected = {}
+        for names, shape, _ in FORMATS.rows("tensors-of-the-transformer"):
+            for name in CODE.findall(names):
+                blocks = range(sizes["depth"]) if ".I." in name else [0]
+                expected |= {name.replace(".I.", f".{i}."): shape for i in blocks}
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            check_shape(tensor.shape, expected[name], known)
+        assert {tensor.dtype.name for tensor in tensors.values()} == {
+            "float16" if path == made / "model" else "float32"
+        }
+
+
+def test_tensors_of_the_vqgan():
+    """The largest tokenizer has every kind of module; its shapes are looked at without its memory."""
+    with torch.device("meta"):
+        tensors = VQGAN(TOKENIZER_SIZES["f16"]).state_dict()
+    modules = {
+        re.sub(r"\b[IJ]\b", r"\\d+", re.escape(name)): row[1]
+        for row in FORMATS.rows("modules-of-the-vqgan")
+        for name in CODE.findall(row[0])
+    }
+    kinds = {
+        (row[0], name): row[2]
+        for row in FORMATS.rows("tensors-of-a-vqgan-module")
+        for name in CODE.findall(row[1])
+    }
+    known = {"K": 1024, "E": 256}
+    met = set()
+    for name, tensor in tensors.items():
+        fits = [
+            (m, kind, end)
+            for m, kind in modules.items()
+            for of, end in kinds
+            if of == kind and re.fullmatch(rf"{m}\.{re.escape(end)}", name)
+        ]
+        assert len(fits) == 1, (name, fits)
+        module, kind, end = fits[0]
+        met |= {module, (kind, end)}
+        check_shape(tuple(tensor.shape), kinds[kind, end], known, free=True)
+    assert met == modules.keys() | kinds.keys()
+
+
+def test_kinds_of_parents(made, run):
+    """Parents are of the kinds of the table, and each kind occurs."""
+    records = [read(path) for path in [*made.rglob("*.json"), *run.rglob("*.json")]]
+    records += [json.loads(str(np.load(made / name)["meta"])) for name in ("pictures.npz", "merged.npz")]
+    found = {parent["kind"] for record in records for parent in record.get("parents", [])}
+    assert found == set(FORMATS.column("kinds-of-parents"))
+
+
+def test_names_of_scores(made):
+    """Scores have the names of the table, with its endings."""
+    scores = [read(path)["metrics"] for path in made.rglob("*scores.json")]
+    endings = FORMATS.column("names-of-scores", table=1)
+    assert endings == ["_50k", "_legacy_v1", "_inception_XXXXXXXX", "_vqgan"]
+    found = set()
+    for name in {name for record in scores for name in record}:
+        plain = re.sub(r"(_inception_[0-9a-f]{8}|_vqgan)?(_legacy_v1)?$", "", name).replace("frechet", "fid")
+        found.add(plain)
+    assert found == set(FORMATS.column("names-of-scores"))
+    others = PUBLISHED._replace(sha256="1234abcd" * 8), PUBLISHED._replace(space="vqgan")
+    assert [metric_name("fid", other) for other in others] == ["frechet_inception_1234abcd", "frechet_vqgan"]
+    assert metric_name("fid", PUBLISHED, 50_000) == "fid_50k"
+    assert metric_name("fid", PUBLISHED._replace(protocol="legacy-v1"), 50_000) == "fid_legacy_v1"

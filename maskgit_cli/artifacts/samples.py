@@ -27,8 +27,8 @@ from maskgit_cli.artifacts.atomic import (
     write_json,
 )
 from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, TokenWriter, open_tokens, partial_path
-from maskgit_cli.config import option
 from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.settings import option
 
 SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 1
 SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE, IMAGES = (

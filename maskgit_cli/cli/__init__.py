@@ -81,9 +81,9 @@ def group(ctx: click.Context, procs: int | None) -> None:
     images --tokenize--> tokens.h5 --train--> runs/NAME/ --sample, inpaint--> samples/ --fid--> scores.json
     """
     if procs is not None and "WORLD_SIZE" not in os.environ:
-        from maskgit_cli.cli.launch import launch
+        from maskgit_cli.cli.launch import start_processes
 
-        sys.exit(launch(procs, sys.argv[1:]))
+        sys.exit(start_processes(procs, ctx.obj))
 
 
 # What fails in one of several processes mostly fails in all; the first says so, and its launcher ends the
@@ -102,7 +102,7 @@ def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (it failed), 2 (wrong words) or 130 (interrupted)."""
     words = sys.argv[1:] if args is None else args
     try:
-        group.main(words, prog_name="maskgit", standalone_mode=False, **extra)
+        group.main(words, prog_name="maskgit", standalone_mode=False, obj=words, **extra)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:

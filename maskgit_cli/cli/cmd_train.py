@@ -45,7 +45,7 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
-@options.path_argument("tokens")
+@options.path_argument("tokens", metavar="TOKENS.h5")
 @options.path("--out", "Run directory.  [default: runs/TOKENS-SIZE-RES]")
 @click.option("--res", type=int, metavar="N", help="Resolution that TOKENS must have.  [default: its own]")
 @options.path("--val", "Token file whose loss is measured at every checkpoint.")

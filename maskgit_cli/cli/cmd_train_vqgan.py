@@ -41,6 +41,7 @@ SHOWN = {"res": "the size's own", "codebook_size": "the size's own", "adversaria
 )
 @options.path_argument("images")
 @options.path("--out", "Tokenizer directory to make.  [default: tokenizers/NAME]")
+@options.path("--val", "Images on which PSNR and codebook usage are measured at every checkpoint.")
 @options.settings(VQGANTrainConfig, TEXTS, SHOWN)
 @options.device
 @options.dtype
@@ -50,6 +51,7 @@ SHOWN = {"res": "the size's own", "codebook_size": "the size's own", "adversaria
 def command(
     images: Path,
     out: Path | None,
+    val: Path | None,
     device: str,
     dtype: str,
     workers: int,
@@ -71,6 +73,7 @@ def command(
         images,
         out,
         config,
+        val=val,
         device=device,
         dtype=dtype,
         workers=workers,

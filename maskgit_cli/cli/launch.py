@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 
-from maskgit_cli.config import require
+from maskgit_cli.settings import require
 
 # Seconds between looks at the processes, and those they are given to end when asked to.
 LOOK_EVERY = 0.1
 PATIENCE = 10.0
 
 
-def launch(procs: int, words: list[str]) -> int:
+def start_processes(procs: int, words: list[str]) -> int:
     """Run ``maskgit WORDS`` in ``procs`` processes on this machine; gives the exit status.
 
     They talk over NCCL where the stage runs on GPUs, else over gloo. The first that fails ends all, and

@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgit_cli.config import DTYPES, Settings
+from maskgit_cli.config import (
+    DTYPES,
+)
+from maskgit_cli.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)

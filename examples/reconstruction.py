@@ -1,0 +1,15 @@
+"""How much of a folder of images a tokenizer's codes keep: PSNR, codebook usage, perplexity.
+
+python examples/reconstruction.py builtin emoji64/val
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from maskgit_cli import load_tokenizer
+from maskgit_cli.data import list_images
+from maskgit_cli.reconstruction import reconstruction_quality
+
+tokenizer = load_tokenizer(Path(sys.argv[1]))
+print(json.dumps(reconstruction_quality(tokenizer.network, list_images(Path(sys.argv[2])))))
