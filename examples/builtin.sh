@@ -15,6 +15,6 @@ maskgit train-vqgan "$pictures/train" --val "$pictures/val" --out "$build/tokeni
 maskgit tokenize "$pictures/train" "$build/train.h5" --tokenizer "$build/tokenizer"
 maskgit tokenize "$pictures/val" "$build/val.h5" --tokenizer "$build/tokenizer"
 maskgit train "$build/train.h5" --val "$build/val.h5" --tokenizer "$build/tokenizer" --out "$build/run" \
-  --size tiny --dtype bf16 --batch-size 64 --steps 3600 --lr 1e-3 --warmup 200 --ema 0.999 \
-  --checkpoint-every 300 --preview-every 300
+  --size tiny --dtype bf16 --batch-size 32 --steps 6000 --lr 1e-3 --warmup 200 --ema 0.999 \
+  --checkpoint-every 500 --preview-every 500
 maskgit export "$build/run" "$build/model" --half

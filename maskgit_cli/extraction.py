@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import sha256_bytes
-from maskgit_cli.artifacts.statistics import Sums, add_sums, sums_of
+from maskgit_cli.artifacts.feature_statistics import Sums, add_sums, sums_of
 from maskgit_cli.data import fit_square
 from maskgit_cli.distributed import gather_objects, world
 from maskgit_cli.features import Features, FeatureSpace

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import sha256_file
+from maskgit_cli.artifacts.feature_statistics import npz_names
 from maskgit_cli.artifacts.models import Tokenizer, find_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.samples import IMAGES, SETTINGS_FILE, open_samples
-from maskgit_cli.artifacts.statistics import npz_names
 from maskgit_cli.artifacts.tokens import TokenFile, check_tokenizer, open_tokens, partial_path
 from maskgit_cli.data import list_images, read_image
 from maskgit_cli.errors import ArtifactError, InputError

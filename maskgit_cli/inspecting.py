@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_cli.artifacts.atomic import read_json
+from maskgit_cli.artifacts.feature_statistics import holds_statistics, npz_names, read_statistics
 from maskgit_cli.artifacts.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE, named
+from maskgit_cli.artifacts.pictures import PICTURES_FORMAT, RECORD_FILE
 from maskgit_cli.artifacts.runs import CHECKPOINT_FORMAT, RUN_FORMAT, checkpoints
 from maskgit_cli.artifacts.samples import SAMPLES_FORMAT, SETTINGS_FILE
 from maskgit_cli.artifacts.scores import SCORES_FORMAT
-from maskgit_cli.artifacts.statistics import holds_statistics, npz_names, read_statistics
 from maskgit_cli.artifacts.tensors import read_tensors
 from maskgit_cli.artifacts.tokens import TOKENS_FORMAT, open_tokens
 from maskgit_cli.data import list_images
@@ -56,7 +57,7 @@ def _common(record: Facts) -> Facts:
 
 
 def _directory(path: Path) -> Facts:
-    for name in ("config.json", SETTINGS_FILE, "state.json"):
+    for name in ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE):
         if (path / name).exists():
             return _record(path, read_json(path / name, "an artifact of ours"))
     return _images(path)
@@ -68,13 +69,18 @@ def _record(path: Path, record: Facts) -> Facts:
         MODEL_FORMAT: _model,
         TOKENIZER_FORMAT: _tokenizer,
         SAMPLES_FORMAT: _samples,
+        PICTURES_FORMAT: _samples,
         CHECKPOINT_FORMAT: _checkpoint,
         SCORES_FORMAT: _scores,
     }
     name = str(record.get("format"))
     if name not in known:
         raise ArtifactError(f"{path} has a record of format {name}, which is none of ours")
-    return {"kind": name, "version": record.get("version"), **known[name](path, record), **_common(record)}
+    try:
+        particular = known[name](path, record)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path} is damaged: its record does not hold what it should ({error})") from None
+    return {"kind": name, "version": record.get("version"), **particular, **_common(record)}
 
 
 def _parameters(file: Path) -> Facts:

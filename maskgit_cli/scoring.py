@@ -16,10 +16,7 @@ import numpy as np
 import torch
 
 from maskgit_cli.artifacts.atomic import CREATED_BY, check_output, parent
-from maskgit_cli.artifacts.models import builtin_tokenizer, find_tokenizer, load_tokenizer
-from maskgit_cli.artifacts.samples import SCORES_FILE, TOKENS_FILE
-from maskgit_cli.artifacts.scores import SCORES_FORMAT, SCORES_VERSION, write_scores
-from maskgit_cli.artifacts.statistics import (
+from maskgit_cli.artifacts.feature_statistics import (
     Statistics,
     holds_statistics,
     merge_statistics,
@@ -27,6 +24,9 @@ from maskgit_cli.artifacts.statistics import (
     read_statistics,
     write_statistics,
 )
+from maskgit_cli.artifacts.models import builtin_tokenizer, find_tokenizer, load_tokenizer
+from maskgit_cli.artifacts.samples import SCORES_FILE, TOKENS_FILE
+from maskgit_cli.artifacts.scores import SCORES_FORMAT, SCORES_VERSION, write_scores
 from maskgit_cli.config import (
     ScoreConfig,
 )

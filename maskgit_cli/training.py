@@ -20,6 +20,7 @@ from maskgit_cli.artifacts.runs import (
     RUN_FORMAT,
     RUN_VERSION,
     MetricsLog,
+    held,
     load_checkpoint,
     save_checkpoint,
     settle_record,
@@ -144,7 +145,7 @@ def train(
     log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
-    with reporter.task("train", config.steps, step, unit="steps") as task:
+    with held(out, world().main), reporter.task("train", config.steps, step, unit="steps") as task:
         meter = _Meter()
         while step < config.steps:
             step += 1

@@ -19,7 +19,7 @@ from maskgit_cli.artifacts.models import (
     WEIGHTS_FILE,
     save_tokenizer,
 )
-from maskgit_cli.artifacts.runs import MetricsLog, load_checkpoint, save_checkpoint, settle_record
+from maskgit_cli.artifacts.runs import MetricsLog, held, load_checkpoint, save_checkpoint, settle_record
 from maskgit_cli.config import (
     TOKENIZER_SIZES,
     VQGANConfig,
@@ -128,10 +128,10 @@ def train_vqgan(
         MaskGITError: the weights are not finite any more.
     """
     config, sizes = resolved(config or VQGANTrainConfig())
+    require(workers >= 0, "workers", workers, "0 or more")
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
-    source = list_images(images)
-    held_out = list_images(val) if val else None
+    source, held_out = list_images(images), list_images(val) if val else None
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
     resumed = _begin(out, images, source, config, sizes, overwrite)
@@ -145,7 +145,7 @@ def train_vqgan(
     log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
     batches = _batches(source, config, step, workers, reporter)
     meter = _Meter(sizes.codebook_size, accelerator.device)
-    with reporter.task("train-vqgan", config.steps, step, unit="steps") as task:
+    with held(out, world().main), reporter.task("train-vqgan", config.steps, step, unit="steps") as task:
         while step < config.steps:
             pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
             pixels = pixels.to(memory_format=torch.channels_last)
@@ -162,10 +162,10 @@ def train_vqgan(
                 log.append(step=step, **meter.flush())
             if log and config.preview_every and step % config.preview_every == 0:
                 _preview(out, step, pixels, reconstruction)
-            if checkpoint:
+            if checkpoint and held_out is not None and log:
+                log.append(step=step, **_validate(nets, sizes, held_out, config))
+            if checkpoint:  # last of all: what is lost in an interruption before it is done again
                 _checkpoint(out, step, nets, config)
-                if held_out is not None and log:
-                    log.append(step=step, **_validate(nets, sizes, held_out, config))
     if world().main:
         record = _record(images, source, config, sizes)
         tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
@@ -405,12 +405,15 @@ def _batches(
     order = _order(len(dataset), config, step)
     named: set[int] = set()
     for offset, batch in enumerate(load_batches(dataset, order, workers, torch.cuda.is_available())):
+        if batch.images is None:
+            index, reason = batch.skipped[0]
+            raise InputError(
+                f"no image of a whole batch can be read; the first, {source.paths[index]}: {reason}"
+            )
         for index, reason in batch.skipped:
             if index not in named:
                 reporter.warn(f"skipped {source.paths[index]}: {reason}")
                 named.add(index)
-        if batch.images is None:
-            raise InputError(f"no image of a whole batch could be read, {source.paths[0]} among them")
         images = batch.images[:, 0]
         if config.flip:
             coin = uniform(config.seed, batch.indices, step + offset, 1, MIRROR)[:, 0] < 0.5

@@ -427,6 +427,16 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert checkpoint.tensors["model"]["a"].tolist() == [100, 100]
 
 
+def test_what_a_killed_process_did_not_come_to_remove_goes_at_the_next_start(run, tokens, tmp_path):
+    twin = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(runs.checkpoint_path(twin, 4), runs.checkpoint_path(twin, 3))
+    (twin / "checkpoints" / ".step-00000002.0123456789ab.tmp").mkdir()
+    (twin / ".metrics.jsonl.0123456789ab.tmp").touch()
+    train_tiny(tokens, twin, preview_every=6)
+    assert contents(twin) == contents(run)
+    assert names(twin / "checkpoints") == names(run / "checkpoints")
+
+
 def test_a_checkpoint_without_its_state_is_none(tmp_path):
     runs.save_checkpoint(tmp_path, 1, {"model": {"a": torch.ones(2)}}, keep=2)
     half = shutil.copytree(runs.checkpoint_path(tmp_path, 1), runs.checkpoint_path(tmp_path, 2))

@@ -22,8 +22,8 @@ from tiny_training import train_tiny, train_tiny_vqgan
 
 import maskgit_cli
 from maskgit_cli import artifacts
+from maskgit_cli.artifacts.feature_statistics import Statistics, moments, sums_of, write_statistics
 from maskgit_cli.artifacts.models import builtin_pictures
-from maskgit_cli.artifacts.statistics import Statistics, moments, sums_of, write_statistics
 from maskgit_cli.cli import COMMANDS, group, main
 from maskgit_cli.config import TOKENIZER_SIZES, InpaintConfig, SampleConfig, ScoreConfig, TokenizeConfig
 from maskgit_cli.decoding import decode
@@ -185,7 +185,7 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     (broken / "cat" / "broken.png").touch()
     tokenize(broken, root / "flip.h5", tokenizer, TokenizeConfig(views="flip"), workers=0, device="cpu")
     train_tiny(tokens, root / "validated", {"val": tokens}, steps=2)
-    train_tiny_vqgan(images, root / "vqgan", preview_every=6)
+    train_tiny_vqgan(images, root / "vqgan", {"val": images}, preview_every=6)
     export(run, root / "model", half=True)
     export(root / "model", root / "model-again")
     export(root / "vqgan", root / "vqgan-exported", half=True)

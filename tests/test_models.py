@@ -184,6 +184,16 @@ def test_quantisation_passes_gradients_straight_through():
     assert commitment[1] is None
 
 
+def test_half_precision_mistakes_no_code_for_another():
+    torch.manual_seed(0)
+    book = VQGAN(VQGAN_SIZES).quantize
+    near = torch.linspace(1, 1.01, 12)[:, None].expand(12, 4)  # bfloat16 tells three of them apart
+    book.embedding.weight.data.copy_(near)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codes = book.nearest(near.T[None, :, :, None])
+    assert codes.flatten().tolist() == list(range(12))
+
+
 def test_vqgan_takes_any_multiple_of_its_factor():
     network = VQGAN(VQGAN_SIZES).eval()
     codes = network.encode(torch.zeros(1, 3, 24, 8))

@@ -13,8 +13,14 @@ from tiny_models import make_model, make_tokenizer
 
 from maskgit_cli import extraction, features, scoring
 from maskgit_cli.artifacts.atomic import sha256_file
+from maskgit_cli.artifacts.feature_statistics import (
+    Statistics,
+    moments,
+    read_statistics,
+    sums_of,
+    write_statistics,
+)
 from maskgit_cli.artifacts.models import load_tokenizer
-from maskgit_cli.artifacts.statistics import Statistics, moments, read_statistics, sums_of, write_statistics
 from maskgit_cli.cli import main
 from maskgit_cli.config import SampleConfig, SamplerConfig, ScoreConfig
 from maskgit_cli.data import read_image

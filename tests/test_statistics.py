@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskgit_cli.artifacts.atomic import sha256_file
-from maskgit_cli.artifacts.statistics import (
+from maskgit_cli.artifacts.feature_statistics import (
     Statistics,
     add_sums,
     holds_statistics,

@@ -1,5 +1,6 @@
 """Training: what a step does, and that interruption, processes and micro-batches change nothing."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -26,7 +27,7 @@ from tiny_training import (
 
 from maskgit_cli import training
 from maskgit_cli.artifacts.models import load_model
-from maskgit_cli.artifacts.runs import load_checkpoint
+from maskgit_cli.artifacts.runs import held, load_checkpoint
 from maskgit_cli.artifacts.tokens import open_tokens
 from maskgit_cli.config import SIZES, Size, TrainConfig
 from maskgit_cli.distributed import World, make_accelerator
@@ -145,6 +146,31 @@ def test_the_loss_is_a_mean_over_the_positions_it_is_on(tokens, tmp_path, loss_o
     assert metrics(run)[0]["loss"] == pytest.approx(wanted, abs=2e-6)
 
 
+def test_the_steps_are_those_of_a_plain_loop(tokens, tmp_path):
+    """The recipe written down once more, with torch's own AdamW and no Accelerate."""
+    settings = {"dropout": 0.0, "weight_decay": 0.5, "clip": 0.2, "warmup": 3, "lr": 2e-3, "steps": 4}
+    run = train_tiny(tokens, tmp_path / "run", **settings)
+    config, data = TrainConfig(**TRAINING | settings), open_tokens(tokens)
+    network = initial(run, 0)
+    average = copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.96), weight_decay=0.5, foreach=False)
+    for step in range(1, 5):
+        batch = training.draw_batch(step, data, config, CPU)
+        logits = network(batch.inputs, batch.labels, batch.drop)
+        F.cross_entropy(logits.flatten(0, 1), batch.codes.flatten(), label_smoothing=0.1).backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.2)
+        assert metrics(run)[step - 1]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, step / 3)
+        optimizer.step()
+        optimizer.zero_grad()
+        kept = (1 + step) / (10 + step)
+        for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+            mean.data = kept * mean.data + (1 - kept) * value.data
+    for kind, wanted in [("model", network), ("ema", average)]:
+        for name, tensor in weights(run)[kind].items():
+            torch.testing.assert_close(tensor, wanted.state_dict()[name], atol=2e-6, rtol=0)
+
+
 def test_a_dropped_label_is_never_seen(tokens, tmp_path):
     run = train_tiny(tokens, tmp_path / "run", drop_label=1.0, weight_decay=0.0)
     before = initial(run, 0).embedding.weight[CODES + 1 :]
@@ -167,7 +193,7 @@ def test_loss_falls_on_what_can_be_learnt(tokens, tmp_path):
 
 def test_a_run_directory_holds_what_it_should(run, tokens, tokenizer):
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "tokenizer", "metrics.jsonl", "previews", "checkpoints"
+        "config.json", "tokenizer", "metrics.jsonl", "previews", "checkpoints", ".lock"
     }  # fmt: skip
     record = json.loads((run / "config.json").read_text())
     assert record["settings"] == TrainConfig(**TRAINING | {"preview_every": 6}).to_json()
@@ -194,7 +220,8 @@ def test_averaged_weights_are_what_a_run_is_opened_with(run):
     state = weights(run)
     assert torch.equal(load_model(run).network.bias, state["ema"]["bias"])
     assert torch.equal(load_model(run, weights="raw").network.bias, state["model"]["bias"])
-    assert not torch.equal(state["ema"]["bias"], state["model"]["bias"])
+    # They follow: the bias began as zeros.
+    assert 0 < state["ema"]["bias"].norm() < state["model"]["bias"].norm()
     assert load_model(run).step == 6
 
 
@@ -321,9 +348,9 @@ def test_interrupted_after_a_checkpoint_nothing_of_the_log_is_lost(
 
 
 def test_a_finished_run_is_left_as_it_is(run, tokens, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    train_tiny(tokens, copy, preview_every=6)
-    assert contents(copy) == contents(run)
+    twin = shutil.copytree(run, tmp_path / "run")
+    train_tiny(tokens, twin, preview_every=6)
+    assert contents(twin) == contents(run)
 
 
 # --- processes and micro-batches --------------------------------------------------------------------
@@ -342,6 +369,9 @@ def test_a_batch_may_be_split_in_any_way(tokens, tmp_path, loss_on):
         assert [line["loss"] for line in metrics(run) if "loss" in line] == pytest.approx(
             [line["loss"] for line in metrics(runs[0])], abs=2e-6
         )
+        assert [line["grad_norm"] for line in metrics(run) if "loss" in line] == pytest.approx(
+            [line["grad_norm"] for line in metrics(runs[0])], rel=1e-4
+        )
         for kind in ("model", "ema"):
             for name, tensor in weights(run)[kind].items():
                 torch.testing.assert_close(tensor, whole[kind][name], atol=2e-6, rtol=0)
@@ -349,12 +379,18 @@ def test_a_batch_may_be_split_in_any_way(tokens, tmp_path, loss_on):
     assert metrics(runs[2])[-1]["val_loss"] == pytest.approx(metrics(alone)[-1]["val_loss"], abs=1e-5)
 
 
-def test_processes_draw_different_dropout(tokens, tmp_path):
-    """Were the two alike, halves with equal tokens would get equal gradients, as without dropout."""
-    settings = {"steps": 1, "dropout": 0.5}
-    in_processes(2, train_tiny, tokens, tmp_path / "two", **settings)
-    train_tiny(tokens, tmp_path / "one", **settings)
-    assert metrics(tmp_path / "two")[0]["loss"] != metrics(tmp_path / "one")[0]["loss"]
+def test_dropout_differs_between_processes_and_steps(tokens, tmp_path, monkeypatch):
+    seeds, loss = [], training.masked_loss
+
+    def spy(*arguments):
+        seeds.append(torch.initial_seed())
+        return loss(*arguments)
+
+    monkeypatch.setattr(training, "masked_loss", spy)
+    for rank in (0, 1):
+        monkeypatch.setattr(training, "world", lambda rank=rank: World(rank, 2))
+        train_tiny(tokens, tmp_path / str(rank), steps=3)
+    assert len(set(seeds)) == 6
 
 
 def test_an_error_of_the_first_process_ends_all_of_them(tokens, tmp_path):
@@ -384,25 +420,35 @@ def test_a_resolution_the_file_has_not_names_the_command_that_makes_it(tokens, t
 
 
 def test_other_settings_over_a_run_are_named(run, tokens, tokenizer, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
+    twin = shutil.copytree(run, tmp_path / "run")
     with pytest.raises(OutputError, match=r"begun with lr 0\.001, not 0\.002"):
-        train_tiny(tokens, copy, lr=2e-3)
+        train_tiny(tokens, twin, lr=2e-3)
     with pytest.raises(OutputError, match="begun with loss_on all, not masked"):
-        train_tiny(tokens, copy, loss_on="masked")
+        train_tiny(tokens, twin, loss_on="masked")
     other = write_tokens(tmp_path / "t.h5", tokenizer, labels=np.zeros(4, np.int32))
     with pytest.raises(OutputError, match="begun with other parents"):
-        train_tiny(other, copy, {"tokenizer": tokenizer})
-    assert contents(copy) == contents(run)
+        train_tiny(other, twin, {"tokenizer": tokenizer})
+    assert contents(twin) == contents(run)
     # How far, how often and how talkatively is free.
-    train_tiny(tokens, copy, steps=7, keep=1, log_every=7, checkpoint_every=5)
-    assert steps_of(copy) == [1, 2, 3, 4, 5, 6, 7]
+    train_tiny(tokens, twin, steps=7, keep=1, log_every=7, checkpoint_every=5)
+    assert steps_of(twin) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("extra", [{}, {"overwrite": True}])
+def test_two_trainings_never_share_a_directory(run, tokens, tmp_path, extra):
+    twin = shutil.copytree(run, tmp_path / "run")
+    with held(twin), pytest.raises(OutputError, match="run: another process is training there; wait for it"):
+        train_tiny(tokens, twin, extra, steps=8)
+    assert contents(twin) == contents(run)
+    train_tiny(tokens, twin, extra, steps=8)
+    assert load_checkpoint(twin).step == 8
 
 
 def test_overwrite_begins_anew_and_spares_what_is_not_ours(run, tokens, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    train_tiny(tokens, copy, {"overwrite": True}, steps=2, lr=2e-3)
-    assert steps_of(copy) == [1, 2]
-    assert load_checkpoint(copy).step == 2
+    twin = shutil.copytree(run, tmp_path / "run")
+    train_tiny(tokens, twin, {"overwrite": True}, steps=2, lr=2e-3)
+    assert steps_of(twin) == [1, 2]
+    assert load_checkpoint(twin).step == 2
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
     with pytest.raises(OutputError, match="is not a run directory, so --overwrite does not remove it"):
@@ -413,18 +459,18 @@ def test_overwrite_begins_anew_and_spares_what_is_not_ours(run, tokens, tmp_path
 
 
 def test_overwriting_that_is_interrupted_leaves_nothing_half_removed(run, tokens, tmp_path, monkeypatch):
-    copy = shutil.copytree(run, tmp_path / "run")
+    twin = shutil.copytree(run, tmp_path / "run")
 
     def interrupted(*arguments, **options):
-        (copy / "config.json").unlink(missing_ok=True)
+        (twin / "config.json").unlink(missing_ok=True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train_tiny(tokens, copy, {"overwrite": True}, steps=1)
-    train_tiny(tokens, copy, {"overwrite": True}, steps=1)
-    assert steps_of(copy) == [1]
+            train_tiny(tokens, twin, {"overwrite": True}, steps=1)
+    train_tiny(tokens, twin, {"overwrite": True}, steps=1)
+    assert steps_of(twin) == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -432,7 +478,7 @@ def test_codes_without_their_tokenizer_cannot_be_trained_on(tokens, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     alone = tmp_path / "t.h5"
     shutil.copy(tokens, alone)
-    with pytest.raises(ArtifactError, match="name its directory with --tokenizer"):
+    with pytest.raises(ArtifactError, match="is not here; name it with --tokenizer"):
         train_tiny(alone, tmp_path / "run")
     with pytest.raises(ArtifactError, match="but the codes came from"):
         train_tiny(alone, tmp_path / "run", {"tokenizer": make_tokenizer(tmp_path / "other", seed=1)})

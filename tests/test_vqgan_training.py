@@ -24,9 +24,11 @@ from maskgit_cli import vqgan_training
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.artifacts.runs import load_checkpoint
 from maskgit_cli.config import TOKENIZER_SIZES, VQGANTrainConfig
+from maskgit_cli.data import list_images
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, OutputError, WeightsError
 from maskgit_cli.optim import cosine_factor
 from maskgit_cli.progress import SILENT
+from maskgit_cli.reconstruction import reconstruction_quality
 
 
 class Listener(type(SILENT)):
@@ -88,9 +90,57 @@ def test_every_line_of_the_log_is_whole(trained):
     assert [line["lr"] for line in lines] == pytest.approx(wanted, abs=1e-6)
 
 
+def test_held_out_images_are_measured_at_every_checkpoint(images, trained, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vqgan_training, "reconstruction_quality", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny_vqgan(images, tmp_path / "out", {"val": images}, preview_every=3)
+    out = train_tiny_vqgan(images, tmp_path / "out", {"val": images}, preview_every=3)
+    lines = [line for line in metrics(out) if "val_psnr" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    found = reconstruction_quality(load_tokenizer(out).network, list_images(images))
+    for name, value in found.items():
+        assert lines[-1][f"val_{name}"] == pytest.approx(value, abs=2e-3)
+    # Looking changes nothing.
+    assert contents(out / "checkpoints") == contents(trained[0] / "checkpoints")
+
+
 def test_previews_show_pictures_above_their_reconstructions(trained):
     with Image.open(trained[0] / "previews" / "step-00000006.png") as sheet:
         assert sheet.size == (8 * 18 + 2, 2 * 18 + 2)
+
+
+# --- the pictures -----------------------------------------------------------------------------------
+
+
+def batches(images, step=0, **settings):
+    config = VQGANTrainConfig(size="tiny", res=16, steps=8, batch_size=6, **settings)
+    return list(vqgan_training._batches(list_images(images), config, step, 0, SILENT))
+
+
+def test_half_of_the_pictures_are_mirrored(images):
+    plain, mirrored = torch.cat(batches(images, flip=False)), torch.cat(batches(images))
+    turned = (plain.flip(-1) == mirrored).flatten(1).all(1)
+    assert torch.equal(turned, (plain != mirrored).flatten(1).any(1))
+    assert 12 < turned.sum() < 36
+
+
+def test_every_epoch_takes_every_picture_once_in_an_order_of_its_own(images):
+    drawn = batches(images, flip=False)
+    epochs = [torch.cat(drawn[i : i + 2]).flatten(1).double().mean(1) for i in (0, 2, 4, 6)]
+    assert len(epochs[0].unique()) == 12
+    assert all(torch.equal(epoch.sort().values, epochs[0].sort().values) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+    other = torch.cat(batches(images, flip=False, seed=1)[:2]).flatten(1).double().mean(1)
+    assert not torch.equal(other, epochs[0])
+
+
+def test_a_resumed_training_gets_the_pictures_it_would_have_got(images):
+    for wanted, found in zip(batches(images)[3:], batches(images, step=3), strict=True):
+        assert torch.equal(wanted, found)
 
 
 # --- the adversary ----------------------------------------------------------------------------------
@@ -328,7 +378,7 @@ def test_the_command_prints_the_tokenizer(maskgit, images, tmp_path, monkeypatch
         (["--batch-size", "0"], "--batch-size 0: must be 1 or more"),
         (["--steps", "-1"], "--steps -1: must be 1 or more"),
         (["--size", "giant"], "--size giant: must be one of f16, small, tiny"),
-        (["--res", "30"], "--resolution 30: must be a multiple of 8"),
+        (["--res", "30"], "--res 30: must be a multiple of 8"),
         (["--codebook-size", "70000"], "--codebook-size 70000: must be between 2 and 65535"),
     ],
 )
@@ -347,5 +397,5 @@ def test_a_missing_folder_is_one_line(maskgit, tmp_path, monkeypatch):
 
 
 def test_settings_that_contradict_one_another(images, tmp_path):
-    with pytest.raises(ConfigError, match="resolution 18"):
+    with pytest.raises(ConfigError, match="--res 18: must be a multiple of 4"):
         train_tiny_vqgan(images, tmp_path / "out", res=18)

@@ -26,6 +26,22 @@ def reserve(path: Path) -> None:
         os.close(file)
 
 
+def check_space(path: Path, size: int) -> None:
+    """Find out whether a file of ``size`` bytes fits, before a library begins one and fails badly.
+
+    The space is set aside and given back at once; what others write meanwhile is not our knowledge.
+
+    Raises:
+        OSError: there is no space.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.truncate(size)
+        reserve(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def write_at(file: int, data: bytes, offset: int) -> None:
     """Write all of ``data`` at a place of an open file, whatever the system takes at a time.
 

@@ -285,6 +285,18 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
     return record, path / WEIGHTS_FILE, record.get("step")
 
 
+def _check_record(record: Mapping[str, Any], config: TransformerConfig, file: Path) -> None:
+    """Hold what a run's or model's record says beside the sizes to its types, and to the sizes."""
+    for key, kind in (("class_names", list), ("resolution", int), ("tokenizer_sha256", str)):
+        if key not in record:
+            raise ArtifactError(f"{file} has no {key!r}")
+        if not isinstance(record[key], kind):
+            raise ArtifactError(f"{file} is damaged: its {key} is {record[key]!r}")
+    count = len(record["class_names"])
+    if count not in (0, config.classes):
+        raise ArtifactError(f"{file} names {count} classes, but its transformer knows {config.classes}")
+
+
 def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
     """Open a model directory, or the newest checkpoint of a run directory.
 
@@ -300,9 +312,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
     path = named(path)
     record, file, step = weights_of(path, weights)
     config = _sizes(TransformerConfig, record, "transformer", path)
-    for key in ("class_names", "resolution", "tokenizer_sha256"):
-        if key not in record:
-            raise ArtifactError(f"{path / 'config.json'} has no {key!r}")
+    _check_record(record, config, path / "config.json")
     network = MaskGIT(config)
     load_weights(network, read_tensors(file), file)
     network.eval().requires_grad_(False).to(device)

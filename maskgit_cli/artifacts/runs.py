@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from maskgit_cli.artifacts.tensors import read_tensors, write_tensors
 from maskgit_cli.errors import ArtifactError, OutputError
 
 RUN_FORMAT, RUN_VERSION = "maskgit-run", 1
+LOCK_FILE = ".lock"
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 1
 
 
@@ -75,9 +77,18 @@ def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Ten
         files = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
         state = {"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION, "step": step, "sha256": files}
         write_json(temporary / "state.json", state)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    remove_old_checkpoints(run, keep)
     return path
+
+
+def remove_old_checkpoints(run: Path, keep: int) -> None:
+    """Remove all but the ``keep`` newest checkpoints; also what a killed process didn't come to.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    for old in checkpoints(run)[:-keep]:
+        remove_directory(old)
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:
@@ -102,6 +113,37 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     return Checkpoint(int(state["step"]), tensors)
 
 
+@contextmanager
+def held(path: Path, ours: bool = True) -> Iterator[None]:
+    """Keep other processes from training in a directory meanwhile.
+
+    The lock is the operating system's and ends with the process, however that ends.
+
+    Args:
+        path: the directory; it holds the empty file ``.lock`` from then on.
+        ours: False does nothing, for all but the main process of several.
+
+    Raises:
+        OutputError: another process trains there.
+    """
+    if not ours:
+        yield
+        return
+    with disk_errors(path):
+        descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(
+            f"{path}: another process is training there; wait for it, or choose another place with --out"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def settle_record(path: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]) -> bool:
     """Begin a training directory, or make sure that the one there is the same training.
 
@@ -117,9 +159,13 @@ def settle_record(path: Path, record: Mapping[str, Any], overwrite: bool, what: 
         True if a training is resumed.
 
     Raises:
-        OutputError: the directory holds something else, or was made with other settings.
+        OutputError: the directory holds something else, was made with other settings, or another
+            process is training there.
     """
     config = path / "config.json"
+    if (path / LOCK_FILE).exists():
+        with held(path):  # nobody is at work there
+            pass
     if overwrite and path.exists():
         _check_ours(path, record["format"], what)
         remove_directory(path)
@@ -130,6 +176,7 @@ def settle_record(path: Path, record: Mapping[str, Any], overwrite: bool, what: 
         check_format(old, path, record["format"], record["version"])
         _check_same(path, old, record, free)
         remove_leftovers_below(path)
+        remove_old_checkpoints(path, record["settings"]["keep"])
         if old != record:
             write_json(config, record)
         return True

@@ -15,7 +15,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,8 @@ from maskgit_cli.artifacts.atomic import (
     replacing_file,
     sha256_file,
 )
-from maskgit_cli.artifacts.in_place import reserve, write_at
+from maskgit_cli.artifacts.hdf5 import fixed_texts, set_aside, texts_of
+from maskgit_cli.artifacts.in_place import check_space, reserve, write_at
 from maskgit_cli.config import VIEWS
 from maskgit_cli.errors import ArtifactError, OutputError
 
@@ -40,6 +41,8 @@ TOKENS_FORMAT, TOKENS_VERSION = "maskgit-tokens", 1
 
 # Codes are checked and copied this many bytes at a time, so that no file has to fit into memory.
 CHUNK_BYTES = 16 * 2**20
+# More than HDF5 needs for itself in a file with a handful of datasets.
+HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,13 @@ class TokenFile:
     def names(self) -> list[str]:
         """Name of each image (N,)."""
         with h5py.File(self.path, "r", locking=False) as file:
-            return _texts(file["names"][:])
+            return texts_of(file["names"][:])
 
     @functools.cached_property
     def skipped(self) -> list[tuple[str, str]]:
         """(name, reason) of each image that could not be read."""
         with h5py.File(self.path, "r", locking=False) as file:
-            return [(name, reason) for name, reason in map(_texts, file["skipped"][:])]
+            return [(name, reason) for name, reason in map(texts_of, file["skipped"][:])]
 
 
 def partial_path(path: Path) -> Path:
@@ -263,11 +266,6 @@ def _chunks(rows: np.ndarray, meta: TokenMeta) -> Iterator[np.ndarray]:
     return (rows[i : i + step] for i in range(0, len(rows), step))
 
 
-def _texts(values: np.ndarray) -> list[str]:
-    # File names need not be valid UTF-8; surrogates carry the odd bytes through.
-    return [bytes(value).decode("utf-8", "surrogateescape") for value in values]
-
-
 # --- writing ----------------------------------------------------------------------------------------
 
 
@@ -279,6 +277,7 @@ def completed(path: Path, meta: TokenMeta) -> TokenFile | None:
     """
     if not path.exists():
         return None
+    _check_no_folder(path)
     try:
         tokens = open_tokens(path)
     except ArtifactError as error:
@@ -286,6 +285,12 @@ def completed(path: Path, meta: TokenMeta) -> TokenFile | None:
     _check_same(path, tokens.meta, meta, "exists and was made")
     _remove_stale_partial(path, meta)
     return tokens
+
+
+def _check_no_folder(path: Path) -> None:
+    """A folder is never replaced by a file, whatever the user says."""
+    if path.is_dir():
+        raise OutputError(f"{path} exists and is a folder; name a file to write")
 
 
 def _remove_stale_partial(path: Path, meta: TokenMeta) -> None:
@@ -358,7 +363,8 @@ class TokenWriter:
                 there; or the disk is full or not writable.
         """
         assert len(names) == len(labels) > 0
-        check_output(path, overwrite and not path.is_dir())
+        _check_no_folder(path)
+        check_output(path, overwrite)
         partial = partial_path(path)
         if partial.exists():
             try:
@@ -451,7 +457,7 @@ class TokenWriter:
 
     def _read_names(self) -> list[str]:
         with h5py.File(self.partial, "r", locking=False) as file:
-            return _texts(file["names"][:])
+            return texts_of(file["names"][:])
 
 
 def _create(
@@ -463,33 +469,28 @@ def _create(
     skipped: Sequence[tuple[str, str]] | None,
 ) -> None:
     """Write a whole token file but for its codes, whose place is set aside. None skipped: unfinished."""
+    header: dict[str, Any] = {
+        "format": TOKENS_FORMAT,
+        "version": TOKENS_VERSION,
+        "complete": skipped is not None,
+        **dataclasses.asdict(meta),
+    }
+    header |= {key: json.dumps(header[key]) for key in _JSONS}
+    flat = [text for pair in skipped or () for text in pair]
+    small = {
+        "labels": np.asarray(labels, np.int32),
+        "names": fixed_texts(names, (len(names),)),
+        "done": done,
+        "skipped": fixed_texts(flat, (len(flat) // 2, 2)),
+    }
+    texts = sum(len(value.encode()) for value in header.values() if isinstance(value, str))
+    codes = 2 * len(names) * math.prod(meta.row_shape)
+    # Where the disk is full HDF5 fails in a way that leaves tracebacks, whatever one catches.
+    check_space(path, codes + sum(array.nbytes for array in small.values()) + texts + HEADER_BYTES)
     with h5py.File(path, "w") as file:
-        header: Mapping[str, Any] = {
-            "format": TOKENS_FORMAT,
-            "version": TOKENS_VERSION,
-            "complete": skipped is not None,
-            **dataclasses.asdict(meta),
-        }
         for key, value in header.items():
-            file.attrs[key] = json.dumps(value) if key in _JSONS else value
-        file["labels"] = np.asarray(labels, np.int32)
-        file["names"] = _fixed(names, (len(names),))
-        file["done"] = done
-        flat = [text for pair in skipped or () for text in pair]
-        file["skipped"] = _fixed(flat, (len(flat) // 2, 2))
-        # Space that is known from the start and never filled in by HDF5, without a time of creation.
-        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plan.set_layout(h5py.h5d.CONTIGUOUS)
-        plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        plan.set_obj_track_times(False)
-        space = h5py.h5s.create_simple((len(names), *meta.row_shape))
-        h5py.h5d.create(file.id, b"codes", h5py.h5t.STD_U16LE, space, plan)
+            file.attrs[key] = value
+        for key, array in small.items():
+            file[key] = array
+        set_aside(file, "codes", (len(names), *meta.row_shape))
     reserve(path)
-
-
-def _fixed(texts: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    """Texts as a fixed-length UTF-8 array, which HDF5 can store contiguously."""
-    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-    width = max(map(len, encoded), default=1) or 1
-    return np.array(encoded, f"S{width}").astype(h5py.string_dtype("utf-8", width)).reshape(shape)

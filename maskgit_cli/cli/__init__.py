@@ -26,7 +26,7 @@ COMMANDS = {
     "train-vqgan": "Train a tokenizer on images.",
     "decode": "Turn a token file back into images.",
     "export": "Write a run's weights as a model directory to share.",
-    "bench": "Measure images a second of each stage's networks.",
+    "bench": "Measure images a second of each stage's networks, with random weights.",
     "info": "Say what a file or directory is and where it came from.",
 }
 

@@ -21,7 +21,7 @@ TEXTS = {
 
 
 @click.command(epilog="\b\nExample:\n  maskgit bench --size tiny --tokenizer small --res 64")
-@options.settings(BenchConfig, TEXTS)
+@options.settings_of(BenchConfig, TEXTS)
 @click.option(
     "--stages",
     default=",".join(BenchConfig.stages),

@@ -26,7 +26,7 @@ TEXTS = {
 @options.path_argument("samples", required=False)
 @options.path("--ref", "What samples are compared with.", required=True)
 @options.path("--out", "File to write.  [default: scores.json in a sample directory, else beside SAMPLES]")
-@options.settings(ScoreConfig, TEXTS)
+@options.settings_of(ScoreConfig, TEXTS)
 @click.option(
     "--metrics",
     default=",".join(ScoreConfig.metrics),

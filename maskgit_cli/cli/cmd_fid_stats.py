@@ -21,7 +21,7 @@ TEXTS = {name: FID_TEXTS[name] for name in ("features", "protocol")}
 )
 @options.path_argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.path_argument("out", metavar="REF.npz")
-@options.settings(ScoreConfig, TEXTS)
+@options.settings_of(ScoreConfig, TEXTS)
 @click.option("--with-features", is_flag=True, help="Keep each image's features, which PRDC needs.")
 @options.path("--weights", "Inception's weights.  [default: the published ones, fetched once]")
 @options.path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")

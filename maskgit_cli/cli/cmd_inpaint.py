@@ -41,7 +41,7 @@ def _box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> 
 @options.path("--mask", "Picture of the image's size, white where it is drawn anew.")
 @click.option("--box", callback=_box, metavar="X,Y,W,H", help="What is drawn anew, in pixels of IMAGE.")
 @options.path("--out", "Sample directory.  [default: samples/IMAGE-DIGEST]")
-@options.settings(InpaintConfig, TEXTS, {"label": "no class, and no guidance"})
+@options.settings_of(InpaintConfig, TEXTS, {"label": "no class, and no guidance"})
 @sampler_options.sampler
 @options.batch_size(16)
 @options.device

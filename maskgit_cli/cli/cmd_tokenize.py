@@ -25,7 +25,7 @@ TEXTS = {
 @options.path_argument("images")
 @options.path_argument("tokens", metavar="TOKENS.h5")
 @options.path("--tokenizer", "Tokenizer, run or model directory.  [default: the built-in tokenizer]")
-@options.settings(TokenizeConfig, TEXTS, {"res": "the tokenizer's own"})
+@options.settings_of(TokenizeConfig, TEXTS, {"res": "the tokenizer's own"})
 @options.batch_size(32)
 @options.workers(4)
 @options.device

@@ -50,7 +50,7 @@ Example:
 @click.option("--res", type=int, metavar="N", help="Resolution that TOKENS must have.  [default: its own]")
 @options.path("--val", "Token file whose loss is measured at every checkpoint.")
 @options.path("--tokenizer", "Tokenizer the codes came from, where it isn't found by itself.")
-@options.settings(TrainConfig, TEXTS, SHOWN)
+@options.settings_of(TrainConfig, TEXTS, SHOWN)
 @options.device
 @options.dtype
 @options.overwrite

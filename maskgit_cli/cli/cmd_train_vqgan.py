@@ -42,7 +42,7 @@ SHOWN = {"res": "the size's own", "codebook_size": "the size's own", "adversaria
 @options.path_argument("images")
 @options.path("--out", "Tokenizer directory to make.  [default: tokenizers/NAME]")
 @options.path("--val", "Images on which PSNR and codebook usage are measured at every checkpoint.")
-@options.settings(VQGANTrainConfig, TEXTS, SHOWN)
+@options.settings_of(VQGANTrainConfig, TEXTS, SHOWN)
 @options.device
 @options.dtype
 @options.workers(2)

@@ -75,7 +75,7 @@ def _plain_type(annotation: Any) -> type:
     return annotation
 
 
-def settings(
+def settings_of(
     kind: type[Settings], texts: Mapping[str, str], defaults: Mapping[str, str] | None = None
 ) -> Any:
     """Options for fields of a settings class, their defaults read from it.
