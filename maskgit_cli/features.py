@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import os
 import pickle
 import urllib.error
 import urllib.request
@@ -26,6 +25,7 @@ from maskgit_cli.distributed import broadcast_object, world
 from maskgit_cli.errors import OutputError, WeightsError
 from maskgit_cli.inference import apply_to_rows
 from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.settings import offline
 
 # The network of the published FID: TensorFlow's Inception of 2015-12-05, converted for torch-fidelity.
 INCEPTION = "inception-v3-compat"
@@ -37,7 +37,6 @@ INCEPTION_DIMENSION = 2048
 OTHER_FILE_NAMES = ("pt_inception-2015-12-05-6726825d.pth",)
 # The number of samples that "FID-50k" promises.
 FIFTY_THOUSAND = 50_000
-OFFLINE_VARIABLES = ("MASKGIT_OFFLINE", "HF_HUB_OFFLINE")
 # Images a call on a GPU. Small, because images of differing sizes fill up calls of their own.
 GPU_ROWS = 16
 # Seconds without a byte after which the network counts as absent.
@@ -260,12 +259,6 @@ def check_weights(path: Path, size: int, sha256: str) -> None:
     """
     if path.stat().st_size != size or sha256_file(path) != sha256:
         raise WeightsError(f"{path}: not the published file of {size} bytes with sha256 {sha256}; remove it")
-
-
-def offline() -> str | None:
-    """The environment variable that forbids fetching, if one is set."""
-    yes = ("1", "true", "yes", "on")
-    return next((name for name in OFFLINE_VARIABLES if os.environ.get(name, "").lower() in yes), None)
 
 
 def fetch_weights(url: str, path: Path, size: int, sha256: str, reporter: Reporter = SILENT) -> None:

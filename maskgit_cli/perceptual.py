@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.errors import WeightsError
+from maskgit_cli.settings import offline
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,6 +25,9 @@ def lpips(device: torch.device) -> PerceptualLoss:
     """
     from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
 
+    forbidden = offline()
+    if forbidden is not None:
+        raise WeightsError(f"LPIPS needs weights to be fetched, and {forbidden} is set")
     folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     try:
         network = SampleSimilarityLPIPS("lpips-vgg16").to(device)

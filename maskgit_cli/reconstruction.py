@@ -43,6 +43,17 @@ def reconstruction_quality(network: VQGAN, source: Source, batch_size: int = 32)
     return {"psnr": round(float(torch.cat(psnr).mean()), 3), "usage": usage, "perplexity": perplexity}
 
 
+def check_readable(source: Source) -> None:
+    """Make sure, before anything is done for them, that at least one of the images can be read.
+
+    Raises:
+        InputError: none can.
+    """
+    dataset = ImageDataset(source, 8)
+    if all(dataset[i][1] is None for i in range(len(dataset))):
+        raise InputError(f"none of the {len(dataset)} images can be read, {source.paths[0]} among them")
+
+
 def codebook_use(counts: Tensor) -> tuple[float, float]:
     """Share of codes that occur, and the perplexity exp(H), of counts (K,)."""
     p = counts.double() / counts.sum()

@@ -25,7 +25,7 @@ from maskgit_cli.artifacts.feature_statistics import (
     write_statistics,
 )
 from maskgit_cli.artifacts.models import builtin_tokenizer, find_tokenizer, load_tokenizer
-from maskgit_cli.artifacts.samples import SCORES_FILE, TOKENS_FILE
+from maskgit_cli.artifacts.samples import SCORES_FILE, TOKENS_FILE, read_record
 from maskgit_cli.artifacts.scores import SCORES_FORMAT, SCORES_VERSION, write_scores
 from maskgit_cli.config import (
     ScoreConfig,
@@ -182,12 +182,15 @@ def fid_stats(
 
 
 def newest_samples(root: Path = Path("samples")) -> Path:
-    """The finished sample directory, ``root`` itself or one below it, whose tokens are the newest.
+    """What ``sample`` finished last: ``root`` itself or a directory below it, by its tokens' age.
+
+    Inpainted pictures are no samples of a distribution, so their directories are passed over.
 
     Raises:
         InputError: there is none.
     """
-    found = [file for pattern in (TOKENS_FILE, f"*/{TOKENS_FILE}") for file in root.glob(pattern)]
+    files = [file for pattern in (TOKENS_FILE, f"*/{TOKENS_FILE}") for file in root.glob(pattern)]
+    found = [file for file in files if read_record(file.parent).get("stage") == "sample"]
     if not found:
         raise InputError(f"no sample directory under {root}/; name one, or make one with `maskgit sample`")
     return max(found, key=lambda file: (file.stat().st_mtime_ns, file)).parent

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, Self
 
 from maskgit_cli.errors import ConfigError
+
+OFFLINE_VARIABLES = ("MASKGIT_OFFLINE", "HF_HUB_OFFLINE")
 
 
 def option(value: object) -> str:
@@ -89,3 +92,9 @@ def among(*choices: str) -> dict[str, Any]:
 def setting(default: Any = dataclasses.MISSING, rule: dict[str, Any] | None = None) -> Any:
     """A dataclass field with a default and a rule that ``__post_init__`` holds it to."""
     return dataclasses.field(default=default, metadata=rule or {})
+
+
+def offline() -> str | None:
+    """The environment variable that forbids fetching, if one is set."""
+    yes = ("1", "true", "yes", "on")
+    return next((name for name in OFFLINE_VARIABLES if os.environ.get(name, "").lower() in yes), None)

@@ -50,7 +50,7 @@ from maskgit_cli.noise import MIRROR, REVIVE, batch_rows, uniform
 from maskgit_cli.optim import EMA, cosine_factor, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.perceptual import PerceptualLoss, lpips
 from maskgit_cli.progress import SILENT, Reporter
-from maskgit_cli.reconstruction import codebook_use, reconstruction_quality
+from maskgit_cli.reconstruction import check_readable, codebook_use, reconstruction_quality
 from maskgit_cli.settings import require
 
 _WHAT = "a tokenizer directory"
@@ -131,7 +131,7 @@ def train_vqgan(
     require(workers >= 0, "workers", workers, "0 or more")
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
-    source, held_out = list_images(images), list_images(val) if val else None
+    source, held_out = list_images(images), _validation_set(val)
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
     resumed = _begin(out, images, source, config, sizes, overwrite)
@@ -275,6 +275,15 @@ def _perceptual(config: VQGANTrainConfig, device: torch.device, reporter: Report
     except WeightsError as error:
         reporter.warn(f"training without the perceptual loss. {error}")
         return None
+
+
+def _validation_set(path: Path | None) -> Source | None:
+    """The images of ``--val``, of which at least one can be read."""
+    if path is None:
+        return None
+    source = list_images(path)
+    check_readable(source)
+    return source
 
 
 def _validate(

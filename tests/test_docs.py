@@ -23,9 +23,17 @@ from tiny_training import train_tiny, train_tiny_vqgan
 import maskgit_cli
 from maskgit_cli import artifacts
 from maskgit_cli.artifacts.feature_statistics import Statistics, moments, sums_of, write_statistics
-from maskgit_cli.artifacts.models import builtin_pictures
+from maskgit_cli.artifacts.models import builtin_model, builtin_pictures, builtin_tokenizer
 from maskgit_cli.cli import COMMANDS, group, main
-from maskgit_cli.config import TOKENIZER_SIZES, InpaintConfig, SampleConfig, ScoreConfig, TokenizeConfig
+from maskgit_cli.config import (
+    SIZES,
+    TOKENIZER_SIZES,
+    InpaintConfig,
+    SampleConfig,
+    ScoreConfig,
+    Size,
+    TokenizeConfig,
+)
 from maskgit_cli.decoding import decode
 from maskgit_cli.exporting import export
 from maskgit_cli.features import INCEPTION, INCEPTION_SHA256, PUBLISHED, metric_name
@@ -79,6 +87,7 @@ def test_blocks_run(document, tmp_path, monkeypatch):
         unpack_pictures(tmp_path / "maskgit-demo" / "pictures", "".join(block.text for block in blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKGIT_OFFLINE", "1")
+    monkeypatch.setitem(SIZES, "tiny", Size(32, 2, 4, 64))  # what is trained here needn't learn
     for block in blocks:
         where = f"{document.path.name}:{block.line}"
         if block.language == PYTHON:
@@ -102,9 +111,8 @@ def test_blocks_parse(document):
             try:
                 parse(words)
             except click.ClickException as error:
-                pytest.fail(
-                    f"{document.path.name}:{block.line}: {shlex.join(words)}: {error.format_message()}"
-                )
+                where = f"{document.path.name}:{block.line}"
+                pytest.fail(f"{where}: maskgit {shlex.join(words)}: {error.format_message()}", pytrace=False)
 
 
 def parse(words: list[str]) -> None:
@@ -252,14 +260,14 @@ def test_records(made, run, tokenizer):
         lines = (path / "metrics.jsonl").read_text().splitlines()
         for line in lines:
             held.check(json.loads(line), "lines-of-train")
-    for path in (made / "vqgan", made / "vqgan-exported"):
+    for path in (made / "vqgan", made / "vqgan-exported", builtin_tokenizer()):
         held.check(read(path / "config.json"), "record-of-a-tokenizer")
     for line in (made / "vqgan" / "metrics.jsonl").read_text().splitlines():
         held.check(json.loads(line), "lines-of-train-vqgan")
     for path in (run, made / "vqgan"):
         for state in path.glob("checkpoints/*/state.json"):
             held.check(read(state), "record-of-a-checkpoint")
-    for path in (made / "model", made / "model-again"):
+    for path in (made / "model", made / "model-again", builtin_model()):
         held.check(read(path / "config.json"), "record-of-a-model")
     for name in ("samples", "codes", "boxed", "masked"):
         record = read(made / name / "settings.json")
@@ -318,8 +326,8 @@ def test_statistics_files(made):
     ("anchor", "folders"),
     [
         ("files-of-a-run", ["run", "validated"]),
-        ("files-of-a-tokenizer", ["tokenizer", "vqgan", "vqgan-exported"]),
-        ("files-of-a-model", ["model", "model-again"]),
+        ("files-of-a-tokenizer", ["tokenizer", "vqgan", "vqgan-exported", "builtin-tokenizer"]),
+        ("files-of-a-model", ["model", "model-again", "builtin"]),
         ("files-of-samples", ["samples", "codes", "boxed", "masked"]),
         ("files-of-a-picture-folder", ["first", "all"]),
     ],
@@ -328,9 +336,11 @@ def test_files(made, run, tokenizer, anchor, folders):
     """Directories hold the files that their table names, and no others."""
     rows = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows(anchor)}
     patterns = {name: re.sub("N+", lambda n: rf"\d{{{len(n[0])}}}", re.escape(name)) for name in rows}
+    places = {"run": run, "tokenizer": tokenizer}
+    places |= {"builtin": builtin_model(), "builtin-tokenizer": builtin_tokenizer()}
     met = set()
     for folder in folders:
-        root = {"run": run, "tokenizer": tokenizer}.get(folder, made / folder)
+        root = places.get(folder, made / folder)
         files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
         here = {next((n for n in rows if re.fullmatch(patterns[n], file)), file) for file in files}
         assert here <= rows.keys(), folder
