@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from maskgit_cli.config import DTYPES
-from maskgit_cli.errors import ConfigError
+from maskgit_cli.errors import ConfigError, MaskGITError
+
+T = TypeVar("T")
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -71,6 +74,24 @@ def broadcast_object(value: Any) -> Any:
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """Do something on the main process alone; every process gets its result, or its error.
+
+    Raises:
+        MaskGITError: the work raised it.
+    """
+    outcome: tuple[T | None, MaskGITError | None] = None, None
+    if world().main:
+        try:
+            outcome = work(), None
+        except MaskGITError as error:
+            outcome = None, error
+    result, failure = broadcast_object(outcome)
+    if failure is not None:
+        raise failure
+    return result
 
 
 def resolve_device(name: str = "auto") -> torch.device:

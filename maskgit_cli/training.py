@@ -30,8 +30,8 @@ from maskgit_cli.config import PRESETS, SIZES, TrainConfig, TransformerConfig, p
 from maskgit_cli.data import to_pixels
 from maskgit_cli.distributed import (
     barrier,
-    broadcast_object,
     make_accelerator,
+    on_main,
     resolve_device,
     resolve_dtype,
     world,
@@ -135,7 +135,8 @@ def train(
     out = out or Path("runs") / f"{tokens.stem}-{config.size}-{data.meta.resolution}"
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
-    _begin(out, _record(data, config, sizes), codec, overwrite)
+    record = _record(data, config, sizes)
+    on_main(lambda: _begin(out, record, codec, overwrite))
     training = _build(config, sizes, accelerator)
     step = _resume(out, training)
     if step >= (config.steps or 0):
@@ -216,19 +217,11 @@ def _record(data: TokenFile, config: TrainConfig, sizes: TransformerConfig) -> d
 
 
 def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool) -> None:
-    """Settle the run directory on the main process, and tell the others how it went."""
-    outcome: MaskGITError | None = None
-    if world().main:
-        free = {"steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"}
-        try:
-            settle_record(out, record, overwrite, _WHAT, free)
-            if not (out / "tokenizer").exists():
-                copy_tokenizer(codec, out / "tokenizer")
-        except MaskGITError as error:
-            outcome = error
-    outcome = broadcast_object(outcome)
-    if outcome is not None:
-        raise outcome
+    """Settle the run directory and put the tokenizer in it."""
+    free = {"steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"}
+    settle_record(out, record, overwrite, _WHAT, free)
+    if not (out / "tokenizer").exists():
+        copy_tokenizer(codec, out / "tokenizer")
 
 
 def _build(config: TrainConfig, sizes: TransformerConfig, accelerator: Any) -> _Training:

@@ -36,8 +36,8 @@ from maskgit_cli.data import (
 )
 from maskgit_cli.distributed import (
     barrier,
-    broadcast_object,
     make_accelerator,
+    on_main,
     resolve_device,
     resolve_dtype,
     world,
@@ -55,6 +55,9 @@ from maskgit_cli.settings import require
 
 _WHAT = "a tokenizer directory"
 _PREVIEWS = 8
+# Settings that may change on resuming. The learning rate's shape depends on the number of steps, so
+# that stays what it was.
+_FREE = {"keep", "checkpoint_every", "preview_every", "log_every"}
 
 
 class _Networks(NamedTuple):
@@ -134,7 +137,8 @@ def train_vqgan(
     source, held_out = list_images(images), _validation_set(val)
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
-    resumed = _begin(out, images, source, config, sizes, overwrite)
+    record = _record(images, source, config, sizes)
+    resumed = on_main(lambda: settle_record(out, record, overwrite, _WHAT, _FREE))
     if (out / WEIGHTS_FILE).exists():
         reporter.info(f"{out} is complete already; pass --overwrite to train it anew")
         return out
@@ -167,7 +171,6 @@ def train_vqgan(
             if checkpoint:  # last of all: what is lost in an interruption before it is done again
                 _checkpoint(out, step, nets, config)
     if world().main:
-        record = _record(images, source, config, sizes)
         tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
         save_tokenizer(out, tensors, sizes, record["settings"], record["parents"])
     barrier()
@@ -185,24 +188,6 @@ def _record(images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGAN
         "settings": config.to_json(),
         "parents": [parent("images", images.resolve(), source_digest(source))],
     }
-
-
-def _begin(
-    out: Path, images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGANConfig, overwrite: bool
-) -> bool:
-    """Settle the output directory on the main process, and tell the others how it went."""
-    outcome: bool | MaskGITError = False
-    if world().main:
-        try:
-            # The learning rate's shape depends on the number of steps, so that stays what it was.
-            free = {"keep", "checkpoint_every", "preview_every", "log_every"}
-            outcome = settle_record(out, _record(images, source, config, sizes), overwrite, _WHAT, free)
-        except MaskGITError as error:
-            outcome = error
-    outcome = broadcast_object(outcome)
-    if isinstance(outcome, MaskGITError):
-        raise outcome
-    return outcome
 
 
 def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> _Networks:
