@@ -130,8 +130,7 @@ def train(
     held_out = open_tokens(val) if val else None
     config = _resolved(data, held_out, config or TrainConfig(), res)
     sizes = network_sizes(data, config)
-    near = [tokens.parent / "tokenizer"]
-    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near)
+    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
     out = out or Path("runs") / f"{tokens.stem}-{config.size}-{data.meta.resolution}"
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))

@@ -125,7 +125,7 @@ def _die(moment, function, arguments, settings):
 
 
 def kill_at(moment: int, function, *arguments, **settings) -> bool:
-    """Run a training in a process of its own that is killed as it waits for the disk the so-manieth time.
+    """Run a training in a process of its own that is killed at its ``moment``-th wait for the disk.
 
     Gives False if it came to its end before.
     """
