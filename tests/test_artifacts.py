@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -519,3 +520,28 @@ def test_a_full_disk_in_the_middle_of_training_is_one_line_and_resumable(run, to
 
 def test_the_networks_agree_with_the_codes(tokenizer):
     assert models.load_tokenizer(tokenizer).config.codebook_size == CODES
+
+
+def test_a_directory_swap_cut_off_in_the_middle_is_put_back(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "a").write_text("old")
+    rename = atomic.os.rename
+
+    def only_the_first(source, destination):
+        if Path(destination) == target and ".tmp" in str(source):
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(atomic.os, "rename", only_the_first)
+    with pytest.raises(KeyboardInterrupt), atomic.replacing_directory(target) as temporary:
+        (temporary / "a").write_text("new")
+    assert (target / "a").read_text() == "old"
+
+    # A kill runs no clean-up: the old folder is then found under its hidden name.
+    monkeypatch.setattr(atomic.os, "rename", rename)
+    rename(target, tmp_path / ".folder.old")
+    with pytest.raises(RuntimeError), atomic.replacing_directory(target):
+        raise RuntimeError
+    assert (target / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]

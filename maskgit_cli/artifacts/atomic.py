@@ -109,14 +109,16 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     """Like :func:`replacing_file` for a folder. A folder already there is replaced.
 
     A folder cannot be swapped for another in one step on every system: the old one is moved aside
-    first and removed after the new one stands, so a kill between leaves one of the two whole.
+    first and removed after the new one stands. A kill between the two leaves the old one under a hidden
+    name (``.NAME.old``), and the next call for the same place puts it back before anything else.
 
     Raises:
         OutputError: the file system refuses.
     """
-    temporary, aside = _sibling(path), _sibling(path)
+    temporary, aside = _sibling(path), _aside(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _put_back(aside, path)
         temporary.mkdir()
         try:
             yield temporary
@@ -129,7 +131,22 @@ def replacing_directory(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(aside, ignore_errors=True)
+            _put_back(aside, path)
+
+
+def _aside(path: Path) -> Path:
+    """Where the folder at ``path`` stands while another takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _put_back(aside: Path, path: Path) -> None:
+    """Undo a swap that was cut off after its first half, or finish one after its second."""
+    if not aside.exists():
+        return
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(aside, path)
 
 
 def remove_directory(path: Path) -> None:
@@ -153,7 +170,8 @@ def _remove(leftovers: Iterable[Path]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary siblings of ``path`` that killed processes left behind."""
+    """Remove temporary siblings of ``path`` that killed processes left behind; see the swap above."""
+    _put_back(_aside(path), path)
     _remove(path.parent.glob(f".{glob.escape(path.name)}.????????????.tmp"))
 
 
