@@ -18,7 +18,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 LAYERS = [
     {"errors"},
     {"config"},
-    {"schedules", "noise", "progress", "models"},
+    {"schedules", "noise", "progress", "models", "imagenet", "catalogue"},
     {"artifacts", "distributed"},
     {"data", "labels", "grids", "optim", "perceptual", "samplers", "metrics"},
     {"inference"},
