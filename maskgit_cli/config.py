@@ -7,6 +7,7 @@ artifacts store them. Nothing here imports torch, so that ``--help`` stays quick
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from maskgit_cli.settings import Settings, above, among, at_least, below_one, between, require, setting
 
@@ -34,6 +35,8 @@ class TransformerConfig(Settings):
         grid: tokens on a side of the image.
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
+
+    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabelled images need
 
     width: int = setting(rule=at_least(1))
     depth: int = setting(rule=at_least(1))
@@ -69,8 +72,37 @@ SIZES: dict[str, Size] = {
 }
 
 
+class Pyramid(Settings):
+    """What convolutional tokenizers share: levels of features, each half the side of the one before."""
+
+    resolution: int
+    channels: int
+    channel_multipliers: tuple[int, ...]
+    norm_groups: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.channel_multipliers) > 0, "channel_multipliers", (), "at least one number")
+        rule = f"a multiple of {self.factor}, which is how many times the network halves a side"
+        require(self.resolution % self.factor == 0, "resolution", self.resolution, rule)
+        for multiplier in self.channel_multipliers:
+            rule = f"a divisor of every level's features, which {self.channels * multiplier} has not"
+            divides = (self.channels * multiplier) % self.norm_groups == 0
+            require(divides, "norm_groups", self.norm_groups, rule)
+
+    @property
+    def factor(self) -> int:
+        """f: pixels on a side of the cell that one code stands for."""
+        return int(2 ** (len(self.channel_multipliers) - 1))
+
+    @property
+    def grid(self) -> int:
+        """Codes on a side of an image of ``resolution`` pixels."""
+        return self.resolution // self.factor
+
+
 @dataclass(frozen=True)
-class VQGANConfig(Settings):
+class VQGANConfig(Pyramid):
     """Sizes of a VQGAN (arXiv 2012.09841). The defaults are the report's tokenizer: f=16, K=1024.
 
     Attributes:
@@ -96,26 +128,6 @@ class VQGANConfig(Settings):
     codebook_size: int = setting(1024, between(2, 65535))
     norm_groups: int = setting(32, at_least(1))
     dropout: float = setting(0.0, below_one())
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(len(self.channel_multipliers) > 0, "channel_multipliers", (), "at least one number")
-        rule = f"a multiple of {self.factor}, which is how many times the network halves a side"
-        require(self.resolution % self.factor == 0, "resolution", self.resolution, rule)
-        for multiplier in self.channel_multipliers:
-            rule = f"a divisor of every level's features, which {self.channels * multiplier} has not"
-            divides = (self.channels * multiplier) % self.norm_groups == 0
-            require(divides, "norm_groups", self.norm_groups, rule)
-
-    @property
-    def factor(self) -> int:
-        """f: pixels on a side of the cell that one code stands for."""
-        return int(2 ** (len(self.channel_multipliers) - 1))
-
-    @property
-    def grid(self) -> int:
-        """Codes on a side of an image of ``resolution`` pixels."""
-        return self.resolution // self.factor
 
 
 # The report's tokenizer, and siblings that two CPU cores can train.

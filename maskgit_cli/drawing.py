@@ -51,7 +51,9 @@ class Job(NamedTuple):
     seed: int
 
 
-def choose_sampler(choice: SamplerChoice, resolution: int, guided: bool) -> SamplerConfig:
+def choose_sampler(
+    choice: SamplerChoice, resolution: int, guided: bool, drops_labels: bool = True
+) -> SamplerConfig:
     """The sampler's settings for a model of this resolution (pixels).
 
     Args:
@@ -59,10 +61,15 @@ def choose_sampler(choice: SamplerChoice, resolution: int, guided: bool) -> Samp
         resolution: of the model.
         guided: whether the pictures have a class. Without one, guidance would compare the network with
             itself, which costs a pass and changes nothing but the last bits, so it is left out.
+        drops_labels: whether the network knows "no class"; one that does not draws unguided.
 
     Raises:
-        ConfigError: a change is out of range.
+        ConfigError: a change is out of range, or guidance is asked of a network that has none.
     """
+    if not drops_labels:
+        asked = choice.cfg if isinstance(choice, SamplerConfig) else (choice or {}).get("cfg", 0)
+        require(asked == 0, "cfg", asked, "0: this network was trained with a class for every image")
+        guided = False
     if not isinstance(choice, SamplerConfig):
         choice = dataclasses.replace(PRESETS[preset_for(resolution)], **(choice or {}))
     return choice if guided else dataclasses.replace(choice, cfg=0.0)

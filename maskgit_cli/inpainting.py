@@ -167,7 +167,7 @@ def _plan(
     if config.label is not None:
         label = find_label(config.label, model.config.classes, model.class_names)
     canvas = _canvas(generator, picture, masked, window, config.mask_rule)
-    sampler = choose_sampler(choice, model.resolution, guided=label != NO_CLASS)
+    sampler = choose_sampler(choice, model.resolution, label != NO_CLASS, model.config.drops_labels)
     unknown = int((canvas == model.config.codebook_size).sum())
     if sampler.steps > unknown:
         reporter.info(f"{unknown} codes to draw: {unknown} steps instead of {sampler.steps}")

@@ -8,7 +8,15 @@ from typing import Any
 
 from maskgit_cli.artifacts.atomic import read_json
 from maskgit_cli.artifacts.feature_statistics import holds_statistics, npz_names, read_statistics
-from maskgit_cli.artifacts.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE, named
+from maskgit_cli.artifacts.models import (
+    MODEL_FORMAT,
+    TOKENIZER_FORMAT,
+    TOKENIZERS,
+    TRANSFORMERS,
+    WEIGHTS_FILE,
+    named,
+    network_of,
+)
 from maskgit_cli.artifacts.pictures import PICTURES_FORMAT, RECORD_FILE
 from maskgit_cli.artifacts.runs import CHECKPOINT_FORMAT, RUN_FORMAT, checkpoints
 from maskgit_cli.artifacts.samples import SAMPLES_FORMAT, SETTINGS_FILE
@@ -92,26 +100,30 @@ def _run(path: Path, record: Facts) -> Facts:
     steps = [int(p.name.removeprefix("step-")) for p in checkpoints(path)]
     newest = _parameters(checkpoints(path)[-1] / WEIGHTS_FILE) if steps else {}
     wanted = record["settings"].get("steps")
+    sizes = network_of(record, TRANSFORMERS, "maskgit", path).key
     return {
         "complete": bool(steps) and wanted is not None and steps[-1] >= wanted,
+        "network": record["network"],
         "resolution": record["resolution"],
-        "classes": record["transformer"]["classes"],
+        "classes": record[sizes]["classes"],
         "checkpoints": steps,
         **newest,
-        "transformer": record["transformer"],
+        sizes: record[sizes],
         "tokenizer_sha256": record["tokenizer_sha256"],
     }
 
 
 def _model(path: Path, record: Facts) -> Facts:
-    keys = ("resolution", "step", "weights", "half", "transformer", "tokenizer_sha256", "class_names")
+    sizes = network_of(record, TRANSFORMERS, "maskgit", path).key
+    keys = ("network", "resolution", "step", "weights", "half", sizes, "tokenizer_sha256", "class_names")
     return {**{key: record[key] for key in keys if key in record}, **_parameters(path / WEIGHTS_FILE)}
 
 
 def _tokenizer(path: Path, record: Facts) -> Facts:
     complete = (path / WEIGHTS_FILE).exists()
     newest = _parameters(path / WEIGHTS_FILE) if complete else {}
-    return {"complete": complete, **newest, "vqgan": record["vqgan"]}
+    sizes = network_of(record, TOKENIZERS, "vqgan", path).key
+    return {"complete": complete, **newest, "network": record.get("network"), sizes: record[sizes]}
 
 
 def _samples(path: Path, record: Facts) -> Facts:

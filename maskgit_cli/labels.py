@@ -17,6 +17,7 @@ import torch
 
 from maskgit_cli import noise
 from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.imagenet import imagenet_meanings
 
 NO_CLASS = -1
 
@@ -62,10 +63,12 @@ def labels_for(
 def find_label(text: str, classes: int, class_names: Sequence[str], option: str = "--label") -> int:
     """The class in [0, C) that a number or a name means; names are compared without regard to case.
 
-    Digits always mean a number, also where a class is called by digits.
+    Digits always mean a number, also where a class is called by digits. Where the model has a class of
+    ImageNet, under its name or its WordNet id, all names of that class mean it: ``goldfish``,
+    ``n01443537`` and ``Carassius auratus``.
 
     Raises:
-        ConfigError: the model has no such class; the message suggests the nearest name.
+        ConfigError: the model has no such class, or the word means several; the message suggests names.
     """
     text = text.strip()
     if re.fullmatch(r"[+-]?\d+", text):
@@ -74,7 +77,24 @@ def find_label(text: str, classes: int, class_names: Sequence[str], option: str 
     for spelling, names in ((text, list(class_names)), (text.casefold(), lowered)):
         if spelling in names:
             return names.index(spelling)
+    meant = _imagenet_classes_of(text, class_names)
+    if len(meant) > 1:
+        several = " or ".join(f"{name} ({number})" for number, name in meant.items())
+        raise ConfigError(f"{option} {text}: this may be {several}; name one of them")
+    if meant:
+        return next(iter(meant))
     raise ConfigError(f"{option} {text}: {_no_such_name(text, classes, class_names)}")
+
+
+def _imagenet_classes_of(text: str, class_names: Sequence[str]) -> dict[int, str]:
+    """The model's classes, by number, that are those of ImageNet which a word means; with their names."""
+    places = {name: i for i, name in enumerate(class_names)}
+    return {
+        places[known]: c.name
+        for c in imagenet_meanings(text)
+        for known in (c.wordnet_id, c.name)
+        if known in places
+    }
 
 
 def _checked_number(number: int, classes: int, option: str) -> int:
@@ -89,12 +109,19 @@ def _no_such_name(text: str, classes: int, class_names: Sequence[str]) -> str:
     """What to say of a name that no class has."""
     if not class_names:
         return f"the model's classes have no names, only numbers 0 to {classes - 1}"
-    by_lowered = {name.casefold(): name for name in class_names}
+    readable = [_readable(name) for name in class_names]
+    by_lowered = {name.casefold(): name for name in (*class_names, *readable)}
     near = difflib.get_close_matches(text.casefold(), by_lowered, n=1, cutoff=0.5)
     if near:
         return f"no class has this name; did you mean {by_lowered[near[0]]}?"
-    shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+    shown = ", ".join(readable[:10]) + (", ..." if len(readable) > 10 else "")
     return f"no class has this name; the model knows {shown}"
+
+
+def _readable(name: str) -> str:
+    """What a class is called, where its name is a WordNet id of ImageNet; else the name itself."""
+    meanings = imagenet_meanings(name) if re.fullmatch(r"n\d{8}", name) else ()
+    return meanings[0].name if meanings else name
 
 
 def _listed(spec: str, classes: int, class_names: Sequence[str]) -> list[int]:

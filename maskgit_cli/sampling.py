@@ -113,7 +113,7 @@ def _plan(generator: Generator, config: SampleConfig, choice: SamplerChoice) -> 
     """Resolve what depends on the model: the sampler's preset and the classes."""
     model = generator.model
     classes = model.config.classes
-    sampler = choose_sampler(choice, model.resolution, guided=classes > 0)
+    sampler = choose_sampler(choice, model.resolution, classes > 0, model.config.drops_labels)
     tokens_per_step(model.config.grid**2, sampler.steps, sampler.schedule)  # refuses too many steps
     indices = np.arange(config.start, config.n if config.stop is None else config.stop)
     labels = labels_for(config.labels, indices, classes, model.class_names, config.seed)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import parent
-from maskgit_cli.artifacts.models import Tokenizer, builtin_tokenizer, load_tokenizer
+from maskgit_cli.artifacts.models import Tokenizer, TokenizerNetwork, builtin_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter, completed
 from maskgit_cli.config import (
     VIEWS,
@@ -29,7 +29,6 @@ from maskgit_cli.data import (
 )
 from maskgit_cli.distributed import autocast, barrier, gather_objects, resolve_device, resolve_dtype, world
 from maskgit_cli.errors import ConfigError, InputError
-from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.settings import require
 
@@ -212,7 +211,7 @@ def _encode(images: Tensor, compute: _Compute) -> np.ndarray:
     return torch.cat(parts).unflatten(0, images.shape[:2]).numpy()
 
 
-def _codes(network: VQGAN, pixels: Tensor, compute: _Compute) -> Tensor:
+def _codes(network: TokenizerNetwork, pixels: Tensor, compute: _Compute) -> Tensor:
     """Codes (B, h, w) of pixels (B, 3, H, W) in -1..1; distances to the codebook are always float32."""
     with autocast(compute.device, compute.dtype):
         latents = network.latents(pixels)  # (B, D, h, w)

@@ -19,7 +19,7 @@ LAYERS = [
     {"errors"},
     {"settings"},
     {"config"},
-    {"schedules", "noise", "progress", "models"},
+    {"schedules", "noise", "progress", "models", "imagenet", "catalogue"},
     {"artifacts", "distributed"},
     {"data", "labels", "grids", "optim", "perceptual", "samplers", "metrics"},
     {"inference", "reconstruction"},

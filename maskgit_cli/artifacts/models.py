@@ -7,7 +7,7 @@ two and its ``tokenizer/``. The sha256 of a tokenizer or model is that of its ``
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +26,48 @@ from maskgit_cli.artifacts.runs import RUN_FORMAT, RUN_VERSION, newest_checkpoin
 from maskgit_cli.artifacts.tensors import load_weights, read_tensors, write_tensors
 from maskgit_cli.config import TransformerConfig, VQGANConfig
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
+from maskgit_cli.models.halton import Halton
+from maskgit_cli.models.llamagen import LlamaGen
 from maskgit_cli.models.maskgit import MaskGIT
+from maskgit_cli.models.official import Official
+from maskgit_cli.models.official_vqgan import OfficialVQGAN
 from maskgit_cli.models.vqgan import VQGAN
+from maskgit_cli.published_config import HaltonConfig, OfficialConfig, OfficialVQGANConfig
 
 TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 1
 MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 1
 WEIGHTS_FILE = "model.safetensors"
+
+TransformerNetwork = MaskGIT | Halton | Official
+TransformerSizes = TransformerConfig | HaltonConfig  # Google's are of the report's class
+TokenizerNetwork = VQGAN | OfficialVQGAN  # LlamaGen's is a VQGAN
+TokenizerSizes = VQGANConfig | OfficialVQGANConfig
+
+
+class Network(NamedTuple):
+    """How a record's ``network`` becomes one.
+
+    Attributes:
+        key: of the record, under which the sizes stand.
+        sizes: their class.
+        build: makes the network of such sizes.
+    """
+
+    key: str
+    sizes: type[Any]
+    build: Callable[[Any], Any]
+
+
+TRANSFORMERS = {
+    "maskgit": Network("transformer", TransformerConfig, MaskGIT),
+    "halton": Network("halton", HaltonConfig, Halton),
+    "official": Network("official", OfficialConfig, Official),
+}
+TOKENIZERS = {
+    "vqgan": Network("vqgan", VQGANConfig, VQGAN),
+    "llamagen": Network("llamagen", VQGANConfig, LlamaGen),
+    "official_vqgan": Network("official_vqgan", OfficialVQGANConfig, OfficialVQGAN),
+}
 
 _ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -46,8 +82,8 @@ class Tokenizer(NamedTuple):
         path: its directory.
     """
 
-    network: VQGAN
-    config: VQGANConfig
+    network: TokenizerNetwork
+    config: TokenizerSizes
     sha256: str
     path: Path
 
@@ -66,8 +102,8 @@ class Model(NamedTuple):
         step: optimiser steps behind the weights, where known.
     """
 
-    network: MaskGIT
-    config: TransformerConfig
+    network: TransformerNetwork
+    config: TransformerSizes
     class_names: list[str]
     resolution: int
     sha256: str
@@ -109,14 +145,15 @@ def newest_run(root: Path = Path("runs")) -> Path | None:
 def save_tokenizer(
     path: Path,
     tensors: Mapping[str, Tensor],
-    config: VQGANConfig,
+    config: TokenizerSizes,
     settings: Mapping[str, Any] | None = None,
     parents: Sequence[Mapping[str, str]] = (),
+    network: str = "vqgan",
 ) -> None:
     """Write a tokenizer directory; an unfinished training directory becomes a finished one.
 
     ``config.json`` is written first and ``model.safetensors`` last, so the directory is complete
-    exactly when the latter is there.
+    exactly when the latter is there. ``network`` is a name of :data:`TOKENIZERS`.
 
     Raises:
         OutputError: the file system refuses.
@@ -125,8 +162,8 @@ def save_tokenizer(
         "format": TOKENIZER_FORMAT,
         "version": TOKENIZER_VERSION,
         "created_by": CREATED_BY,
-        "network": "vqgan",
-        "vqgan": config.to_json(),
+        "network": network,
+        TOKENIZERS[network].key: config.to_json(),
         "settings": dict(settings or {}),
         "parents": list(parents),
     }
@@ -175,8 +212,9 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     """
     directory = tokenizer_directory(path)
     record = read_tokenizer_record(directory)
-    config = _sizes(VQGANConfig, record, "vqgan", directory)
-    network = VQGAN(config)
+    kind = network_of(record, TOKENIZERS, "vqgan", directory)
+    config = _sizes(kind, record, directory)
+    network = kind.build(config)
     weights = directory / WEIGHTS_FILE
     load_weights(network, read_tensors(weights), weights)
     network.eval().requires_grad_(False).to(device)
@@ -238,9 +276,15 @@ def save_model(
     path: Path,
     tensors: Mapping[str, Tensor],
     record: Mapping[str, Any],
-    tokenizer: Path,
+    tokenizer: Path | Callable[[Path], None],
 ) -> None:
     """Write a model directory whole: ``record`` (see docs/artifacts.md), weights and tokenizer.
+
+    Args:
+        path: of the model directory.
+        tensors: of the transformer.
+        record: ``tokenizer_sha256`` may be left out of it.
+        tokenizer: a tokenizer directory to copy, or a function that writes one where it is told.
 
     Raises:
         ArtifactError: ``tokenizer`` is not a finished tokenizer directory.
@@ -248,17 +292,35 @@ def save_model(
     """
     full = {"format": MODEL_FORMAT, "version": MODEL_VERSION, "created_by": CREATED_BY, **record}
     with replacing_directory(path) as temporary:
+        if isinstance(tokenizer, Path):
+            copy_tokenizer(tokenizer, temporary / "tokenizer")
+        else:
+            tokenizer(temporary / "tokenizer")
+        full.setdefault("tokenizer_sha256", sha256_file(temporary / "tokenizer" / WEIGHTS_FILE))
         write_json(temporary / "config.json", full)
         write_tensors(temporary / WEIGHTS_FILE, tensors)
-        copy_tokenizer(tokenizer, temporary / "tokenizer")
 
 
-def _sizes(kind: type[Any], record: Mapping[str, Any], key: str, path: Path) -> Any:
+def network_of(record: Mapping[str, Any], known: Mapping[str, Network], default: str, path: Path) -> Network:
+    """The network that an artifact's record names; one that names none is of the ``default``.
+
+    Raises:
+        ArtifactError: this package has no such network.
+    """
+    name = record.get("network", default)
+    if name not in known:
+        raise ArtifactError(
+            f"{path / 'config.json'} names network {name!r}; this package has {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _sizes(kind: Network, record: Mapping[str, Any], path: Path) -> Any:
     """The network's sizes from an artifact's record."""
     try:
-        return kind.from_json(record[key])
+        return kind.sizes.from_json(record[kind.key])
     except KeyError:
-        raise ArtifactError(f"{path / 'config.json'} has no {key!r}") from None
+        raise ArtifactError(f"{path / 'config.json'} has no {kind.key!r}") from None
     except (ConfigError, TypeError) as error:
         raise ArtifactError(f"{path / 'config.json'}: {error}") from None
 
@@ -311,9 +373,10 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
     """
     path = named(path)
     record, file, step = weights_of(path, weights)
-    config = _sizes(TransformerConfig, record, "transformer", path)
+    kind = network_of(record, TRANSFORMERS, "maskgit", path)
+    config = _sizes(kind, record, path)
     _check_record(record, config, path / "config.json")
-    network = MaskGIT(config)
+    network = kind.build(config)
     load_weights(network, read_tensors(file), file)
     network.eval().requires_grad_(False).to(device)
     return Model(

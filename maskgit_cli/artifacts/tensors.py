@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from maskgit_cli.artifacts.atomic import write_bytes
+from maskgit_cli.artifacts.atomic import replacing_file
 from maskgit_cli.errors import ArtifactError
+
+# The format's names of types. It wants the larger ones first, so that all stand at multiples of their size.
+_TYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors whole or not at all; the same tensors give the same bytes.
 
+    One tensor after the other is brought to the CPU and written, so that the file is never in memory:
+    safetensors' own functions make it there first. It begins with the length of a JSON header, which is
+    filled up with spaces to a multiple of 8 bytes.
+
     Raises:
         OutputError: the file system refuses.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    write_bytes(path, save(plain))
+    places = sorted(tensors, key=lambda name: (list(_TYPES).index(tensors[name].dtype), name))
+    header, begin = {}, 0
+    for name in places:
+        tensor = tensors[name]
+        end = begin + tensor.numel() * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": _TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in places:
+            plain = tensors[name].detach().cpu().contiguous()
+            file.write(plain.flatten().view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

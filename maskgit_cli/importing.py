@@ -1,0 +1,380 @@
+"""``import``: published weights as a model directory, or a tokenizer's as a tokenizer directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from maskgit_cli.artifacts.atomic import (
+    check_output,
+    parent,
+    read_json,
+    remove_leftovers,
+    replacing_directory,
+    sha256_file,
+)
+from maskgit_cli.artifacts.models import (
+    MODEL_FORMAT,
+    TOKENIZER_FORMAT,
+    TOKENIZERS,
+    TRANSFORMERS,
+    load_tokenizer,
+    save_model,
+    save_tokenizer,
+)
+from maskgit_cli.config import VQGANConfig, require
+from maskgit_cli.convert import FAMILIES, Published, family_of, to_ours
+from maskgit_cli.errors import ConfigError, InputError, OutputError
+from maskgit_cli.flax_msgpack import read_flax
+from maskgit_cli.imagenet import imagenet_names
+from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.published_sizes import (
+    RESOLUTION,
+    check_model_yaml,
+    grid_of,
+    tokenizer_sizes,
+    transformer_sizes,
+)
+from maskgit_cli.torch_files import read_checkpoint
+
+# Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
+_RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
+_EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
+# How published files in a folder are told from others; Google's have no suffix and are named one by one.
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".yaml")
+# What trainers put before every name of a network that they have wrapped.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+
+
+class _OneByOne(Mapping[str, Tensor]):
+    """Tensors of a mapped file of which the memory holds one at a time."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], forget: Callable[[], None]) -> None:
+        self.tensors = tensors
+        self.forget = forget
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.forget()
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Networks are built without drawing weights, which on the meta device costs 150 MB of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class _Converted(NamedTuple):
+    """A published network under our names."""
+
+    published: Published
+    sizes: Any
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    @property
+    def parent(self) -> dict[str, str]:
+        path = self.published.path
+        return parent("published", path, sha256_file(path))
+
+
+class _Tokenizer(NamedTuple):
+    """A tokenizer to put into a model directory: where it is, or how to write it; and its sizes."""
+
+    sizes: Any
+    place: Path | Callable[[Path], None]
+    parents: list[dict[str, str]]
+
+
+class _Sources(NamedTuple):
+    """The files that were given, by what they are."""
+
+    transformer: Published | None
+    tokenizer: Published | None
+    directory: Path | None  # a tokenizer of ours
+    yaml: tuple[Path, dict[str, Any]] | None
+
+
+def import_weights(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    tokenizer: Sequence[Path] = (),
+    heads: int | None = None,
+    weights: str = "ema",
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
+) -> Path:
+    """Turn published weights into a directory that every stage takes.
+
+    Args:
+        files: the published files, in any order: a transformer's, a tokenizer's with its
+            ``model.yaml`` where it has one, or both.
+        out: the model directory to make, or the tokenizer directory if there is no transformer.
+        tokenizer: the tokenizer's files, or a tokenizer directory, or a run or model directory.
+        heads: attention heads, where shapes do not tell; None takes what was published.
+        weights: ``ema`` or ``raw``, where a file has both.
+        overwrite: replace a directory that is there.
+        reporter: told what was found and what was assumed.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigError: a setting cannot be, or transformer and tokenizer do not belong together.
+        InputError: a file is missing, damaged, or nothing that is known here.
+        WeightsError: tensors are missing, extra, of other shapes, or not finite.
+        ArtifactError: the tokenizer directory is incomplete or damaged.
+        OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
+    """
+    require(heads is None or heads >= 1, "heads", heads, "1 or more")
+    _check_place(out, overwrite)
+    sources = _sort(files, tokenizer, weights)
+    if sources.transformer is None:
+        return _import_tokenizer(sources, out, reporter)
+    codec = _tokenizer_for(sources, grid_of(sources.transformer), reporter)
+    sizes = transformer_sizes(sources.transformer, codec.sizes.codebook_size, heads)
+    model = _convert(sources.transformer, sizes, TRANSFORMERS)
+    _tell(model, reporter)
+    if heads is None and sources.transformer.family.network != "official":
+        reporter.info(f"shapes do not tell the number of heads: taking {sizes.heads}, as published (--heads)")
+    record = _record(model, codec, {"heads": sizes.heads, "weights": weights})
+    known = ", named as ImageNet's" if record["class_names"] else " without names"
+    reporter.info(f"it knows {sizes.classes} classes{known}, and draws {record['resolution']} px")
+    save_model(out, model.tensors, record, codec.place)
+    return out
+
+
+def _record(model: _Converted, codec: _Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a model directory says of itself; the tokenizer's digest comes when it is written."""
+    network = model.published.family.network
+    return {
+        "network": network,
+        TRANSFORMERS[network].key: model.sizes.to_json(),
+        "resolution": model.sizes.grid * codec.sizes.factor,
+        # All published models are of ImageNet, and number its classes alike.
+        "class_names": imagenet_names() if model.sizes.classes == 1000 else [],
+        "weights": model.published.weights,
+        "half": False,
+        "step": model.published.step,
+        "settings": settings,
+        "parents": [model.parent, *codec.parents],
+    }
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that holds something, or that is not ours to replace."""
+    check_output(out, overwrite)
+    remove_leftovers(out)
+    config = out / "config.json"
+    ours = config.is_file() and read_json(config, "a model").get("format") in (MODEL_FORMAT, TOKENIZER_FORMAT)
+    if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"{out} is no model or tokenizer directory, so --overwrite does not replace it")
+
+
+def _tell(converted: _Converted, reporter: Reporter) -> None:
+    """Say what a file was found to be."""
+    millions = f"{converted.parameters / 1e6:.3f} M parameters"
+    sizes = ", ".join(f"{key} {value}" for key, value in converted.sizes.to_json().items())
+    reporter.info(f"{converted.published.path} is {converted.published.family.title}, {millions}: {sizes}")
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def _sort(files: Sequence[Path], tokenizer: Sequence[Path], weights: str) -> _Sources:
+    """Read the files that were given and tell what each is."""
+    found: dict[str, Any] = {}
+
+    def add(kind: str, path: Path, value: Any) -> None:
+        if kind in found:
+            raise ConfigError(f"{path} is a second {kind}; name one")
+        found[kind] = value
+
+    named = [(path, False) for given in files for path in _expanded(given)]
+    named += [(path, True) for given in tokenizer for path in _expanded(given)]
+    for path, is_tokenizer in named:
+        if path.is_dir():
+            add("tokenizer", path, path)
+        elif path.suffix.lower() in (".yaml", ".yml"):
+            add("yaml file", path, (path, _read_yaml(path)))
+        else:
+            published = _read(path, weights)
+            if is_tokenizer and published.family.kind != "tokenizer":
+                raise ConfigError(f"--tokenizer {path}: this is {published.family.title}")
+            add(published.family.kind, path, published)
+    codec = found.get("tokenizer")
+    if codec is None:
+        raise ConfigError(
+            "a transformer needs the tokenizer that it was trained with: name its file with --tokenizer"
+            if "transformer" in found
+            else "no weights were given: name a published file"
+        )
+    of_ours = codec if isinstance(codec, Path) else None
+    if of_ours and "yaml file" in found:
+        raise ConfigError(
+            f"{found['yaml file'][0]} is of no use beside {of_ours}, which has its sizes; leave one out"
+        )
+    return _Sources(found.get("transformer"), None if of_ours else codec, of_ours, found.get("yaml file"))
+
+
+def _expanded(path: Path) -> list[Path]:
+    """A file or directory of ours as it is; of another folder, the published files in it."""
+    if not path.exists():
+        raise InputError(f"no weights at {path}: it does not exist")
+    if not path.is_dir() or (path / "config.json").exists():
+        return [path]
+    inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    if not inside:
+        raise InputError(f"{path} holds no weights: no file in it ends with {', '.join(_SUFFIXES)}")
+    return inside
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The ``model.params`` of a VQGAN's ``model.yaml``."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    for key in ("model", "params"):
+        value = value.get(key) if isinstance(value, dict) else None
+    inner = value.get("ddconfig") if isinstance(value, dict) else None
+    if not isinstance(inner, dict) or not isinstance(inner.get("resolution"), int):
+        raise InputError(f"{path} is not a VQGAN's model.yaml: it has no model.params.ddconfig.resolution")
+    assert isinstance(value, dict)
+    return value
+
+
+def _read(path: Path, weights: str) -> Published:
+    """The weights in a published file."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    # Maps of msgpack: short, of 16 and of 32 bits. A pickle begins with 0x80, an empty map's byte.
+    flax = begin in (b"\xde", b"\xdf") or b"\x81" <= begin <= b"\x8f"
+    container, forget = (read_flax(path), lambda: None) if flax else read_checkpoint(path)
+    try:
+        tensors, chosen = _weights_in(container, weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    family = family_of(tensors)
+    if family is None:
+        known = ", ".join(family.title for family in FAMILIES)
+        raise InputError(f"{path} is none of the networks that are known here: {known}")
+    if chosen != weights and weights == "raw":
+        raise InputError(f"{path} has averaged weights only; leave --weights raw out")
+    step = container.get("iter", container.get("global_step")) if isinstance(container, dict) else None
+    return Published(path, family, tensors, chosen, step if isinstance(step, int) else None, forget)
+
+
+def _weights_in(container: Any, weights: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors in a checkpoint by name, and whether they are said to be averaged."""
+    groups = container if isinstance(container, dict) else {}
+    found: dict[str, dict[str, Tensor] | None] = {
+        kind: next((group for key in keys if (group := _flat(groups.get(key)))), None)
+        for kind, keys in (("raw", _RAW_KEYS), ("ema", _EMA_KEYS))
+    }
+    for kind in (weights, "raw", "ema"):
+        if tensors := found[kind]:
+            return tensors, kind
+    return _flat(container), "raw"
+
+
+def _flat(value: Any) -> dict[str, Tensor]:
+    """The tensors in nested dicts, with names like ``a/b``; wrappers' prefixes are taken off."""
+    flat: dict[str, Tensor] = {}
+    waiting = [("", value)]
+    seen: set[int] = set()  # a dict may hold itself, or be in many places
+    while waiting:
+        prefix, group = waiting.pop()
+        if not isinstance(group, dict) or id(group) in seen:
+            continue
+        seen.add(id(group))
+        for key, inner in group.items():
+            if isinstance(inner, Tensor) and isinstance(key, str):
+                name = _WRAPPERS.sub("", prefix + key)
+                if name in flat:
+                    raise InputError(f"it has two tensors {name}, with and without a wrapper's prefix")
+                flat[name] = inner
+            elif isinstance(key, str):
+                waiting.append((f"{prefix}{key}/", inner))
+    return flat
+
+
+# --- networks ---------------------------------------------------------------------------------------
+
+
+def _convert(published: Published, sizes: Any, known: Mapping[str, Any]) -> _Converted:
+    """A published network of these sizes under our names, checked."""
+    with torch.device("meta"), _Unfilled():
+        network = known[published.family.network].build(sizes)
+    tensors = to_ours(published, sizes, network)
+    return _Converted(published, sizes, _OneByOne(tensors, published.forget))
+
+
+def _convert_tokenizer(sources: _Sources, grid: int | None, reporter: Reporter) -> _Converted:
+    """The published tokenizer, for the transformer's grid, or as its yaml file says."""
+    published = sources.tokenizer
+    assert published is not None
+    sizes = tokenizer_sizes(published, RESOLUTION)
+    if sources.yaml is not None:
+        path, values = sources.yaml
+        if published.family.network != "vqgan":
+            raise ConfigError(f"{path} is for a VQGAN, but {published.path} is {published.family.title}")
+        sizes = tokenizer_sizes(published, values["ddconfig"]["resolution"])
+        assert isinstance(sizes, VQGANConfig)
+        check_model_yaml(sizes, values, path)
+    elif grid is not None:
+        sizes = tokenizer_sizes(published, grid * sizes.factor)
+    else:
+        reporter.info(f"shapes do not tell the side of its images: taking {RESOLUTION} px, as published")
+    converted = _convert(published, sizes, TOKENIZERS)
+    _tell(converted, reporter)
+    return converted
+
+
+def _tokenizer_for(sources: _Sources, grid: int, reporter: Reporter) -> _Tokenizer:
+    """The tokenizer that goes into a model directory."""
+    if sources.directory is not None:
+        codec = load_tokenizer(sources.directory)
+        parents = [parent("tokenizer", codec.path.resolve(), codec.sha256)]
+        return _Tokenizer(codec.config, codec.path, parents)
+    converted = _convert_tokenizer(sources, grid, reporter)
+    parents = [converted.parent]
+    return _Tokenizer(converted.sizes, lambda path: _write_tokenizer(path, converted, parents), parents)
+
+
+def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, str]]) -> None:
+    settings = {"weights": converted.published.weights}
+    network = converted.published.family.network
+    save_tokenizer(path, converted.tensors, converted.sizes, settings, parents, network)
+
+
+def _import_tokenizer(sources: _Sources, out: Path, reporter: Reporter) -> Path:
+    if sources.directory is not None:
+        raise ConfigError(f"{sources.directory} is a tokenizer of this package already; copy it as it is")
+    converted = _convert_tokenizer(sources, None, reporter)
+    with replacing_directory(out) as temporary:
+        _write_tokenizer(temporary, converted, [converted.parent])
+    return out
