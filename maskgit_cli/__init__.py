@@ -39,6 +39,8 @@ _HOMES = {
     "decode": "decoding",
     "score": "scoring",
     "fid_stats": "scoring",
+    "import_weights": "importing",
+    "pull": "pulling",
     "export": "exporting",
     "bench": "benching",
     "describe": "inspecting",

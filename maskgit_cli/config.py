@@ -182,7 +182,7 @@ class TrainConfig(Settings):
     """Settings of ``train``; the defaults are the report's recipe (arXiv 2310.14400, section 4).
 
     Attributes:
-        size: a name of :data:`SIZES`.
+        size: a name of :data:`SIZES`; None is base, or that of the model that is started from.
         epochs: passes over the token file, unless ``steps`` is given.
         steps: optimiser steps in all.
         batch_size: images an optimiser step, over all processes and accumulation; None takes the
@@ -207,7 +207,7 @@ class TrainConfig(Settings):
         log_every: steps between lines of metrics.jsonl.
     """
 
-    size: str = setting("base", among(*SIZES))
+    size: str | None = setting(None, among(*SIZES))
     epochs: int = setting(300, at_least(1))
     steps: int | None = setting(None, at_least(1))
     batch_size: int | None = setting(None, at_least(1))

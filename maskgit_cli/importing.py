@@ -29,7 +29,7 @@ from maskgit_cli.artifacts.models import (
     save_model,
     save_tokenizer,
 )
-from maskgit_cli.config import VQGANConfig, require
+from maskgit_cli.config import VQGANConfig
 from maskgit_cli.convert import FAMILIES, Published, family_of, to_ours
 from maskgit_cli.errors import ConfigError, InputError, OutputError
 from maskgit_cli.flax_msgpack import read_flax
@@ -42,6 +42,7 @@ from maskgit_cli.published_sizes import (
     tokenizer_sizes,
     transformer_sizes,
 )
+from maskgit_cli.settings import require
 from maskgit_cli.torch_files import read_checkpoint
 
 # Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.

@@ -26,7 +26,7 @@ from maskgit_cli.artifacts.runs import (
     settle_record,
 )
 from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
-from maskgit_cli.config import PRESETS, SIZES, TrainConfig, TransformerConfig, preset_for
+from maskgit_cli.config import PRESETS, TrainConfig, preset_for
 from maskgit_cli.data import to_pixels
 from maskgit_cli.distributed import (
     barrier,
@@ -38,12 +38,12 @@ from maskgit_cli.distributed import (
 )
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
 from maskgit_cli.grids import image_grid, save_png
-from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
 from maskgit_cli.optim import EMA, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.samplers import confidence_sampler
 from maskgit_cli.schedules import mask_ratio
+from maskgit_cli.starting import Start, network_sizes, size_name, start_from
 
 _WHAT = "a run directory"
 _PREVIEWS = 36
@@ -70,24 +70,11 @@ class Batch(NamedTuple):
 class _Training(NamedTuple):
     """What is trained, bare (for weights) and as Accelerate wrapped it (for gradients)."""
 
-    network: MaskGIT
+    network: nn.Module
     wrapped: nn.Module
     optimizer: Any
     ema: EMA
     accelerator: Any
-
-
-def network_sizes(tokens: TokenFile, config: TrainConfig) -> TransformerConfig:
-    """Sizes of the network that a size's name and a token file make together."""
-    meta = tokens.meta
-    classes = len(meta.class_names) or int(tokens.labels.max(initial=-1)) + 1
-    return TransformerConfig(
-        **dataclasses.asdict(SIZES[config.size]),
-        codebook_size=meta.codebook_size,
-        classes=classes,
-        grid=meta.grid,
-        dropout=config.dropout,
-    )
 
 
 def train(
@@ -98,6 +85,7 @@ def train(
     res: int | None = None,
     val: Path | None = None,
     tokenizer: Path | None = None,
+    init_from: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -112,6 +100,7 @@ def train(
         res: resolution in pixels that the token file must have; None takes what it has.
         val: a token file whose loss is measured at every checkpoint.
         tokenizer: directory of the tokenizer the codes came from, where it isn't found by itself.
+        init_from: run or model directory, or a name under ``models/``, whose weights are started from.
         device: where to train.
         dtype: precision of matrix products.
         overwrite: begin anew, removing an earlier run there.
@@ -128,20 +117,18 @@ def train(
     """
     data = open_tokens(tokens)
     held_out = open_tokens(val) if val else None
-    config = _resolved(data, held_out, config or TrainConfig(), res)
-    sizes = network_sizes(data, config)
-    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
-    out = out or Path("runs") / f"{tokens.stem}-{config.size}-{data.meta.resolution}"
+    start, config = _start(data, _resolved(data, held_out, config or TrainConfig(), res), init_from)
+    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, start.near(tokens))
+    out = out or Path("runs") / f"{tokens.stem}-{config.size or start.network}-{data.meta.resolution}"
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
-    record = _record(data, config, sizes)
-    on_main(lambda: _begin(out, record, codec, overwrite))
-    training = _build(config, sizes, accelerator)
+    on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite))
+    training = _build(config, start, accelerator)
     step = _resume(out, training)
     if step >= (config.steps or 0):
         reporter.info(f"{out} has its {step} steps already; more --steps go on, --overwrite begins anew")
         return out
-    preview = _Preview(out, load_tokenizer(codec, accelerator.device), sizes, data, config)
+    preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
     log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
@@ -199,19 +186,29 @@ def _resolved(
     return dataclasses.replace(config, batch_size=batch, steps=steps)
 
 
-def _record(data: TokenFile, config: TrainConfig, sizes: TransformerConfig) -> dict[str, Any]:
+def _start(data: TokenFile, config: TrainConfig, init_from: Path | None) -> tuple[Start, TrainConfig]:
+    """The network to train, and the settings with its size named where it has a name."""
+    if init_from is not None:
+        start = start_from(init_from, data, config)
+        return start, dataclasses.replace(config, size=size_name(start.sizes))
+    config = dataclasses.replace(config, size=config.size or "base")
+    return Start("maskgit", network_sizes(data, config)), config
+
+
+def _record(data: TokenFile, config: TrainConfig, start: Start) -> dict[str, Any]:
     """What the run's ``config.json`` says."""
+    origin = {"init_from": start.sha256} if start.sha256 else {}
     return {
         "format": RUN_FORMAT,
         "version": RUN_VERSION,
         "created_by": CREATED_BY,
-        "network": "maskgit",
-        "transformer": sizes.to_json(),
+        "network": start.network,
+        start.key: start.sizes.to_json(),
         "resolution": data.meta.resolution,
-        "class_names": data.meta.class_names,
+        "class_names": data.meta.class_names or list(start.class_names),
         "tokenizer_sha256": data.meta.tokenizer_sha256,
-        "settings": config.to_json(),
-        "parents": [parent("tokens", data.path, data.sha256), *data.meta.parents],
+        "settings": {**config.to_json(), **origin},
+        "parents": [parent("tokens", data.path, data.sha256), *start.parents, *data.meta.parents],
     }
 
 
@@ -223,10 +220,13 @@ def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool) -> N
         copy_tokenizer(codec, out / "tokenizer")
 
 
-def _build(config: TrainConfig, sizes: TransformerConfig, accelerator: Any) -> _Training:
-    """Network and optimiser from the seed."""
+def _build(config: TrainConfig, start: Start, accelerator: Any) -> _Training:
+    """Network and optimiser, from the seed or from a model's weights."""
     torch.manual_seed(config.seed)
-    network = MaskGIT(sizes).to(accelerator.device)
+    network = start.build(start.sizes)
+    if start.tensors is not None:
+        network.load_state_dict(start.tensors)
+    network.to(accelerator.device)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=config.lr,
@@ -337,7 +337,7 @@ def _train_step(
 
 
 @torch.no_grad()
-def validation_loss(network: MaskGIT, data: TokenFile, config: TrainConfig, accelerator: Any) -> float:
+def validation_loss(network: nn.Module, data: TokenFile, config: TrainConfig, accelerator: Any) -> float:
     """Mean cross-entropy in nats, without smoothing, of the hidden tokens of every image of a file.
 
     Each image is seen once, its first view and its label given, with a mask that depends on the seed
@@ -409,39 +409,34 @@ class _Preview:
     """Draws a sheet of samples of the averaged weights with the run's own tokenizer."""
 
     def __init__(
-        self, out: Path, codec: Tokenizer, sizes: TransformerConfig, data: TokenFile, config: TrainConfig
+        self, out: Path, codec: Tokenizer, start: Start, data: TokenFile, config: TrainConfig
     ) -> None:
-        self.out, self.codec, self.sizes = out, codec, sizes
+        self.out, self.codec, self.start = out, codec, start
         self.seed, self.resolution = config.seed, data.meta.resolution
-        self.network: MaskGIT | None = None
+        self.network: nn.Module | None = None
 
-    def take(self, ema: EMA) -> MaskGIT:
+    def take(self, ema: EMA) -> nn.Module:
         """A network of its own with the averaged weights, in evaluation mode."""
         if self.network is None:
             device = next(self.codec.network.parameters()).device
-            self.network = MaskGIT(self.sizes).to(device).eval().requires_grad_(False)
+            self.network = self.start.build(self.start.sizes).to(device).eval().requires_grad_(False)
+        assert self.network is not None
         self.network.load_state_dict(copy.copy(ema.tensors))
         return self.network
 
     @torch.no_grad()
     def draw(self, step: int, ema: EMA) -> None:
         """Write ``previews/step-N.png``, class after class."""
-        network = self.take(ema)
+        network, sizes = self.take(ema), self.start.sizes
         sampler = PRESETS[preset_for(self.resolution)]
-        sampler = dataclasses.replace(sampler, steps=min(sampler.steps, self.sizes.grid**2))
-        index = torch.arange(_PREVIEWS, device=network.bias.device)
-        classes = max(1, self.sizes.classes)
-        labels = index % classes if self.sizes.classes else torch.full_like(index, -1)
-        blank = torch.full((_PREVIEWS, self.sizes.grid, self.sizes.grid), network.mask_code)
-        codes = confidence_sampler(
-            network,
-            blank.to(index.device),
-            labels,
-            index,
-            sampler,
-            seed=self.seed,
-            mask_code=network.mask_code,
-        )
+        cfg = sampler.cfg if sizes.drops_labels else 0.0
+        sampler = dataclasses.replace(sampler, steps=min(sampler.steps, sizes.grid**2), cfg=cfg)
+        index = torch.arange(_PREVIEWS, device=next(network.parameters()).device)
+        classes = max(1, sizes.classes)
+        labels = index % classes if sizes.classes else torch.full_like(index, -1)
+        mask = sizes.codebook_size
+        blank = torch.full((_PREVIEWS, sizes.grid, sizes.grid), mask, device=index.device)
+        codes = confidence_sampler(network, blank, labels, index, sampler, seed=self.seed, mask_code=mask)
         pixels = torch.cat([to_pixels(self.codec.network.decode(part)) for part in codes.split(6)])
         columns = classes if 4 <= classes <= 12 else 6
         save_png(self.out / "previews" / f"step-{step:08d}.png", image_grid(pixels, columns))

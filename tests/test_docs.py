@@ -17,6 +17,7 @@ import pytest
 import torch
 from documents import CODE, ROOT, Block, Document, Specification, check_shape
 from PIL import Image
+from published import OFFICIAL
 from safetensors.numpy import load_file
 from tiny_training import train_tiny, train_tiny_vqgan
 
@@ -37,6 +38,7 @@ from maskgit_cli.config import (
 from maskgit_cli.decoding import decode
 from maskgit_cli.exporting import export
 from maskgit_cli.features import INCEPTION, INCEPTION_SHA256, PUBLISHED, metric_name
+from maskgit_cli.importing import import_weights
 from maskgit_cli.inpainting import inpaint
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.sampling import sample
@@ -192,10 +194,11 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     shutil.copytree(images, broken)
     (broken / "cat" / "broken.png").touch()
     tokenize(broken, root / "flip.h5", tokenizer, TokenizeConfig(views="flip"), workers=0, device="cpu")
-    train_tiny(tokens, root / "validated", {"val": tokens}, steps=2)
+    train_tiny(tokens, root / "validated", {"val": tokens, "init_from": run}, steps=2)
     train_tiny_vqgan(images, root / "vqgan", {"val": images}, preview_every=6)
     export(run, root / "model", half=True)
     export(root / "model", root / "model-again")
+    import_weights([OFFICIAL.transformer], root / "imported", tokenizer=OFFICIAL.tokenizer)
     export(root / "vqgan", root / "vqgan-exported", half=True)
 
 

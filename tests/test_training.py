@@ -536,10 +536,11 @@ def test_the_reports_recipe_is_the_default(tokens):
     wanted = {
         "lr": 1e-4, "beta1": 0.9, "beta2": 0.96, "weight_decay": 1e-5, "warmup": 2500, "clip": 1.0,
         "dropout": 0.1, "drop_label": 0.1, "label_smoothing": 0.1, "mask_schedule": "arccos",
-        "loss_on": "all", "ema": 0.9999, "size": "base", "epochs": 300,
+        "loss_on": "all", "ema": 0.9999, "epochs": 300,
     }  # fmt: skip
     assert wanted.items() <= dataclasses.asdict(TrainConfig()).items()
     assert (TrainConfig.default_batch_size(256), TrainConfig.default_batch_size(512)) == (512, 128)
+    assert training._start(open_tokens(tokens), TrainConfig(), None)[1].size == "base"
     assert training._resolved(open_tokens(tokens), None, TrainConfig(), None).steps == math.ceil(
         300 * 24 / 512
     )

@@ -347,7 +347,7 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
     return record, path / WEIGHTS_FILE, record.get("step")
 
 
-def _check_record(record: Mapping[str, Any], config: TransformerConfig, file: Path) -> None:
+def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Path) -> None:
     """Hold what a run's or model's record says beside the sizes to its types, and to the sizes."""
     for key, kind in (("class_names", list), ("resolution", int), ("tokenizer_sha256", str)):
         if key not in record:

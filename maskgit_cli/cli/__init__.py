@@ -26,6 +26,7 @@ COMMANDS = {
     "train-vqgan": "Train a tokenizer on images.",
     "decode": "Turn a token file back into images.",
     "import": "Turn published weights into a model directory.",
+    "pull": "Fetch a published model as a model directory.",
     "export": "Write a run's weights as a model directory to share.",
     "bench": "Measure images a second of each stage's networks, with random weights.",
     "info": "Say what a file or directory is and where it came from.",

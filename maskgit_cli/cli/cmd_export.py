@@ -8,8 +8,15 @@ import click
 
 from maskgit_cli.cli import console, options
 
+EXAMPLE = """\b
+Example:
+  maskgit export runs/tokens-base-256 models/mine --half
+  maskgit export models/mine shared/mine --push user/mine --licence mit
+  maskgit export models/mine v1/mine --to v1
+"""
 
-@click.command(epilog="\b\nExample:\n  maskgit export runs/tokens-base-256 models/mine --half")
+
+@click.command(epilog=EXAMPLE)
 @options.path_argument("run")
 @options.path_argument("out")
 @click.option(
@@ -20,16 +27,23 @@ from maskgit_cli.cli import console, options
     help="Averaged weights, or those of the last step.",
 )
 @click.option("--half", is_flag=True, help="Store float16: half the size.")
+@click.option(
+    "--to",
+    type=click.Choice(["native", "v1"]),
+    default="native",
+    show_default=True,
+    help="Our own files, or those of the report's release (v1.0).",
+)
+@click.option("--push", metavar="USER/NAME", help="Upload OUT to this repository of the Hugging Face hub.")
+@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the page there: mit ...")
 @options.overwrite
 @options.output
-def command(
-    run: Path, out: Path, weights: str, half: bool, overwrite: bool, as_json: bool, quiet: bool
-) -> None:
+def command(run: Path, out: Path, as_json: bool, quiet: bool, **values: object) -> None:
     """Write a run's weights as a model directory to share.
 
     RUN may be a model or a tokenizer directory too; OUT is then one of the same kind.
     """
     from maskgit_cli.exporting import export
 
-    path = export(run, out, weights=weights, half=half, overwrite=overwrite)
+    path = export(run, out, reporter=console.reporter(quiet), **values)  # type: ignore[arg-type]
     console.result(path, {"path": str(path)}, as_json)

@@ -34,12 +34,17 @@ TEXTS = {
     "preview_every": "Steps between preview grids; 0 draws none.",
     "log_every": "Steps between lines of metrics.jsonl.",
 }
-SHOWN = {"steps": "from --epochs", "batch_size": "512 up to 256 px, 128 above"}
+SHOWN = {
+    "size": "base, or that of --init-from",
+    "steps": "from --epochs",
+    "batch_size": "512 up to 256 px, 128 above",
+}
 
 
 EXAMPLE = """\b
 Example:
   maskgit train tokens.h5 --size base --res 256
+  maskgit train tokens512.h5 --init-from maskgit-256
   maskgit --procs 8 train tokens.h5
 """
 
@@ -50,6 +55,7 @@ Example:
 @click.option("--res", type=int, metavar="N", help="Resolution that TOKENS must have.  [default: its own]")
 @options.path("--val", "Token file whose loss is measured at every checkpoint.")
 @options.path("--tokenizer", "Tokenizer the codes came from, where it isn't found by itself.")
+@options.path("--init-from", "Model whose weights to start from: a directory, or a name under models/.")
 @options.settings_of(TrainConfig, TEXTS, SHOWN)
 @options.device
 @options.dtype
@@ -64,6 +70,6 @@ def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     config = options.given(TrainConfig, values)
     from maskgit_cli.training import train
 
-    names = ("out", "res", "val", "tokenizer", "device", "dtype", "overwrite")
+    names = ("out", "res", "val", "tokenizer", "init_from", "device", "dtype", "overwrite")
     path = train(tokens, config=config, reporter=console.reporter(quiet), **{k: values[k] for k in names})
     console.result(path, {"path": str(path)}, as_json)
