@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from maskgit_cli.artifacts.models import (
 from maskgit_cli.config import VQGANConfig, require
 from maskgit_cli.convert import FAMILIES, Published, family_of, to_ours
 from maskgit_cli.errors import ConfigError, InputError, OutputError
-from maskgit_cli.flax_msgpack import read_flax
+from maskgit_cli.flax_msgpack import PackedArray, read_flax
 from maskgit_cli.imagenet import imagenet_names
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.published_sizes import (
@@ -44,6 +44,7 @@ from maskgit_cli.published_sizes import (
 )
 from maskgit_cli.torch_files import read_checkpoint
 
+_Tensors = dict[str, Tensor | PackedArray]
 # Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
@@ -51,24 +52,6 @@ _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".yaml")
 # What trainers put before every name of a network that they have wrapped.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
-
-
-class _OneByOne(Mapping[str, Tensor]):
-    """Tensors of a mapped file of which the memory holds one at a time."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], forget: Callable[[], None]) -> None:
-        self.tensors = tensors
-        self.forget = forget
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.forget()
-        return self.tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -86,10 +69,7 @@ class _Converted(NamedTuple):
     published: Published
     sizes: Any
     tensors: Mapping[str, Tensor]
-
-    @property
-    def parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.tensors.values())
+    parameters: int
 
     @property
     def parent(self) -> dict[str, str]:
@@ -273,7 +253,7 @@ def _read(path: Path, weights: str) -> Published:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     # Maps of msgpack: short, of 16 and of 32 bits. A pickle begins with 0x80, an empty map's byte.
     flax = begin in (b"\xde", b"\xdf") or b"\x81" <= begin <= b"\x8f"
-    container, forget = (read_flax(path), lambda: None) if flax else read_checkpoint(path)
+    container, forget = read_flax(path) if flax else read_checkpoint(path)
     try:
         tensors, chosen = _weights_in(container, weights)
     except InputError as error:
@@ -288,10 +268,10 @@ def _read(path: Path, weights: str) -> Published:
     return Published(path, family, tensors, chosen, step if isinstance(step, int) else None, forget)
 
 
-def _weights_in(container: Any, weights: str) -> tuple[dict[str, Tensor], str]:
+def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:
     """The tensors in a checkpoint by name, and whether they are said to be averaged."""
     groups = container if isinstance(container, dict) else {}
-    found: dict[str, dict[str, Tensor] | None] = {
+    found: dict[str, _Tensors | None] = {
         kind: next((group for key in keys if (group := _flat(groups.get(key)))), None)
         for kind, keys in (("raw", _RAW_KEYS), ("ema", _EMA_KEYS))
     }
@@ -301,9 +281,9 @@ def _weights_in(container: Any, weights: str) -> tuple[dict[str, Tensor], str]:
     return _flat(container), "raw"
 
 
-def _flat(value: Any) -> dict[str, Tensor]:
+def _flat(value: Any) -> _Tensors:
     """The tensors in nested dicts, with names like ``a/b``; wrappers' prefixes are taken off."""
-    flat: dict[str, Tensor] = {}
+    flat: _Tensors = {}
     waiting = [("", value)]
     seen: set[int] = set()  # a dict may hold itself, or be in many places
     while waiting:
@@ -312,7 +292,7 @@ def _flat(value: Any) -> dict[str, Tensor]:
             continue
         seen.add(id(group))
         for key, inner in group.items():
-            if isinstance(inner, Tensor) and isinstance(key, str):
+            if isinstance(inner, Tensor | PackedArray) and isinstance(key, str):
                 name = _WRAPPERS.sub("", prefix + key)
                 if name in flat:
                     raise InputError(f"it has two tensors {name}, with and without a wrapper's prefix")
@@ -329,8 +309,8 @@ def _convert(published: Published, sizes: Any, known: Mapping[str, Any]) -> _Con
     """A published network of these sizes under our names, checked."""
     with torch.device("meta"), _Unfilled():
         network = known[published.family.network].build(sizes)
-    tensors = to_ours(published, sizes, network)
-    return _Converted(published, sizes, _OneByOne(tensors, published.forget))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return _Converted(published, sizes, to_ours(published, sizes, network), parameters)
 
 
 def _convert_tokenizer(sources: _Sources, grid: int | None, reporter: Reporter) -> _Converted:

@@ -18,7 +18,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 LAYERS = [
     {"errors"},
     {"config"},
-    {"published_config", "unpickling"},
+    {"published_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
     {"data", "labels", "grids", "optim", "perceptual", "samplers", "metrics", "fetching"},
