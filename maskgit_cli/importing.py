@@ -26,6 +26,7 @@ from maskgit_cli.artifacts.models import (
     TOKENIZERS,
     TRANSFORMERS,
     load_tokenizer,
+    read_tokenizer_record,
     save_model,
     save_tokenizer,
 )
@@ -50,6 +51,8 @@ _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
 # How published files in a folder are told from others; Google's have no suffix and are named one by one.
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".yaml")
+# Which tokenizer each transformer was published with.
+_PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "official": "official_vqgan"}
 # What trainers put before every name of a network that they have wrapped.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
@@ -78,8 +81,9 @@ class _Converted(NamedTuple):
 
 
 class _Tokenizer(NamedTuple):
-    """A tokenizer to put into a model directory: where it is, or how to write it; and its sizes."""
+    """A tokenizer to put into a model directory: what it is, and where, or how to write it."""
 
+    network: str
     sizes: Any
     place: Path | Callable[[Path], None]
     parents: list[dict[str, str]]
@@ -135,6 +139,9 @@ def import_weights(
     sizes = transformer_sizes(sources.transformer, codec.sizes.codebook_size, heads)
     model = _convert(sources.transformer, sizes, TRANSFORMERS)
     _tell(model, reporter)
+    if codec.network != _PAIRS[model.published.family.network]:
+        usual = next(f.title for f in FAMILIES if f.network == _PAIRS[model.published.family.network])
+        reporter.warn(f"{model.published.family.title} was published with {usual}, and this is another one")
     if heads is None and sources.transformer.family.network != "official":
         reporter.info(f"shapes do not tell the number of heads: taking {sizes.heads}, as published (--heads)")
     record = _record(model, codec, {"heads": sizes.heads, "weights": weights})
@@ -295,7 +302,7 @@ def _flat(value: Any) -> _Tensors:
             if isinstance(inner, Tensor | PackedArray) and isinstance(key, str):
                 name = _WRAPPERS.sub("", prefix + key)
                 if name in flat:
-                    raise InputError(f"it has two tensors {name}, with and without a wrapper's prefix")
+                    raise InputError(f"it has two tensors {name!r}, with and without a wrapper's prefix")
                 flat[name] = inner
             elif isinstance(key, str):
                 waiting.append((f"{prefix}{key}/", inner))
@@ -339,10 +346,16 @@ def _tokenizer_for(sources: _Sources, grid: int, reporter: Reporter) -> _Tokeniz
     if sources.directory is not None:
         codec = load_tokenizer(sources.directory)
         parents = [parent("tokenizer", codec.path.resolve(), codec.sha256)]
-        return _Tokenizer(codec.config, codec.path, parents)
+        network = read_tokenizer_record(codec.path).get("network", "vqgan")
+        return _Tokenizer(network, codec.config, codec.path, parents)
     converted = _convert_tokenizer(sources, grid, reporter)
     parents = [converted.parent]
-    return _Tokenizer(converted.sizes, lambda path: _write_tokenizer(path, converted, parents), parents)
+    network = converted.published.family.network
+
+    def write(path: Path) -> None:
+        _write_tokenizer(path, converted, parents)
+
+    return _Tokenizer(network, converted.sizes, write, parents)
 
 
 def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, str]]) -> None:
