@@ -8,7 +8,7 @@ weight or bias, ``{a}`` for a projection of attention, and ``{t}`` for any endin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgit_cli.errors import ArtifactError, WeightsError
+from maskgit_cli.flax_msgpack import PackedArray
 
 Names = Sequence[tuple[str, str]]
 
@@ -209,10 +210,16 @@ class Published(NamedTuple):
 
     path: Path
     family: Family
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor | PackedArray]
     weights: str
     step: int | None
     forget: Callable[[], None]
+
+    def load(self, name: str) -> Tensor:
+        """One tensor, for which those loaded before are forgotten."""
+        self.forget()
+        tensor = self.tensors[name]
+        return tensor.load() if isinstance(tensor, PackedArray) else tensor
 
 
 # --- names ------------------------------------------------------------------------------------------
@@ -279,44 +286,67 @@ def _to_torch(name: str, tensor: Tensor) -> Tensor:
     return tensor.T if tensor.dim() == 2 else tensor
 
 
-def to_ours(published: Published, sizes: Any, network: nn.Module) -> dict[str, Tensor]:
+class Ours(Mapping[str, Tensor]):
+    """Published tensors under our names and in our layout, each brought into memory when it is asked for.
+
+    Args:
+        published: the tensors.
+        names: published names by ours.
+    """
+
+    def __init__(self, published: Published, names: Mapping[str, str]) -> None:
+        self.published = published
+        self.names = names
+
+    def __getitem__(self, name: str) -> Tensor:
+        theirs = self.names[name]
+        return _to_torch(theirs, self.published.load(theirs)).contiguous()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def to_ours(published: Published, sizes: Any, network: nn.Module) -> Ours:
     """Published tensors under our names, in our layout, held strictly to the network.
 
     Args:
-        published: the tensors; those of the network are taken out of it.
+        published: the tensors.
         sizes: of the network.
         network: may be on the meta device; only names and shapes are read.
 
     Returns:
-        Exactly the network's tensors; views of the published ones where the layout is the same.
+        Exactly the network's tensors.
 
     Raises:
         WeightsError: tensors are missing, extra, of other shapes or types, or not finite; all are named.
     """
     family, tensors = published.family, published.tensors
     backwards = [(right, left) for left, right in family.names(sizes)]
-    wanted = {name: (renamed(name, backwards) or "", t.shape) for name, t in network.state_dict().items()}
-    theirs = {name for name, _ in wanted.values()}
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    names = {name: renamed(name, backwards) or "" for name in wanted}
+    theirs = set(names.values())
     assert "" not in theirs, "a tensor of ours has no published name"
     unneeded = re.compile("|".join(filter(None, (family.ignored, re.escape(family.tied[0])))))
-    ours = {name: _to_torch(t, tensors[t]) for name, (t, _) in wanted.items() if t in tensors}
+    # A tensor without memory shows which shape its layout has in torch.
+    here = sorted(theirs & tensors.keys())
+    shapes = {t: _to_torch(t, torch.empty(tensors[t].shape, device="meta")).shape for t in here}
     faults = {
         "lacks": sorted(theirs - tensors.keys()),
         "has besides": sorted(n for n in tensors.keys() - theirs if not unneeded.fullmatch(n)),
         "has in other shapes": [
-            f"{t} {tuple(tensors[t].shape)} for {tuple(shape)}"
-            for name, (t, shape) in wanted.items()
-            if name in ours and ours[name].shape != shape
+            f"{t} {tuple(tensors[t].shape)} for {tuple(wanted[name])}"
+            for name, t in names.items()
+            if t in shapes and shapes[t] != wanted[name]
         ],
     }
-    texts = [f"{what} {len(names)}: {listed(names)}" for what, names in faults.items() if names]
+    texts = [f"{what} {len(them)}: {listed(them)}" for what, them in faults.items() if them]
     if texts:
         raise WeightsError(f"{published.path} is not {family.title} as published: it {'; it '.join(texts)}")
     _check_values(published, sorted(theirs))
-    for name in ours:  # one after the other, so that two layouts of all tensors are never in memory
-        ours[name] = ours[name].contiguous()
-        del tensors[wanted[name][0]]
-    return ours
+    return Ours(published, names)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -327,15 +357,13 @@ def listed(names: Sequence[str]) -> str:
 
 def _check_values(published: Published, names: Sequence[str]) -> None:
     """Every number of these tensors is finite and a fraction, and tensors that are tied are equal."""
-    path, tensors = published.path, published.tensors
-    odd = []
+    path, odd = published.path, []
     for name in names:
-        tensor = tensors[name]
+        tensor = published.load(name)
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             odd.append(name)
-        published.forget()
     if odd:
         raise WeightsError(f"{path}: these tensors hold NaN, infinity or no fractions: {listed(odd)}")
     copy, original = published.family.tied
-    if copy in tensors and not torch.equal(tensors[copy], tensors[original]):
+    if copy in published.tensors and not torch.equal(published.load(copy), published.load(original)):
         raise WeightsError(f"{path}: {copy} and {original} differ, but the network has one for both")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +26,14 @@ from maskgit_cli.artifacts.models import (
     TOKENIZERS,
     TRANSFORMERS,
     load_tokenizer,
+    read_tokenizer_record,
     save_model,
     save_tokenizer,
 )
 from maskgit_cli.config import VQGANConfig
 from maskgit_cli.convert import FAMILIES, Published, family_of, to_ours
 from maskgit_cli.errors import ConfigError, InputError, OutputError
-from maskgit_cli.flax_msgpack import read_flax
+from maskgit_cli.flax_msgpack import PackedArray, read_flax
 from maskgit_cli.imagenet import imagenet_names
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.published_sizes import (
@@ -45,31 +46,16 @@ from maskgit_cli.published_sizes import (
 from maskgit_cli.settings import require
 from maskgit_cli.torch_files import read_checkpoint
 
+_Tensors = dict[str, Tensor | PackedArray]
 # Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
 # How published files in a folder are told from others; Google's have no suffix and are named one by one.
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".yaml")
+# Which tokenizer each transformer was published with.
+_PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "official": "official_vqgan"}
 # What trainers put before every name of a network that they have wrapped.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
-
-
-class _OneByOne(Mapping[str, Tensor]):
-    """Tensors of a mapped file of which the memory holds one at a time."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], forget: Callable[[], None]) -> None:
-        self.tensors = tensors
-        self.forget = forget
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.forget()
-        return self.tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -87,10 +73,7 @@ class _Converted(NamedTuple):
     published: Published
     sizes: Any
     tensors: Mapping[str, Tensor]
-
-    @property
-    def parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.tensors.values())
+    parameters: int
 
     @property
     def parent(self) -> dict[str, str]:
@@ -99,8 +82,9 @@ class _Converted(NamedTuple):
 
 
 class _Tokenizer(NamedTuple):
-    """A tokenizer to put into a model directory: where it is, or how to write it; and its sizes."""
+    """A tokenizer to put into a model directory: what it is, and where, or how to write it."""
 
+    network: str
     sizes: Any
     place: Path | Callable[[Path], None]
     parents: list[dict[str, str]]
@@ -156,6 +140,9 @@ def import_weights(
     sizes = transformer_sizes(sources.transformer, codec.sizes.codebook_size, heads)
     model = _convert(sources.transformer, sizes, TRANSFORMERS)
     _tell(model, reporter)
+    if codec.network != _PAIRS[model.published.family.network]:
+        usual = next(f.title for f in FAMILIES if f.network == _PAIRS[model.published.family.network])
+        reporter.warn(f"{model.published.family.title} was published with {usual}, and this is another one")
     if heads is None and sources.transformer.family.network != "official":
         reporter.info(f"shapes do not tell the number of heads: taking {sizes.heads}, as published (--heads)")
     record = _record(model, codec, {"heads": sizes.heads, "weights": weights})
@@ -274,7 +261,7 @@ def _read(path: Path, weights: str) -> Published:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     # Maps of msgpack: short, of 16 and of 32 bits. A pickle begins with 0x80, an empty map's byte.
     flax = begin in (b"\xde", b"\xdf") or b"\x81" <= begin <= b"\x8f"
-    container, forget = (read_flax(path), lambda: None) if flax else read_checkpoint(path)
+    container, forget = read_flax(path) if flax else read_checkpoint(path)
     try:
         tensors, chosen = _weights_in(container, weights)
     except InputError as error:
@@ -289,10 +276,10 @@ def _read(path: Path, weights: str) -> Published:
     return Published(path, family, tensors, chosen, step if isinstance(step, int) else None, forget)
 
 
-def _weights_in(container: Any, weights: str) -> tuple[dict[str, Tensor], str]:
+def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:
     """The tensors in a checkpoint by name, and whether they are said to be averaged."""
     groups = container if isinstance(container, dict) else {}
-    found: dict[str, dict[str, Tensor] | None] = {
+    found: dict[str, _Tensors | None] = {
         kind: next((group for key in keys if (group := _flat(groups.get(key)))), None)
         for kind, keys in (("raw", _RAW_KEYS), ("ema", _EMA_KEYS))
     }
@@ -302,9 +289,9 @@ def _weights_in(container: Any, weights: str) -> tuple[dict[str, Tensor], str]:
     return _flat(container), "raw"
 
 
-def _flat(value: Any) -> dict[str, Tensor]:
+def _flat(value: Any) -> _Tensors:
     """The tensors in nested dicts, with names like ``a/b``; wrappers' prefixes are taken off."""
-    flat: dict[str, Tensor] = {}
+    flat: _Tensors = {}
     waiting = [("", value)]
     seen: set[int] = set()  # a dict may hold itself, or be in many places
     while waiting:
@@ -313,10 +300,10 @@ def _flat(value: Any) -> dict[str, Tensor]:
             continue
         seen.add(id(group))
         for key, inner in group.items():
-            if isinstance(inner, Tensor) and isinstance(key, str):
+            if isinstance(inner, Tensor | PackedArray) and isinstance(key, str):
                 name = _WRAPPERS.sub("", prefix + key)
                 if name in flat:
-                    raise InputError(f"it has two tensors {name}, with and without a wrapper's prefix")
+                    raise InputError(f"it has two tensors {name!r}, with and without a wrapper's prefix")
                 flat[name] = inner
             elif isinstance(key, str):
                 waiting.append((f"{prefix}{key}/", inner))
@@ -330,8 +317,8 @@ def _convert(published: Published, sizes: Any, known: Mapping[str, Any]) -> _Con
     """A published network of these sizes under our names, checked."""
     with torch.device("meta"), _Unfilled():
         network = known[published.family.network].build(sizes)
-    tensors = to_ours(published, sizes, network)
-    return _Converted(published, sizes, _OneByOne(tensors, published.forget))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return _Converted(published, sizes, to_ours(published, sizes, network), parameters)
 
 
 def _convert_tokenizer(sources: _Sources, grid: int | None, reporter: Reporter) -> _Converted:
@@ -360,10 +347,16 @@ def _tokenizer_for(sources: _Sources, grid: int, reporter: Reporter) -> _Tokeniz
     if sources.directory is not None:
         codec = load_tokenizer(sources.directory)
         parents = [parent("tokenizer", codec.path.resolve(), codec.sha256)]
-        return _Tokenizer(codec.config, codec.path, parents)
+        network = read_tokenizer_record(codec.path).get("network", "vqgan")
+        return _Tokenizer(network, codec.config, codec.path, parents)
     converted = _convert_tokenizer(sources, grid, reporter)
     parents = [converted.parent]
-    return _Tokenizer(converted.sizes, lambda path: _write_tokenizer(path, converted, parents), parents)
+    network = converted.published.family.network
+
+    def write(path: Path) -> None:
+        _write_tokenizer(path, converted, parents)
+
+    return _Tokenizer(network, converted.sizes, write, parents)
 
 
 def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, str]]) -> None:

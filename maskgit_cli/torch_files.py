@@ -10,14 +10,15 @@ import io
 import mmap
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from maskgit_cli.errors import InputError
+from maskgit_cli.mapped_file import Checkpoint, MappedFile
 from maskgit_cli.unpickling import Placeholder, Refused, Storage, load_pickle, whole_numbers
 
 # What a pickle calls the type of a storage, after ``torch.``, and the numbers in it.
@@ -37,21 +38,12 @@ _STORAGES = {
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint that has been read.
-
-    Attributes:
-        value: what was saved, mostly a dict: tensors on the CPU, plain containers, numbers and text, and a
-            :class:`Placeholder` for everything else. Tensors are for reading only.
-        forget: gives the memory back that tensors have taken by being looked at; they stay usable.
-    """
-
-    value: Any
-    forget: Callable[[], None]
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a PyTorch checkpoint; nothing in it is run.
+
+    Returns:
+        Tensors on the CPU, plain containers, numbers and text, and a
+        :class:`~maskgit_cli.unpickling.Placeholder` for everything else.
 
     Raises:
         InputError: the file is missing, damaged, or no checkpoint of PyTorch.
@@ -60,11 +52,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open(path, "rb") as file:
             begin = file.read(64)
         if begin.startswith(b"PK"):
-            numbers = _Numbers(path)
-            return Checkpoint(_read_zip(path, numbers), numbers.forget)
+            mapped = MappedFile(path)
+            return Checkpoint(_read_zip(path, mapped), mapped.forget)
         if begin.startswith(b"\x80"):
-            numbers = _Numbers(path)
-            return Checkpoint(_read_legacy(path, numbers), numbers.forget)
+            mapped = MappedFile(path)
+            return Checkpoint(_read_legacy(path, mapped), mapped.forget)
     except Refused as reason:
         raise InputError(f"{path} cannot be read as a checkpoint of PyTorch: {reason}") from None
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
@@ -74,7 +66,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     raise InputError(f"{path} is no checkpoint of PyTorch")
 
 
-def _read_zip(path: Path, numbers: _Numbers) -> Any:
+def _read_zip(path: Path, mapped: MappedFile) -> Any:
     """A checkpoint of PyTorch 1.6 or newer: a zip of a pickle and the numbers of each storage."""
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -94,7 +86,7 @@ def _read_zip(path: Path, numbers: _Numbers) -> Any:
                 raise Refused(f"the numbers of storage {key!r} are missing")
             if count * dtype.itemsize > entry.file_size:
                 raise Refused(f"the numbers of storage {key!r} are cut short")
-            return Storage(numbers.at(_start(file, entry), count, dtype))
+            return Storage(_numbers(mapped, _start(file, entry), count, dtype))
 
         return load_pickle(io.BytesIO(_stored(file, entries[pickles[0]])), find)
 
@@ -117,7 +109,7 @@ def _stored(file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
     return file.read(entry.file_size)
 
 
-def _read_legacy(path: Path, numbers: _Numbers) -> Any:
+def _read_legacy(path: Path, mapped: MappedFile) -> Any:
     """A checkpoint of PyTorch before 1.6: pickles one after the other, then the numbers.
 
     Where the numbers stand is known only when the pickles have been read, so the main one is read
@@ -127,8 +119,8 @@ def _read_legacy(path: Path, numbers: _Numbers) -> Any:
     def none(identifier: Any) -> Storage:
         raise Refused("it refers to a storage where it has none")
 
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        stream: Any = mapped
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickles:
+        stream: Any = pickles
         if load_pickle(stream, none) != _LEGACY_MAGIC or load_pickle(stream, none) != _LEGACY_VERSION:
             raise Refused("it is a pickle, but not one of PyTorch's")
         system = load_pickle(stream, none)
@@ -146,7 +138,7 @@ def _read_legacy(path: Path, numbers: _Numbers) -> Any:
 
         load_pickle(stream, learn)
         keys = load_pickle(stream, none)
-        storages = dict(_legacy_storages(numbers, stream, keys, known))
+        storages = dict(_legacy_storages(mapped, stream, keys, known))
 
         def find(identifier: Any) -> Storage:
             dtype, key, count, view = _described(identifier)
@@ -159,7 +151,7 @@ def _read_legacy(path: Path, numbers: _Numbers) -> Any:
 
 
 def _legacy_storages(
-    numbers: _Numbers, stream: IO[bytes], keys: Any, known: dict[str, tuple[torch.dtype, int]]
+    mapped: MappedFile, stream: IO[bytes], keys: Any, known: dict[str, tuple[torch.dtype, int]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and numbers of the storages that stand after the pickles, each behind its length."""
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in known for key in keys):
@@ -168,7 +160,7 @@ def _legacy_storages(
         dtype, count = known[key]
         if stream.read(8) != struct.pack("<q", count):
             raise Refused(f"the numbers of storage {key!r} are cut short")
-        yield key, numbers.at(stream.tell(), count, dtype)
+        yield key, _numbers(mapped, stream.tell(), count, dtype)
         stream.seek(count * dtype.itemsize, io.SEEK_CUR)
 
 
@@ -184,35 +176,15 @@ def _part(numbers: Tensor, view: Any) -> Tensor:
     return numbers[start : start + count]
 
 
-class _Numbers:
-    """The numbers in a file, as tensors of one dimension.
-
-    They are views of the mapped file where they stand at a multiple of their size; else a copy.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with open(path, "rb") as file:  # a copy on write: torch has no tensors that cannot be written to
-            self.file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        self.bytes = torch.frombuffer(self.file, dtype=torch.uint8)
-
-    def at(self, start: int, count: int, dtype: torch.dtype) -> Tensor:
-        """``count`` numbers from byte ``start``."""
-        end = start + count * dtype.itemsize
-        if end > len(self.bytes):
-            raise Refused("its numbers are cut short")
-        if count == 0:
-            return torch.empty(0, dtype=dtype)
-        if start % dtype.itemsize == 0:
-            return self.bytes[start:end].view(dtype)
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            return torch.frombuffer(bytearray(file.read(end - start)), dtype=dtype)
-
-    def forget(self) -> None:
-        """Let go of the mapped pages that have been read; the next look reads them anew."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            self.file.madvise(mmap.MADV_DONTNEED)
+def _numbers(mapped: MappedFile, start: int, count: int, dtype: torch.dtype) -> Tensor:
+    """``count`` numbers from byte ``start``: a view where they stand at a multiple of their size."""
+    end = start + count * dtype.itemsize
+    if end > len(mapped):
+        raise Refused("its numbers are cut short")
+    if count == 0:
+        return torch.empty(0, dtype=dtype)
+    part = mapped.bytes[start:end]
+    return (part if start % dtype.itemsize == 0 else part.clone()).view(dtype)
 
 
 def _described(identifier: Any) -> tuple[torch.dtype | None, str, int, Any]:

@@ -153,11 +153,15 @@ def _name(function: Any) -> str:
     return function.name if isinstance(function, Placeholder) else type(function).__name__
 
 
-def _key(value: Any) -> Any:
-    """A key of a dict: only what is cheap to hash, and has no code of its own for it."""
-    plain = (str, bytes, int, float, bool, type(None), Placeholder)
-    flat = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(part, plain) for part in flat):
+def _key(value: Any, depth: int = 4) -> Any:
+    """A key of a dict: only what has no code of its own for its hash, nor is nested deep.
+
+    Hashing a tuple of tuples of tuples ... would overflow the stack of the interpreter.
+    """
+    if isinstance(value, tuple) and depth > 0:
+        for part in value:
+            _key(part, depth - 1)
+    elif not isinstance(value, (str, bytes, int, float, type(None), frozenset, Placeholder)):
         raise Refused(f"a dict or set has a key of type {type(value).__name__}")
     return value
 

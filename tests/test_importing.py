@@ -27,12 +27,13 @@ class Heard:
     """A reporter that keeps what it is told."""
 
     def __init__(self):
-        self.text = ""
+        self.text = self.warned = ""
 
     def info(self, text):
         self.text += text + "\n"
 
-    warn = info
+    def warn(self, text):
+        self.warned += text + "\n"
 
 
 def take(family, out, **options):
@@ -309,7 +310,7 @@ def test_tensors_that_are_extra_misshapen_or_not_finite_are_named(tmp_path, refu
         ("last_layer.2.bias", torch.ones(47), r"last_layer\.2\.bias \(47,\) for \(48,\)"),
         ("pos_emb", torch.ones(65, 48), r"pos_emb has shape \(65, 48\)"),
         ("last_layer.2.bias", torch.full((48,), torch.nan), r"NaN, infinity .*: last_layer\.2\.bias"),
-        ("module.pos_emb", torch.ones(1), "two tensors pos_emb"),
+        ("module.pos_emb", torch.ones(1), "two tensors 'pos_emb'"),
     ):
         error = InputError if "two tensors" in says else WeightsError
         refused(v1_with(tmp_path / "x.pth", lambda s, n=name, v=value: change(s, n, v)), says, error)
@@ -332,6 +333,18 @@ def test_transformer_and_tokenizer_belong_together(tmp_path, refused):
     refused(HALTON._replace(tokenizer=V1.tokenizer), "is for 64 codes, the tokenizer has 48", ConfigError)
     big = rewritten(HALTON.tokenizer[0], tmp_path / "big.pt", _many_codes)
     refused(V1._replace(tokenizer=(big,)), "too few for the 100 codes", ConfigError)
+
+
+def test_another_kind_of_tokenizer_is_taken_with_a_warning(tmp_path):
+    """Somebody may have trained so; but shapes alone would let a slip through."""
+    codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
+    for i, tokenizer in enumerate((HALTON.tokenizer, [codec])):
+        heard = Heard()
+        import_weights([OFFICIAL.transformer], tmp_path / str(i), tokenizer=tokenizer, reporter=heard)
+        assert "was published with Google's tokenizer, and this is another one" in heard.warned
+    heard = Heard()
+    take(OFFICIAL, tmp_path / "model", reporter=heard)
+    assert heard.warned == ""
 
 
 def _many_codes(content):

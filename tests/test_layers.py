@@ -19,7 +19,7 @@ LAYERS = [
     {"errors"},
     {"settings"},
     {"config"},
-    {"published_config", "unpickling"},
+    {"published_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
     {"data", "labels", "grids", "optim", "perceptual", "samplers", "metrics", "fetching"},

@@ -62,6 +62,7 @@ VALUES = {
     "size": torch.Size([3, 4]),
     "ordered": collections.OrderedDict(b=1, a=2),
     7: "a number as a key",
+    ("a", (1, None)): "a tuple as a key",
 }
 
 
@@ -100,12 +101,23 @@ def test_views_of_one_storage_share_it(tmp_path):
     assert found["a"][5:].data_ptr() == found["b"].data_ptr()
 
 
-def test_memory_is_given_back_and_tensors_stay(tmp_path):
-    torch.save({"a": torch.arange(2**20)}, tmp_path / "x.pt")
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says so")
+def test_memory_is_taken_when_tensors_are_used_and_given_back(tmp_path):
+    size = 2**26
+    torch.save({"a": torch.ones(size // 4)}, tmp_path / "x.pt")
+    before = resident()
     checkpoint = read_checkpoint(tmp_path / "x.pt")
+    assert resident() - before < size / 4
     for _ in range(2):
-        assert torch.equal(checkpoint.value["a"], torch.arange(2**20))
+        assert checkpoint.value["a"].sum() == size // 4
+        assert resident() - before > size / 2
         checkpoint.forget()
+        assert resident() - before < size / 4
 
 
 def test_what_is_not_built_is_kept_as_what_it_says(tmp_path):

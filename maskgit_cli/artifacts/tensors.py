@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,16 +39,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OutputError: the file system refuses.
     """
-    places = sorted(tensors, key=lambda name: (list(_TYPES).index(tensors[name].dtype), name))
+    known = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in tensors.items()}
+    places = sorted(known, key=lambda name: (list(_TYPES).index(known[name][0]), name))
     header, begin = {}, 0
     for name in places:
-        tensor = tensors[name]
-        end = begin + tensor.numel() * tensor.dtype.itemsize
-        header[name] = {
-            "dtype": _TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
+        dtype, shape = known[name]
+        end = begin + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
