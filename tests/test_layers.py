@@ -22,7 +22,7 @@ LAYERS = [
     {"published_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
-    {"data", "labels", "grids", "optim", "perceptual", "samplers", "metrics", "fetching"},
+    {"data", "labels", "grids", "sheets", "optim", "perceptual", "samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub"},
     {"features", "drawing", "image_sets", "convert", "sharing", "starting"},
     {"extraction", "published_sizes"},
