@@ -28,7 +28,7 @@ LAYERS = [
     {"extraction", "published_sizes"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
-        "exporting", "importing", "inspecting", "benching",
+        "exporting", "importing", "inspecting", "benching", "comparing",
     },
     {"pulling"},  # an import with the fetching of its files before it
     {"cli"},
