@@ -53,7 +53,7 @@ def confidence_sampler(
     labels: Tensor,
     indices: Tensor,
     config: SamplerConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -69,7 +69,7 @@ def confidence_sampler(
         indices: number of each image in the whole set (B,): with the seed, all that its random
             numbers depend on.
         config: the sampler's settings.
-        seed: of every random number.
+        seed: of every random number; one for all images, or one for each (B,).
         mask_code: K, the code that stands for "unknown".
         on_step: called after each step.
 
@@ -180,7 +180,9 @@ def _draw_part(logits: Tensor, u: Tensor, sm_temp: float) -> tuple[Tensor, Tenso
     return codes.squeeze(-1), log_p.gather(-1, codes).squeeze(-1)
 
 
-def noisy_confidence(log_p: Tensor, indices: Tensor, step: int, config: SamplerConfig, seed: int) -> Tensor:
+def noisy_confidence(
+    log_p: Tensor, indices: Tensor, step: int, config: SamplerConfig, seed: noise.Seed
+) -> Tensor:
     """Confidences float64 (B, N) of drawn codes with log-probabilities (B, N), at step i of S.
 
     ``linear`` adds gumbel_temp · (1 − i/(S−1)) · Gumbel noise, which ends at 0; so does a single step.
