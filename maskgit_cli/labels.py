@@ -109,7 +109,7 @@ def _no_such_name(text: str, classes: int, class_names: Sequence[str]) -> str:
     """What to say of a name that no class has."""
     if not class_names:
         return f"the model's classes have no names, only numbers 0 to {classes - 1}"
-    readable = [_readable(name) for name in class_names]
+    readable = [readable_name(name) for name in class_names]
     by_lowered = {name.casefold(): name for name in (*class_names, *readable)}
     near = difflib.get_close_matches(text.casefold(), by_lowered, n=1, cutoff=0.5)
     if near:
@@ -118,8 +118,8 @@ def _no_such_name(text: str, classes: int, class_names: Sequence[str]) -> str:
     return f"no class has this name; the model knows {shown}"
 
 
-def _readable(name: str) -> str:
-    """What a class is called, where its name is a WordNet id of ImageNet; else the name itself."""
+def readable_name(name: str) -> str:
+    """What a class is called: in English where its name is a WordNet id of ImageNet, else by its name."""
     meanings = imagenet_meanings(name) if re.fullmatch(r"n\d{8}", name) else ()
     return meanings[0].name if meanings else name
 
