@@ -68,7 +68,7 @@ class Outpaint(NamedTuple):
             if side in sides:
                 raise ValueError(f"{text!r} has {side} twice")
             if not colon or side not in cls._fields or not number.isdecimal():
-                raise ValueError(f"{item!r} is not SIDE:PIXELS with left, right, top or bottom, as in left:64")
+                raise ValueError(f"{item!r} is not SIDE:PIXELS with one of {', '.join(cls._fields)}")
             sides[side] = int(number)
         return cls(**sides)
 

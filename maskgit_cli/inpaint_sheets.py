@@ -89,7 +89,7 @@ def _pictures(row: SheetRow, side: int) -> list[Tensor]:
 
 
 def _fit(picture: Tensor, side: int) -> Tensor:
-    """Scale uint8 (3, H, W) so that its longer side is ``side``, or by a whole factor to no more than that."""
+    """Scale uint8 (3, H, W) down to a longer side of ``side``, or up by a whole factor to no more."""
     longer = max(picture.shape[1:])
     if longer > side:
         size = [max(1, round(x * side / longer)) for x in picture.shape[1:]]

@@ -7,8 +7,6 @@ what is drawn only, so that every other pixel comes back bit for bit.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,37 +19,19 @@ from maskgit_cli import noise
 from maskgit_cli.artifacts.atomic import parent, sha256_bytes, sha256_file
 from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest, samples_record
 from maskgit_cli.artifacts.tokens import TokenFile
-from maskgit_cli.data import to_model
 from maskgit_cli.distributed import on_main
 from maskgit_cli.drawing import Job, SamplerChoice, choose_sampler, fill_samples
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
-from maskgit_cli.inference import (
-    DECODER_ROWS,
-    Generator,
-    apply_to_rows,
-    arithmetic_device,
-    choose_model,
-    decode_codes,
-    load_generator,
-)
+from maskgit_cli.inference import Generator, choose_model, load_generator
 from maskgit_cli.inpaint_config import Box, InpaintConfig
 from maskgit_cli.inpaint_sheets import SheetRow, inpaint_sheet
 from maskgit_cli.labels import NO_CLASS, find_label
 from maskgit_cli.manifests import read_manifest
+from maskgit_cli.painting import Painter, plan_edit
 from maskgit_cli.progress import SILENT, Reporter
-from maskgit_cli.regions import Edit, Region, find_region
-from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.regions import Edit
 from maskgit_cli.settings import option, require
-from maskgit_cli.windows import (
-    Plan,
-    Window,
-    blend_weights,
-    cells_to_draw,
-    paste,
-    plan_windows,
-    resize,
-    seam_weights,
-)
+from maskgit_cli.windows import Window, cells_to_draw
 
 # What a manifest says line by line, and a call for one image by itself.
 OF_ONE_IMAGE = ("box", "keep_box", "outpaint")
@@ -146,7 +126,7 @@ def inpaint(
     parents = [*generator.parents(), *_parents(image, mask, edits, outlines)]
     record = samples_record("inpaint", _settings(job, edits, outlines, config), parents, len(job.indices))
     out = out or Path("samples") / f"{image.stem}-{samples_digest(record)}"
-    painter = _Painter(generator, edits, config, job.sampler)
+    painter = Painter(generator, edits, config, job.sampler)
 
     def sheet(writer: SampleWriter, _tokens: TokenFile) -> Tensor:
         return _sheet(painter, writer, config.n)
@@ -188,7 +168,7 @@ def _outline(edit: Edit, source: Path, generator: Generator, config: InpaintConf
         MaskGITError: something is; the text names the manifest's line.
     """
     try:
-        _, plan = _load(edit, generator)
+        _, plan = plan_edit(edit, generator.model)
         grid, rule = generator.model.config.grid, config.mask_rule
         cells = [cells_to_draw(plan, i, grid, rule) for i in range(len(plan.windows))]
         unknown = [int(x.sum()) for x in cells]
@@ -201,24 +181,6 @@ def _outline(edit: Edit, source: Path, generator: Generator, config: InpaintConf
         if not edit.line:
             raise
         raise InputError(f"{source}: line {edit.line}: {error}") from None
-
-
-def _load(edit: Edit, generator: Generator) -> tuple[Region, Plan]:
-    """An edit's picture and what is drawn in it, and its windows."""
-    model = generator.model
-
-    def label_of(text: str | None) -> int:
-        if text is not None:
-            return find_label(text, model.config.classes, model.class_names)
-        if not model.config.drops_labels:
-            raise ConfigError("--label: this network was trained with a class for every image; name one")
-        return NO_CLASS
-
-    region = find_region(edit, label_of)
-    shorter = min(region.masked.shape)
-    if edit.window is not None:
-        require(edit.window <= shorter, "window", edit.window, f"{shorter} or less, the picture's shorter side")
-    return region, plan_windows(region.parts, model.resolution, edit.window)
 
 
 def _plan(
@@ -237,13 +199,12 @@ def _plan(
     )
     _tell_of_steps(sampler, [count for outline in outlines for count in outline.unknown], reporter)
     counts = np.array([len(outline.windows) for outline in outlines for _ in range(config.n)])
-    indices = np.arange(len(counts))
     names = [
         " ".join(filter(None, [f"{i:06d}", edits[i // config.n].name, f"{k}" if count > 1 else ""]))
-        for i, count in zip(indices, counts, strict=True)
+        for i, count in enumerate(counts.tolist())
         for k in range(count)
     ]
-    return Job(generator, indices, labels, sampler, config.seed, names, counts)
+    return Job(generator, np.arange(len(counts)), labels, sampler, config.seed, names, counts)
 
 
 def _tell_of_steps(sampler: Any, unknown: Sequence[int], reporter: Reporter) -> None:
@@ -279,10 +240,13 @@ def _settings(
         label = find_label(config.label, model.config.classes, model.class_names)
 
     def shown(boxes: tuple[Box, ...]) -> str | None:
-        names = [box.label for box in boxes]
-        found = [n and find_label(n, model.config.classes, model.class_names) for n in names]
-        texts = [str(b._replace(label=n)) for b, n in zip(boxes, found, strict=True)]
-        return "; ".join(texts) or None
+        """As in a cell of a manifest, but with classes as numbers, which a model's names may share."""
+        found = [
+            box.label and str(find_label(box.label, model.config.classes, model.class_names)) for box in boxes
+        ]
+        return (
+            "; ".join(str(box._replace(label=label)) for box, label in zip(boxes, found, strict=True)) or None
+        )
 
     return {
         "n": config.n,
@@ -302,123 +266,12 @@ def _settings(
     }
 
 
-# --- drawing ----------------------------------------------------------------------------------------
-
-
-class _Canvas(NamedTuple):
-    """A picture that is being drawn.
-
-    Attributes:
-        picture: uint8 (3, H, W), changed as windows are drawn.
-        plan: its windows.
-        blend: how much of the drawn each pixel takes (H, W).
-        index: number of the variant.
-        seed: of its first window.
-    """
-
-    picture: Tensor
-    plan: Plan
-    blend: Tensor
-    index: int
-    seed: int
-
-
-class _Painter:
-    """Draws pictures of a job, of which it reads the images as they come."""
-
-    def __init__(
-        self, generator: Generator, edits: Sequence[Edit], config: InpaintConfig, sampler: Any
-    ) -> None:
-        self.generator = generator
-        self.edits = edits
-        self.config = config
-        self.sampler = sampler
-        self._loaded: tuple[int, Region, Plan, Tensor] | None = None
-
-    def region(self, number: int) -> Region:
-        """The image of an edit and what is drawn in it."""
-        return self._load(number)[1]
-
-    def _load(self, number: int) -> tuple[int, Region, Plan, Tensor]:
-        """An edit with its windows and blend; variants of one image follow one another."""
-        if self._loaded is None or self._loaded[0] != number:
-            region, plan = _load(self.edits[number], self.generator)
-            self._loaded = number, region, plan, blend_weights(region.masked, self.config.feather)
-        return self._loaded
-
-    def make(self, pictures: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-        """Codes (rows, h, w) of all windows of some pictures (B,), and the pictures uint8 (3, H, W)."""
-        canvases = []
-        for picture in pictures.tolist():
-            number, index = divmod(picture, self.config.n)
-            _, region, plan, blend = self._load(number)
-            canvases.append(_Canvas(region.picture.clone(), plan, blend, index, self.edits[number].seed))
-        codes: list[list[Tensor]] = [[] for _ in canvases]
-        for step in range(max(len(canvas.plan.windows) for canvas in canvases)):
-            active = [i for i, canvas in enumerate(canvases) if step < len(canvas.plan.windows)]
-            drawn = self._draw_windows([canvases[i] for i in active], step)
-            for i, row in zip(active, drawn, strict=True):
-                codes[i].append(row)
-        return torch.stack([row for rows in codes for row in rows]), [c.picture for c in canvases]
-
-    def _draw_windows(self, canvases: Sequence[_Canvas], number: int) -> Tensor:
-        """Draw window ``number`` of each picture into it; gives the codes (B, h, w)."""
-        sizes, tokenizer = self.generator.model.config, self.generator.tokenizer
-        windows = [canvas.plan.windows[number] for canvas in canvases]
-        cut = [canvas.picture[:, *window.place] for canvas, window in zip(canvases, windows, strict=True)]
-        squares = to_model(torch.stack([resize(x, self.generator.model.resolution) for x in cut]))
-        codes = apply_to_rows(tokenizer.network.encode, (squares,), self.generator.device, DECODER_ROWS)
-        rule = self.config.mask_rule
-        cells = torch.stack([cells_to_draw(c.plan, number, sizes.grid, rule) for c in canvases])
-        codes = self._sample(codes.masked_fill(cells, sizes.codebook_size), canvases, number)
-        drawn = decode_codes(tokenizer, codes, self.generator.device)  # (B, 3, R, R)
-        for canvas, window, square in zip(canvases, windows, drawn, strict=True):
-            # The fade is as wide as a code's cell.
-            width = max(1, window.side // sizes.grid)
-            weights = seam_weights(canvas.plan.owner[window.place], number, width)
-            paste(canvas.picture, square, window, weights * canvas.blend[window.place])
-        return codes
-
-    def _sample(self, codes: Tensor, canvases: Sequence[_Canvas], number: int) -> Tensor:
-        """Draw what is unknown in codes (B, h, w), those together that are sampled in the same way."""
-        labels = torch.tensor([canvas.plan.labels[number] for canvas in canvases])
-        indices = torch.tensor([canvas.index for canvas in canvases])
-        seeds = noise.seeds_of_images([window_seed(canvas.seed, number) for canvas in canvases])
-        place = arithmetic_device(self.generator.device)
-        mask_code = self.generator.model.config.codebook_size
-        groups: dict[Any, list[int]] = {}
-        for i, unknown in enumerate((codes == mask_code).flatten(1).sum(1).tolist()):
-            if unknown:
-                groups.setdefault(self._sampler_for(unknown, int(labels[i])), []).append(i)
-        for sampler, rows in groups.items():
-            own = (x[rows].to(place) for x in (codes, labels, indices))
-            drawn = confidence_sampler(
-                self.generator.predict, *own, sampler, seeds[rows].to(place), mask_code
-            )
-            codes[rows] = drawn.to(codes.device)
-        return codes
-
-    def _sampler_for(self, unknown: int, label: int) -> Any:
-        """The sampler's settings for a window: no more steps than codes, no guidance without a class."""
-        changes: dict[str, Any] = {} if label != NO_CLASS else {"cfg": 0.0}
-        if getattr(self.sampler, "steps", 0) > unknown:
-            changes["steps"] = unknown
-        return dataclasses.replace(self.sampler, **changes)
-
-
-def window_seed(seed: int, number: int) -> int:
-    """The seed of a picture's window: the first has the picture's own, each later one another (64 bits)."""
-    if number == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:8])
-
-
-def _sheet(painter: _Painter, writer: SampleWriter, n: int) -> Tensor:
+def _sheet(painter: Painter, writer: SampleWriter, n: int) -> Tensor:
     """What the images were, what is drawn, and the variants."""
 
-    def row(number: int, region: Region, shown: int) -> SheetRow:
-        first = number * n
-        drawn = [torch.from_numpy(read_png(writer.image_path(first + i))) for i in range(shown)]
-        return SheetRow(region, [x.permute(2, 0, 1) for x in drawn], painter.edits[number].name)
+    def row(number: int, shown: int) -> SheetRow:
+        pngs = [read_png(writer.image_path(number * n + i)) for i in range(shown)]
+        drawn = [torch.from_numpy(png).permute(2, 0, 1) for png in pngs]  # (H, W, 3) -> (3, H, W)
+        return SheetRow(painter.region(number), drawn, painter.edits[number].name)
 
-    return inpaint_sheet(len(painter.edits), n, lambda number, shown: row(number, painter.region(number), shown))
+    return inpaint_sheet(len(painter.edits), n, row)

@@ -34,7 +34,7 @@ def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
         raise InputError(f"{path}: empty; its first line names the columns: {','.join(COLUMNS)}")
     names = [cell.strip().lower() for cell in lines[0][1]]
     _check_columns(path, names)
-    edits = []
+    edits: list[Edit] = []
     for number, cells in lines[1:]:
         try:
             if len(cells) > len(names):

@@ -22,11 +22,10 @@ LAYERS = [
     {"published_config", "inpaint_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
-    {
-        "data", "labels", "grids", "sheets", "windows", "optim", "perceptual", "samplers", "metrics", "fetching",
-    },
+    {"data", "labels", "grids", "sheets", "windows", "optim", "perceptual"},
+    {"samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub", "regions"},
-    {"features", "drawing", "image_sets", "convert", "sharing", "starting"},
+    {"features", "drawing", "painting", "image_sets", "convert", "sharing", "starting"},
     {"extraction", "published_sizes", "manifests", "inpaint_sheets"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
