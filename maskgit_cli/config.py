@@ -339,29 +339,6 @@ class SampleConfig(Settings):
 
 
 @dataclass(frozen=True)
-class InpaintConfig(Settings):
-    """Settings of ``inpaint`` besides the sampler's own.
-
-    Attributes:
-        n: variants of the picture.
-        label: class of what is drawn, by number or name; None draws without a class.
-        box: x, y, width, height in pixels of what is drawn anew.
-        mask_rule: a code is drawn anew if ``any`` pixel of its cell is masked, or the ``majority``.
-        feather: width in pixels of the blend inside the mask's edge; 0 is a hard edge.
-        weights: ``ema`` or ``raw``.
-        seed: of every random number.
-    """
-
-    n: int = setting(1, at_least(1))
-    label: str | None = None
-    box: tuple[int, int, int, int] | None = None
-    mask_rule: str = setting("any", among("any", "majority"))
-    feather: int = setting(0, at_least(0))
-    weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, at_least(0))
-
-
-@dataclass(frozen=True)
 class ScoreConfig(Settings):
     """Settings of ``fid`` and ``fid-stats``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from maskgit_cli.artifacts.atomic import sha256_bytes
 from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest, samples_record
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.config import SampleConfig
-from maskgit_cli.drawing import Job, SamplerChoice, blank_canvas, choose_sampler, fill_samples
+from maskgit_cli.drawing import Job, SamplerChoice, choose_sampler, draw, fill_samples
 from maskgit_cli.inference import Generator, choose_model, decode_codes, load_generator
 from maskgit_cli.labels import labels_for, readable_name
 from maskgit_cli.progress import SILENT, Reporter
@@ -89,6 +89,10 @@ def sample(
     def render(codes: Tensor) -> Tensor:
         return decode_codes(generator.tokenizer, codes, generator.device)
 
+    def make(pictures: np.ndarray) -> tuple[Tensor, Iterable[Tensor]]:
+        codes = draw(job, pictures)
+        return codes, () if config.format == "tokens" else render(codes)
+
     def sheet(writer: SampleWriter, tokens: TokenFile) -> Tensor:
         rows, columns = grid_rows(job.labels)
         texts = sheet_texts(job.labels[rows], generator.model.class_names, columns)
@@ -103,7 +107,7 @@ def sample(
         out,
         record,
         job,
-        None if config.format == "tokens" else render,
+        make,
         sheet,
         npz=config.format == "npz",
         batch_size=batch_size,
@@ -121,7 +125,7 @@ def _plan(generator: Generator, config: SampleConfig, choice: SamplerChoice) -> 
     check_steps(sampler, model.config.grid**2)
     indices = np.arange(config.start, config.n if config.stop is None else config.stop)
     labels = labels_for(config.labels, indices, classes, model.class_names, config.seed)
-    return Job(generator, indices, labels, blank_canvas(generator), sampler, config.seed)
+    return Job(generator, indices, labels, sampler, config.seed)
 
 
 def _settings(job: Job, config: SampleConfig) -> dict[str, Any]:

@@ -229,36 +229,52 @@ class SampleWriter:
         path: the directory.
         meta: what the token file says of its codes.
         indices: number of each picture in the whole set (N,), which is its name.
-        labels: class numbers (N,), -1 where there is none.
+        labels: class number of each row of codes (R,), -1 where there is none.
+        names: of the rows of codes (R,); None is the pictures' numbers.
+        counts: how many rows of codes each picture has (N,), which sum to R; None is one.
 
     Attributes:
-        todo: rows that had no codes when this writer was made.
+        todo: pictures that lacked codes when this writer was made.
     """
 
-    def __init__(self, path: Path, meta: TokenMeta, indices: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self,
+        path: Path,
+        meta: TokenMeta,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        names: Sequence[str] | None = None,
+        counts: np.ndarray | None = None,
+    ) -> None:
         self.path = path
         self.indices = indices
+        counts = np.ones(len(indices), np.int64) if counts is None else counts
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
         self.tokens: TokenWriter | None = None
         self.todo = np.array([], np.int64)
         # Where the finished token file stands, only what comes after it is left to do.
         if not (path / TOKENS_FILE).exists():
-            names = [f"{index:06d}" for index in indices]
+            names = names or [f"{index:06d}" for index in indices]
             self.tokens = TokenWriter.create_or_resume(path / TOKENS_FILE, meta, names, labels)
-            self.todo = np.flatnonzero(~self.tokens.done)
+            done = self.tokens.done
+            whole = [done[start:end].all() for start, end in zip(self._starts, self._ends, strict=True)]
+            self.todo = np.flatnonzero(~np.array(whole))
 
-    def image_path(self, row: int) -> Path:
-        """Where the picture of a row stands."""
-        return self.path / IMAGES / f"{self.indices[row]:06d}.png"
+    def image_path(self, picture: int) -> Path:
+        """Where a picture stands."""
+        return self.path / IMAGES / f"{self.indices[picture]:06d}.png"
 
-    def write(self, rows: np.ndarray, codes: np.ndarray, pngs: Sequence[bytes] = ()) -> None:
-        """Store pictures, PNG files of rows (B,) or none at all, and then codes (B, h, w).
+    def write(self, pictures: np.ndarray, codes: np.ndarray, pngs: Sequence[bytes] = ()) -> None:
+        """Store PNG files of pictures (B,), or none at all, and then all their codes (rows, h, w) in order.
 
         Raises:
             OutputError: the disk is full or not writable.
         """
         assert self.tokens is not None
-        for row, png in zip(rows if len(pngs) else (), pngs, strict=True):
-            write_bytes(self.image_path(row), png)
+        for picture, png in zip(pictures if len(pngs) else (), pngs, strict=True):
+            write_bytes(self.image_path(picture), png)
+        rows = np.concatenate([np.arange(self._starts[i], self._ends[i]) for i in pictures])
         self.tokens.write(rows, codes[:, None])
 
     def finish_tokens(self) -> TokenFile:
@@ -286,7 +302,7 @@ class SampleWriter:
         """
         write_bytes(self.path / GRID_FILE, grid)
         if npz:
-            write_npz(self.path / NPZ_FILE, [self.image_path(row) for row in range(len(self.indices))])
+            write_npz(self.path / NPZ_FILE, [self.image_path(i) for i in range(len(self.indices))])
         _remove_leftovers(self.path)
         write_json(self.path / SETTINGS_FILE, {**record, "complete": True})
 
