@@ -319,6 +319,8 @@ class SampleConfig(Settings):
         start: first index drawn; with ``stop``, a part of the n images (``--range start:stop``).
         stop: one past the last index drawn; None is n.
         format: what is written besides the token file.
+        trace: keep what every step of the sampler did, with a strip and an animation of each image in
+            this format (``webp``, ``gif``); None keeps nothing.
         weights: ``ema`` or ``raw``.
         seed: of every random number.
     """
@@ -328,6 +330,7 @@ class SampleConfig(Settings):
     start: int = setting(0, at_least(0))
     stop: int | None = setting(None, at_least(1))
     format: str = setting("png", among("png", "npz", "tokens"))
+    trace: str | None = setting(None, among("webp", "gif"))
     weights: str = setting("ema", among("ema", "raw"))
     seed: int = setting(0, at_least(0))
 

@@ -13,19 +13,37 @@ from torch import Tensor
 
 from maskgit_cli.artifacts.models import Model
 from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace
 from maskgit_cli.distributed import barrier, broadcast_object, world
 from maskgit_cli.grids import png_bytes
 from maskgit_cli.inference import Generator, arithmetic_device
 from maskgit_cli.progress import Reporter
 from maskgit_cli.sampler_config import PRESETS, SamplerConfig, changed, preset_for
-from maskgit_cli.samplers import draw_samples
+from maskgit_cli.samplers import Step, draw_samples
 from maskgit_cli.settings import require
 
 # Settings of a sampler, or changes to the model's own preset; "method" among them picks another sampler.
 SamplerChoice = SamplerConfig | Mapping[str, Any] | None
-# The codes of some pictures (B,) of a job, (rows, h, w) in order, and the pictures uint8 (3, H, W), or none.
-Make = Callable[[np.ndarray], tuple[Tensor, Iterable[Tensor]]]
+
+
+class Drawn(NamedTuple):
+    """Some pictures of a job.
+
+    Attributes:
+        codes: of all their rows in order (rows, h, w).
+        images: the pictures uint8 (3, H, W), or none at all.
+        trace: what the sampler did to each row, where that is kept.
+        strips: pictures of that, files by their suffix for each picture, or none at all.
+    """
+
+    codes: Tensor
+    images: Iterable[Tensor] = ()
+    trace: Trace | None = None
+    strips: Sequence[Mapping[str, bytes]] = ()
+
+
+# Draws some pictures (B,) of a job.
+Make = Callable[[np.ndarray], Drawn]
 
 
 class Job(NamedTuple):
@@ -39,6 +57,7 @@ class Job(NamedTuple):
         seed: of every random number.
         names: of the rows of codes (R,); None is the pictures' numbers.
         counts: how many rows of codes each picture has (N,); None is one.
+        trace_steps: S where the sampler's steps are kept, else 0.
     """
 
     generator: Generator
@@ -48,6 +67,7 @@ class Job(NamedTuple):
     seed: int
     names: Sequence[str] | None = None
     counts: np.ndarray | None = None
+    trace_steps: int = 0
 
 
 def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
@@ -87,8 +107,13 @@ def blank_canvas(generator: Generator) -> Tensor:
     return torch.full((sizes.grid, sizes.grid), sizes.codebook_size)
 
 
-def draw(job: Job, rows: np.ndarray) -> Tensor:
+def draw(job: Job, rows: np.ndarray, on_step: Callable[[Step], None] | None = None) -> Tensor:
     """Codes (B, h, w) of some pictures (B,) of a job, each with one row of codes, all of them unknown.
+
+    Args:
+        job: what is drawn.
+        rows: the pictures.
+        on_step: called after each step of the sampler.
 
     Raises:
         ConfigError: there are more steps than codes to draw.
@@ -98,7 +123,9 @@ def draw(job: Job, rows: np.ndarray) -> Tensor:
     canvas = blank_canvas(job.generator).to(place).expand(len(rows), -1, -1)
     labels, indices = (torch.from_numpy(x[rows]).to(place) for x in (job.labels, job.indices))
     mask_code = job.generator.model.config.codebook_size
-    return draw_samples(job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code)
+    return draw_samples(
+        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code, on_step
+    )
 
 
 def fill_samples(
@@ -141,8 +168,7 @@ def fill_samples(
     if broadcast_object(complete):
         reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
         return True
-    words = ", ".join(f"{key} {value}" for key, value in job.sampler.to_json().items())
-    words = f"{job.sampler.method} sampler, {words}, seed {job.seed}"
+    words = f"{job.sampler.method} sampler, {job.sampler}, seed {job.seed}"
     reporter.info(f"drawing {len(job.indices)} images into {out} ({words})")
     writer = _shared_writer(out, _describe(job, record), job)
     resumed = len(writer.todo) < len(job.indices)
@@ -176,7 +202,7 @@ def _shared_writer(out: Path, meta: TokenMeta, job: Job) -> SampleWriter:
     """Every process's own writer of the one directory; the first process begins it."""
     if not world().main:
         barrier()
-    writer = SampleWriter(out, meta, job.indices, job.labels, job.names, job.counts)
+    writer = SampleWriter(out, meta, job.indices, job.labels, job.names, job.counts, job.trace_steps)
     if world().main:
         barrier()
     return writer
@@ -191,7 +217,8 @@ def _draw_all(job: Job, writer: SampleWriter, make: Make, batch_size: int, repor
         for first in range(0, len(batches), size):
             if first + rank < len(batches):
                 pictures = batches[first + rank]
-                codes, images = make(pictures)
-                writer.write(pictures, codes.cpu().numpy(), [png_bytes(image) for image in images])
+                codes, images, trace, strips = make(pictures)
+                pngs = [png_bytes(image) for image in images]
+                writer.write(pictures, codes.cpu().numpy(), pngs, trace, strips)
             # The others are about as fast, so what all do in this round is told at once.
             task.advance(sum(len(pictures) for pictures in batches[first : first + size]))

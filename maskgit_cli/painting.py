@@ -14,6 +14,7 @@ from torch import Tensor
 from maskgit_cli import noise
 from maskgit_cli.artifacts.models import Model
 from maskgit_cli.data import to_model
+from maskgit_cli.drawing import Drawn
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.inference import (
     DECODER_ROWS,
@@ -110,7 +111,7 @@ class Painter:
             self._loaded = number, region, plan, blend_weights(region.masked, self.config.feather)
         return self._loaded
 
-    def make(self, pictures: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+    def make(self, pictures: np.ndarray) -> Drawn:
         """Codes (rows, h, w) of all windows of some pictures (B,), and the pictures uint8 (3, H, W)."""
         canvases = []
         for picture in pictures.tolist():
@@ -125,7 +126,7 @@ class Painter:
             drawn = self._draw_windows([canvases[i] for i in active], step)
             for i, row in zip(active, drawn, strict=True):
                 codes[i].append(row)
-        return torch.stack([row for rows in codes for row in rows]), [c.picture for c in canvases]
+        return Drawn(torch.stack([row for rows in codes for row in rows]), [c.picture for c in canvases])
 
     def _draw_windows(self, canvases: Sequence[Canvas], number: int) -> Tensor:
         """Draw window ``number`` of each picture into it; gives the codes (B, h, w)."""

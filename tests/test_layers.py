@@ -25,8 +25,8 @@ LAYERS = [
     {"data", "labels", "grids", "sheets", "windows", "optim", "perceptual"},
     {"samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub", "regions"},
-    {"features", "drawing", "painting", "image_sets", "convert", "sharing", "starting"},
-    {"extraction", "published_sizes", "manifests", "inpaint_sheets"},
+    {"features", "drawing", "tracing", "image_sets", "convert", "sharing", "starting"},
+    {"extraction", "published_sizes", "manifests", "inpaint_sheets", "painting"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
         "exporting", "importing", "inspecting", "benching", "comparing",
@@ -34,6 +34,8 @@ LAYERS = [
     {"pulling"},  # an import with the fetching of its files before it
     {"cli"},
 ]  # fmt: skip
+# What commands may import before they run.
+LIGHT = {"config", "sampler_config", "inpaint_config", "settings", "errors", "catalogue", "__init__"}
 # What begins the package: its version, and the public names, which are imported when first used.
 ROOTS = {"__init__", "__main__"}
 
