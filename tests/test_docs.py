@@ -29,7 +29,6 @@ from maskgit_cli.cli import COMMANDS, group, main
 from maskgit_cli.config import (
     SIZES,
     TOKENIZER_SIZES,
-    InpaintConfig,
     SampleConfig,
     ScoreConfig,
     Size,
@@ -39,6 +38,7 @@ from maskgit_cli.decoding import decode
 from maskgit_cli.exporting import export
 from maskgit_cli.features import INCEPTION, INCEPTION_SHA256, PUBLISHED, metric_name
 from maskgit_cli.importing import import_weights
+from maskgit_cli.inpaint_config import Box, InpaintConfig
 from maskgit_cli.inpainting import inpaint
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.sampler_config import PRESETS
@@ -209,7 +209,7 @@ def make_samples(root, run, picture):
     mask = root / "mask.png"
     Image.new("1", Image.open(picture).size, 1).save(mask)
     inpaint(picture, run, root / "masked", mask, InpaintConfig(n=2, label="dog"), device="cpu")
-    inpaint(picture, run, root / "boxed", config=InpaintConfig(box=(2, 2, 9, 9)), device="cpu")
+    inpaint(picture, run, root / "boxed", config=InpaintConfig(box=(Box(2, 2, 9, 9),)), device="cpu")
 
 
 def make_scores(root, tokenizer, images):
