@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import parent
-from maskgit_cli.artifacts.models import TRANSFORMERS, Model, load_model, named, weights_of
+from maskgit_cli.artifacts.models import TRANSFORMERS, Model, find_named, load_model, weights_of
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.config import SIZES, Size, TrainConfig, TransformerConfig
-from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.errors import ConfigError
 from maskgit_cli.imagenet import same_classes
 
 # The tables with a row a place, by network: their names, and the rows before and after the grid's, which
@@ -82,18 +82,6 @@ def network_sizes(tokens: TokenFile, config: TrainConfig) -> TransformerConfig:
     )
 
 
-def find_model(path: Path) -> Path:
-    """The directory a user's word means: a path, ``builtin``, or the name of a model under ``models/``.
-
-    Raises:
-        InputError: there is none; the message says how to get it.
-    """
-    for place in (named(path), Path("models") / path):
-        if place.exists():
-            return place
-    raise InputError(f"no model at {path}, nor at models/{path}; `maskgit pull --list` shows what can be had")
-
-
 def start_from(path: Path, tokens: TokenFile, config: TrainConfig) -> Start:
     """The weights of a model, made to fit a token file.
 
@@ -107,7 +95,7 @@ def start_from(path: Path, tokens: TokenFile, config: TrainConfig) -> Start:
         ArtifactError: it is incomplete or damaged.
         ConfigError: its codes, classes or sizes are others than asked for.
     """
-    place = find_model(path)
+    place = find_named(path, "run or model")
     model = load_model(place)
     _check_codes(path, model, tokens)
     _check_classes(path, model, tokens)

@@ -180,7 +180,10 @@ def test_a_name_under_models(model, tmp_path, monkeypatch, maskgit):
     assert (outcome.status, outcome.stdout) == (0, "runs/tokens32-maskgit-32\n"), outcome.stderr
     missing = maskgit("train", tokens, "--init-from", "maskgit-256", *words)
     assert missing.status == 1
-    assert "no model at maskgit-256, nor at models/maskgit-256" in missing.stderr
+    assert (
+        "no run or model at maskgit-256, nor at models/maskgit-256; `maskgit pull maskgit-256`"
+        in missing.stderr
+    )
 
 
 def test_googles_network_is_trained_with_a_class_for_every_image(tmp_path):
@@ -242,5 +245,5 @@ def test_another_size(model, tmp_path):
 
 def test_no_model(model, tmp_path):
     tokens = larger_tokens(tmp_path / "tokens.h5", model)
-    with pytest.raises(InputError, match=r"no model at .*absent.*`maskgit pull --list` shows"):
+    with pytest.raises(InputError, match=r"no run or model at .*absent: it does not exist"):
         start(tokens, tmp_path / "run", tmp_path / "absent")
