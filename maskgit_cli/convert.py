@@ -205,6 +205,7 @@ class Published(NamedTuple):
         tensors: by their published names.
         weights: ``ema`` if they are said to be averaged, else ``raw``.
         step: optimiser steps behind them, where the file says so.
+        epoch: whole passes over the training images behind them, likewise.
         forget: gives back the memory that tensors have taken by being looked at.
     """
 
@@ -213,6 +214,7 @@ class Published(NamedTuple):
     tensors: Mapping[str, Tensor | PackedArray]
     weights: str
     step: int | None
+    epoch: int | None
     forget: Callable[[], None]
 
     def load(self, name: str) -> Tensor:

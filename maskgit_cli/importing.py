@@ -25,6 +25,7 @@ from maskgit_cli.artifacts.models import (
     TOKENIZER_FORMAT,
     TOKENIZERS,
     TRANSFORMERS,
+    find_named,
     load_tokenizer,
     read_tokenizer_record,
     save_model,
@@ -50,6 +51,8 @@ _Tensors = dict[str, Tensor | PackedArray]
 # Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
+# Where it says how many optimiser steps and how many passes over the data are behind them.
+_STEP_KEYS, _EPOCH_KEYS = ("iter", "global_step"), ("global_epoch", "epoch")
 # How published files in a folder are told from others; Google's have no suffix and are named one by one.
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".yaml")
 # Which tokenizer each transformer was published with.
@@ -164,6 +167,7 @@ def _record(model: _Converted, codec: _Tokenizer, settings: dict[str, Any]) -> d
         "weights": model.published.weights,
         "half": False,
         "step": model.published.step,
+        "epoch": model.published.epoch,
         "settings": settings,
         "parents": [model.parent, *codec.parents],
     }
@@ -198,9 +202,9 @@ def _sort(files: Sequence[Path], tokenizer: Sequence[Path], weights: str) -> _So
             raise ConfigError(f"{path} is a second {kind}; name one")
         found[kind] = value
 
-    named = [(path, False) for given in files for path in _expanded(given)]
-    named += [(path, True) for given in tokenizer for path in _expanded(given)]
-    for path, is_tokenizer in named:
+    all_paths = [(path, False) for given in files for path in _expanded(given)]
+    all_paths += [(path, True) for given in tokenizer for path in _expanded(find_named(given, "tokenizer"))]
+    for path, is_tokenizer in all_paths:
         if path.is_dir():
             add("tokenizer", path, path)
         elif path.suffix.lower() in (".yaml", ".yml"):
@@ -272,8 +276,14 @@ def _read(path: Path, weights: str) -> Published:
         raise InputError(f"{path} is none of the networks that are known here: {known}")
     if chosen != weights and weights == "raw":
         raise InputError(f"{path} has averaged weights only; leave --weights raw out")
-    step = container.get("iter", container.get("global_step")) if isinstance(container, dict) else None
-    return Published(path, family, tensors, chosen, step if isinstance(step, int) else None, forget)
+    step, epoch = (_count(container, keys) for keys in (_STEP_KEYS, _EPOCH_KEYS))
+    return Published(path, family, tensors, chosen, step, epoch, forget)
+
+
+def _count(container: Any, keys: Sequence[str]) -> int | None:
+    """The whole number that a checkpoint has under the first of some keys; None where it has none."""
+    values = (container.get(key) for key in keys) if isinstance(container, dict) else ()
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
 
 
 def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:

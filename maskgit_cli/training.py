@@ -129,7 +129,7 @@ def train(
         reporter.info(f"{out} has its {step} steps already; more --steps go on, --overwrite begins anew")
         return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
-    log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
+    log = MetricsLog(out, step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
     with held(out, world().main), reporter.task("train", config.steps, step, unit="steps") as task:

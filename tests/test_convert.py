@@ -72,7 +72,7 @@ def published(name, **changes) -> Published:
     tensors = {theirs: torch.zeros(shapes[ours]) for ours, theirs in names(name).items()}
     tensors |= changes
     kept = {key: value for key, value in tensors.items() if value is not None}
-    return Published("file.pth", BY_NETWORK[name], kept, "raw", None, lambda: None)
+    return Published("file.pth", BY_NETWORK[name], kept, "raw", None, None, lambda: None)
 
 
 def convert(name, **changes) -> dict[str, torch.Tensor]:
