@@ -138,6 +138,11 @@ def _check_classes(path: Path, model: Model, tokens: TokenFile) -> None:
     if len(wanted) not in (0, known) or highest > known:
         found = len(wanted) or highest
         raise ConfigError(f"--init-from {path}: it knows {known} classes, but {tokens.path} has {found}")
+    if not model.config.drops_labels and tokens.labels.min(initial=0) < 0:
+        raise ConfigError(
+            f"--init-from {path}: this network needs a class for every image, and {tokens.path} has images "
+            "without one"
+        )
     if wanted and names and not same_classes(names, wanted):
         number = next(i for i in range(known) if not same_classes(names[i : i + 1], wanted[i : i + 1]))
         raise ConfigError(
@@ -149,9 +154,10 @@ def _check_classes(path: Path, model: Model, tokens: TokenFile) -> None:
 def _check_sizes(path: Path, model: Model, config: TrainConfig) -> None:
     if config.size is not None and size_name(model.config) != config.size:
         raise ConfigError(f"--size {config.size}: the model at {path} is of another size; leave --size out")
-    if not model.config.drops_labels and config.drop_label > 0:
+    if not model.config.drops_labels and config.drop_label:
         raise ConfigError(
-            f"--init-from {path}: this network knows no dropped class; train it with --drop-label 0"
+            f"--drop-label {config.drop_label}: the network of --init-from {path} knows no dropped class; "
+            "leave --drop-label out"
         )
 
 
