@@ -21,6 +21,7 @@ from maskgit_cli.artifacts.models import (
     WEIGHTS_FILE,
     Tokenizer,
     find_named,
+    format_of,
     load_model,
     load_tokenizer,
     network_of,
@@ -120,7 +121,7 @@ def _check_replaceable(out: Path, kind: str) -> None:
 def _kind_of(out: Path) -> str | None:
     """The format of a directory that an export or training made; v1.0's files count as what they hold."""
     if (out / "config.json").is_file():
-        return read_json(out / "config.json", "an artifact of ours").get("format")
+        return format_of(out)
     for file, kind in ((out / "VQGAN" / V1_SIZES, MODEL_FORMAT), (out / V1_SIZES, TOKENIZER_FORMAT)):
         if file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(_BY_US):
             return kind

@@ -16,6 +16,7 @@ from maskgit_cli.hub import cached_from_hub, enter_in_cache, find_on_hub
 from maskgit_cli.importing import import_weights
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.settings import offline as forbidden
+from maskgit_cli.sharing import check_repository
 
 # What a model directory consists of, as `export --push` uploads it.
 NATIVE_FILES = ("config.json", WEIGHTS_FILE, "tokenizer/config.json", f"tokenizer/{WEIGHTS_FILE}")
@@ -52,8 +53,11 @@ def pull(
         ArtifactError: a file isn't what its family's files are.
         OutputError: ``out`` is there already and isn't this model, or the file system refuses.
     """
-    ours = "/" not in name
-    model = published_model(name) if ours else None
+    model = None
+    if "/" in name:
+        check_repository(name, "pull")
+    else:
+        model = published_model(name)
     out = out or MODELS / name.rsplit("/", 1)[-1]
     if model and not overwrite and holds_model(out, model, weights):
         reporter.info(f"{out} is {name} already; --overwrite makes it anew")

@@ -1,6 +1,7 @@
 """``import``: what is recognised, what is assumed aloud, what is refused, and what is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -385,11 +386,43 @@ def test_calls_that_make_no_sense_are_refused(tmp_path, refused):
     with pytest.raises(InputError, match="none of the networks"):
         import_weights([tmp_path / "other.pth"], tmp_path / "out")
     codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
-    with pytest.raises(ConfigError, match="already"):
+    with pytest.raises(ConfigError, match="directory of this package already"):
         import_weights([codec], tmp_path / "out")
     with pytest.raises(ConfigError, match="is of no use beside"):
         import_weights([HALTON.transformer, V1.tokenizer[1]], tmp_path / "out", tokenizer=[codec], heads=4)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"\n<!DOCTYPE html>", "is a web page"),
+        (b'\x80\0\0\0\0\0\0\0{"bias":{}}', "is a safetensors file"),
+        (b"\x89HDF\r\n\x1a\n", "is no file of weights"),
+        (b"hello", "neither a checkpoint of PyTorch nor flax's msgpack"),
+        (V1.transformer.read_bytes()[:9999], "it is cut short or damaged"),
+        (OFFICIAL.transformer.read_bytes()[:9999], "it is cut short"),
+    ],
+)
+def test_files_that_are_taken_for_weights(tmp_path, data, says):
+    path = tmp_path / "MaskGIT_ImageNet_256.pth"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"^{path} .*{says}"):
+        import_weights([path], tmp_path / "out")
+
+
+def test_a_folder_of_files_beside_others(tmp_path):
+    """Google's files have no suffix; a config.json that is not ours makes no directory of ours."""
+    folder = tmp_path / "google"
+    folder.mkdir()
+    for path in (OFFICIAL.transformer, *OFFICIAL.tokenizer):
+        shutil.copy(path, folder)
+    (folder / "config.json").write_text('{"by": "them"}')
+    (folder / "README").write_text("about")
+    model = import_weights([folder], tmp_path / "model")
+    assert load_model(model).sha256 == load_model(take(OFFICIAL, tmp_path / "one by one")).sha256
 
 
 def test_nothing_is_replaced_unasked(tmp_path):

@@ -404,6 +404,13 @@ def test_an_unknown_name(maskgit):
         pull("maskgit-257")
 
 
+@pytest.mark.parametrize("name", ["user/", "/name", "a/b/c", "../x"])
+def test_a_repository_that_cannot_be(name, maskgit):
+    outcome = maskgit("pull", name)
+    assert (outcome.status, outcome.stdout) == (1, "")
+    assert f"pull {name}: must be user/name" in outcome.stderr
+
+
 def test_digests_of_files(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"hello\n")

@@ -160,6 +160,17 @@ def find_named(path: Path, what: str) -> Path:
     raise InputError(f"no {what} at {path}: it does not exist{hint}")
 
 
+def format_of(path: Path) -> str | None:
+    """The format that a directory's ``config.json`` names; None where there is none, or not one of ours.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    config = path / "config.json"
+    found = read_json(config, "an artifact of ours").get("format") if config.is_file() else None
+    return found if found in (MODEL_FORMAT, TOKENIZER_FORMAT, RUN_FORMAT) else None
+
+
 def newest_run(root: Path = Path("runs")) -> Path | None:
     """The run under ``root`` whose newest checkpoint is the latest, or None."""
     found = []
