@@ -39,7 +39,7 @@ def hub_endpoint() -> str:
 
 def brief(error: BaseException) -> str:
     """An error's text in one line of reasonable length."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
 
 
 @contextmanager

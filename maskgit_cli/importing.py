@@ -195,7 +195,9 @@ def _tell(converted: _Converted, reporter: Reporter) -> None:
     """Say what a file was found to be."""
     millions = f"{converted.parameters / 1e6:.3f} M parameters"
     sizes = ", ".join(f"{key} {value}" for key, value in converted.sizes.to_json().items())
-    reporter.info(f"{converted.published.path} is {converted.published.family.title}, {millions}: {sizes}")
+    reporter.info(
+        f"{converted.published.path.name} is {converted.published.family.title}, {millions}: {sizes}"
+    )
 
 
 # --- files ------------------------------------------------------------------------------------------

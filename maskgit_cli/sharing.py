@@ -147,7 +147,7 @@ def _files(folder: Path) -> str:
 
 def _settings(record: Mapping[str, Any]) -> str:
     rows = [(f"`{key}`", f"`{value}`") for key, value in record.get("settings", {}).items()]
-    return _table("Training", ("setting", "value"), rows)
+    return _table("Settings", ("setting", "value"), rows)
 
 
 def _parents(record: Mapping[str, Any]) -> str:
