@@ -257,10 +257,10 @@ def _write_v1_tokenizer(codec: Tokenizer, folder: Path) -> None:
     assert isinstance(codec.config, VQGANConfig)
     folder.mkdir(exist_ok=True)
     torch.save({"state_dict": dict(codec.network.state_dict())}, folder / V1_TOKENIZER)
-    (folder / V1_SIZES).write_text(_model_yaml(codec.config), encoding="utf-8")
+    (folder / V1_SIZES).write_text(v1_model_yaml(codec.config), encoding="utf-8")
 
 
-def _model_yaml(sizes: VQGANConfig) -> str:
+def v1_model_yaml(sizes: VQGANConfig) -> str:
     """The sizes of a VQGAN as v1.0's code reads them, in YAML."""
     return f"""\
 {_BY_US} {__version__}

@@ -285,7 +285,7 @@ def test_any_tensor_that_is_missing_is_named(tmp_path, refused, family):
         file = rewritten(
             family.transformer, tmp_path / "x.pth", lambda c, n=name: c["model_state_dict"].pop(n)
         )
-        refused(family._replace(transformer=file), rf"it lacks 1: {name}")
+        refused(family._replace(transformer=file), rf"it lacks 1 tensor: {name}")
 
 
 def test_any_array_of_flax_that_is_missing_is_named(tmp_path, refused):
@@ -296,8 +296,8 @@ def test_any_array_of_flax_that_is_missing_is_named(tmp_path, refused):
 
     file = rewritten_flax(OFFICIAL.transformer, tmp_path / "x", change)
     says = (
-        r"lacks 1: TransformerLayer_1/Mlp_0/layer_output/bias; it has besides 1: extra/kernel; "
-        r"it has in other shapes 1: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
+        r"lacks 1 tensor: TransformerLayer_1/Mlp_0/layer_output/bias; "
+        r"it has 1 tensor too many: extra/kernel; it has 1 tensor of another shape: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
     )
     refused(OFFICIAL._replace(transformer=file), says)
 
@@ -307,7 +307,7 @@ def test_tensors_that_are_extra_misshapen_or_not_finite_are_named(tmp_path, refu
         state[name] = value
 
     for name, value, says in (
-        ("x.weight", torch.ones(2), r"has besides 1: x\.weight"),
+        ("x.weight", torch.ones(2), r"has 1 tensor too many: x\.weight"),
         ("last_layer.2.bias", torch.ones(47), r"last_layer\.2\.bias \(47,\) for \(48,\)"),
         ("pos_emb", torch.ones(65, 48), r"pos_emb has shape \(65, 48\)"),
         ("last_layer.2.bias", torch.full((48,), torch.nan), r"NaN, infinity .*: last_layer\.2\.bias"),
@@ -323,7 +323,7 @@ def test_tensors_of_a_tokenizer_are_as_strict(tmp_path, refused):
     del state["decoder.up.2.block.1.conv2.bias"]
     torch.save({"state_dict": state}, tmp_path / "x.ckpt")
     family = V1._replace(tokenizer=(tmp_path / "x.ckpt", V1.tokenizer[1]))
-    refused(family, r"lacks 1: decoder\.up\.2\.block\.1\.conv2\.bias")
+    refused(family, r"lacks 1 tensor: decoder\.up\.2\.block\.1\.conv2\.bias")
 
 
 def _state(path):
@@ -476,7 +476,7 @@ def test_a_gadget_in_place_of_a_tensor_is_a_missing_tensor(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     gadget = OBJECTS["os.system"]
     family = v1_with(tmp_path / "x.pth", lambda state: state.update({"last_layer.0.bias": gadget}))
-    refused(family, r"lacks 1: last_layer\.0\.bias")
+    refused(family, r"lacks 1 tensor: last_layer\.0\.bias")
     assert not (tmp_path / "pwned").exists()
 
 
