@@ -297,7 +297,8 @@ def test_any_array_of_flax_that_is_missing_is_named(tmp_path, refused):
     file = rewritten_flax(OFFICIAL.transformer, tmp_path / "x", change)
     says = (
         r"lacks 1 tensor: TransformerLayer_1/Mlp_0/layer_output/bias; "
-        r"it has 1 tensor too many: extra/kernel; it has 1 tensor of another shape: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
+        r"it has 1 tensor too many: extra/kernel; "
+        r"it has 1 tensor of another shape: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
     )
     refused(OFFICIAL._replace(transformer=file), says)
 
