@@ -18,12 +18,15 @@ from tiny_models import CODES, NAMES, make_model
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.artifacts.samples import SampleWriter, open_samples, read_record
 from maskgit_cli.artifacts.tokens import open_tokens
-from maskgit_cli.config import SampleConfig, SamplerConfig
+from maskgit_cli.config import SampleConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
-from maskgit_cli.sampling import grid_rows, sample
+from maskgit_cli.grids import png_bytes
+from maskgit_cli.sampler_config import ConfidenceConfig
+from maskgit_cli.sampling import grid_rows, sample, sheet_texts
+from maskgit_cli.sheets import captioned_sheet
 
-STEPS = SamplerConfig(steps=4)
+STEPS = ConfidenceConfig(steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +139,11 @@ def test_sigkill_at_any_moment_and_again_gives_the_same_bytes(model, tmp_path):
     code = (
         "import sys; sys.argv[1:]\n"
         "from pathlib import Path\n"
-        "from maskgit_cli.config import SampleConfig, SamplerConfig\n"
+        "from maskgit_cli.config import SampleConfig\n"
+        "from maskgit_cli.sampler_config import ConfidenceConfig\n"
         "from maskgit_cli.sampling import sample\n"
         "print('ready', flush=True)\n"
-        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=40), SamplerConfig(steps=4),\n"
+        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=40), ConfidenceConfig(steps=4),\n"
         "       batch_size=2, device='cpu')\n"
     )
     for delay in (0.05, 0.25):
@@ -179,7 +183,7 @@ def test_other_settings_over_samples_that_are_there(model, tmp_path):
         ({"n": 8}, "--n 7, not 8"),
         ({"labels": "1"}, "--labels all, not 1"),
         ({"start": 2}, "--range 0:7, not 2:7"),
-        ({"sampler": SamplerConfig(steps=5)}, "--steps 4, not 5"),
+        ({"sampler": ConfidenceConfig(steps=5)}, "--steps 4, not 5"),
     ]
     for change, difference in cases:
         with pytest.raises(OutputError) as caught:
@@ -229,9 +233,9 @@ def test_settings_that_cannot_be(model, tmp_path):
     with pytest.raises(ConfigError, match="--batch-size 0: must be 1 or more"):
         draw(model, tmp_path / "s", batch_size=0)
     with pytest.raises(ConfigError, match="--steps 17: there are 16 tokens"):
-        draw(model, tmp_path / "s", sampler=SamplerConfig(steps=17))
+        draw(model, tmp_path / "s", sampler=ConfidenceConfig(steps=17))
     with pytest.raises(ConfigError, match="--steps -1: must be 1 or more"):
-        SamplerConfig(steps=-1)
+        ConfidenceConfig(steps=-1)
     with pytest.raises(ConfigError, match="did you mean owl"):
         draw(model, tmp_path / "s", labels="owls")
     with pytest.raises(InputError, match="no run or model at"):
@@ -269,9 +273,10 @@ def test_several_processes_draw_what_one_draws(model, tmp_path):
     whole = contents(draw(model, tmp_path / "whole", n=5).path)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from maskgit_cli.config import SampleConfig, SamplerConfig\n"
+        "from maskgit_cli.config import SampleConfig\n"
+        "from maskgit_cli.sampler_config import ConfidenceConfig\n"
         "from maskgit_cli.sampling import sample\n"
-        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=5), SamplerConfig(steps=4),\n"
+        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=5), ConfidenceConfig(steps=4),\n"
         "       batch_size=1, device='cpu')\n"
     )
     script = tmp_path / "script.py"
@@ -307,3 +312,27 @@ def test_a_grid_of_many_classes_shows_as_many_of_them_as_it_can():
     chosen, _ = grid_rows(np.arange(300) % 70)
     assert len(chosen) == 100
     assert set(labels[chosen]) >= set(range(70))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "columns", "texts"),
+    [
+        ([0, 0, 2, 2], NAMES, 2, {"row_names": ["cat", "owl"]}),
+        ([0, 0, 2, 2], [], 2, {"row_names": ["class 0", "class 2"]}),
+        ([0, 1, 1, 2], NAMES, 2, {"captions": ["cat", "dog", "dog", "owl"]}),
+        ([0, 1], NAMES, 1, {"captions": ["cat", "dog"]}),
+        ([1, 1, 1], NAMES, 2, {"title": "dog"}),
+        ([0, 1], ["n01443537", "n02114367"], 1, {"captions": ["goldfish", "timber wolf"]}),
+        ([-1, -1], [], 1, {}),
+    ],
+)
+def test_a_sheet_names_the_classes(labels, names, columns, texts):
+    assert sheet_texts(np.array(labels), names, columns) == texts
+
+
+def test_the_grid_has_the_names_of_the_classes(model, tmp_path):
+    sample(model, tmp_path / "s", SampleConfig(n=6), {"steps": 2})
+    rows = [0, 3, 1, 4, 2, 5]
+    pixels = np.stack([np.array(Image.open(tmp_path / "s" / "images" / f"{i:06d}.png")) for i in rows])
+    sheet = captioned_sheet(torch.from_numpy(pixels).permute(0, 3, 1, 2), 2, row_names=NAMES)
+    assert (tmp_path / "s" / "grid.png").read_bytes() == png_bytes(sheet)
