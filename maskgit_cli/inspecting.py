@@ -14,7 +14,7 @@ from maskgit_cli.artifacts.models import (
     TOKENIZERS,
     TRANSFORMERS,
     WEIGHTS_FILE,
-    named,
+    find_named,
     network_of,
 )
 from maskgit_cli.artifacts.pictures import PICTURES_FORMAT, RECORD_FILE
@@ -40,9 +40,7 @@ def describe(path: Path) -> Facts:
         InputError: there is nothing at ``path``, or nothing that this package knows.
         ArtifactError: it is one of ours, but incomplete or damaged.
     """
-    path = named(path)
-    if not path.exists():
-        raise InputError(f"nothing at {path}: it does not exist")
+    path = find_named(path, "file or directory")
     if path.is_dir():
         return _directory(path)
     readers: dict[str, Callable[[Path], Facts]] = {
@@ -115,7 +113,17 @@ def _run(path: Path, record: Facts) -> Facts:
 
 def _model(path: Path, record: Facts) -> Facts:
     sizes = network_of(record, TRANSFORMERS, "maskgit", path).key
-    keys = ("network", "resolution", "step", "weights", "half", sizes, "tokenizer_sha256", "class_names")
+    keys = (
+        "network",
+        "resolution",
+        "step",
+        "epoch",
+        "weights",
+        "half",
+        sizes,
+        "tokenizer_sha256",
+        "class_names",
+    )
     return {**{key: record[key] for key in keys if key in record}, **_parameters(path / WEIGHTS_FILE)}
 
 

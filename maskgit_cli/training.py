@@ -118,7 +118,7 @@ def train(
     """
     data = open_tokens(tokens)
     held_out = open_tokens(val) if val else None
-    start, config = _start(data, _resolved(data, held_out, config or TrainConfig(), res), init_from)
+    start, config = _start(data, _resolved(data, held_out, config or TrainConfig(), res), init_from, reporter)
     codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, start.near(tokens))
     out = out or Path("runs") / f"{tokens.stem}-{config.size or start.network}-{data.meta.resolution}"
     target = resolve_device(device)
@@ -130,7 +130,7 @@ def train(
         reporter.info(f"{out} has its {step} steps already; more --steps go on, --overwrite begins anew")
         return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
-    log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
+    log = MetricsLog(out, step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
     with held(out, world().main), reporter.task("train", config.steps, step, unit="steps") as task:
@@ -187,13 +187,22 @@ def _resolved(
     return dataclasses.replace(config, batch_size=batch, steps=steps)
 
 
-def _start(data: TokenFile, config: TrainConfig, init_from: Path | None) -> tuple[Start, TrainConfig]:
-    """The network to train, and the settings with its size named where it has a name."""
+def _start(
+    data: TokenFile, config: TrainConfig, init_from: Path | None, reporter: Reporter = SILENT
+) -> tuple[Start, TrainConfig]:
+    """The network to train, and the settings that depend on it: its size's name if it has one."""
     if init_from is not None:
         start = start_from(init_from, data, config)
-        return start, dataclasses.replace(config, size=size_name(start.sizes))
-    config = dataclasses.replace(config, size=config.size or "base")
-    return Start("maskgit", network_sizes(data, config)), config
+        size = size_name(start.sizes)
+    else:
+        size = config.size or "base"
+        start = Start("maskgit", network_sizes(data, dataclasses.replace(config, size=size)))
+    if not start.sizes.drops_labels:
+        reporter.info("this network knows no dropped class, so no label is hidden, and there is no guidance")
+    drop = config.drop_label
+    if drop is None:
+        drop = TrainConfig.default_drop_label(start.sizes.drops_labels)
+    return start, dataclasses.replace(config, size=size, drop_label=drop)
 
 
 def _record(data: TokenFile, config: TrainConfig, start: Start) -> dict[str, Any]:
@@ -272,6 +281,7 @@ def draw_batch(step: int, data: TokenFile, config: TrainConfig, device: torch.de
     that probability (arXiv 2310.14400, section 3.2).
     """
     assert config.batch_size is not None
+    assert config.drop_label is not None
     share = config.batch_size // world().size
     first = (step - 1) * config.batch_size + world().rank * share
     rows = batch_rows(config.seed, len(data), first, share)

@@ -146,7 +146,7 @@ def train_vqgan(
     nets = _build(config, sizes, accelerator)
     step = _resume(out, nets) if resumed else 0
     perceptual = _perceptual(config, accelerator.device, reporter)
-    log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
+    log = MetricsLog(out, step) if world().main else None
     batches = _batches(source, config, step, workers, reporter)
     meter = _Meter(sizes.codebook_size, accelerator.device)
     with held(out, world().main), reporter.task("train-vqgan", config.steps, step, unit="steps") as task:

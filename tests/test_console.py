@@ -126,3 +126,17 @@ def test_a_training_says_its_loss(tokens, tmp_path, capsys, monkeypatch):
     assert out == ""
     assert err.splitlines()[0].startswith("train: 1/2 steps, ")
     assert ", loss 2." in err.splitlines()[1]
+
+
+def test_bytes_are_said_in_units_people_read(capsys):
+    assert [console.size(n) for n in (0, 645, 12_345, 2_090_306_069)] == [
+        "0 bytes",
+        "645 bytes",
+        "12.3 kB",
+        "2.09 GB",
+    ]
+    with console.ConsoleReporter().task("fetching x.pth", 4_000_000, 1_000_000, unit="bytes") as task:
+        task.advance(1_000_000)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fetching x.pth: 2 MB of 4 MB, ")
+    assert line.count("B/s") == 1

@@ -35,6 +35,8 @@ from maskgit_cli.errors import ArtifactError, ConfigError, MaskGITError, OutputE
 from maskgit_cli.models.maskgit import MaskGIT
 
 CPU = torch.device("cpu")
+# What the settings of a training come to, once its network is known.
+RESOLVED = TRAINING | {"drop_label": 0.1}
 
 
 def weights(run):
@@ -57,7 +59,7 @@ def steps_of(run):
 
 @pytest.fixture(scope="module")
 def batch(tokens):
-    config = TrainConfig(batch_size=12_000)
+    config = TrainConfig(batch_size=12_000, drop_label=0.1)
     return training.draw_batch(3, open_tokens(tokens), config, CPU)
 
 
@@ -92,7 +94,7 @@ def test_a_label_is_dropped_one_time_in_ten(batch):
 
 def test_an_epoch_takes_every_image_once(tokens):
     data = open_tokens(tokens)
-    config = TrainConfig(batch_size=8)
+    config = TrainConfig(batch_size=8, drop_label=0.1)
     drawn = [training.draw_batch(step, data, config, CPU) for step in (1, 2, 3)]
     codes = torch.cat([part.codes for part in drawn]).flatten(1)
     labels = torch.cat([part.labels for part in drawn])
@@ -104,7 +106,7 @@ def test_an_epoch_takes_every_image_once(tokens):
 
 
 def test_processes_share_a_batch(tokens, monkeypatch):
-    data, config = open_tokens(tokens), TrainConfig(batch_size=8)
+    data, config = open_tokens(tokens), TrainConfig(batch_size=8, drop_label=0.1)
     whole = training.draw_batch(5, data, config, CPU)
     for rank in (0, 1):
         monkeypatch.setattr(training, "world", lambda rank=rank: World(rank, 2))
@@ -116,7 +118,7 @@ def test_processes_share_a_batch(tokens, monkeypatch):
 def test_views_are_taken_at_random(tokenizer, tmp_path):
     codes = np.broadcast_to(np.arange(2).reshape(1, 2, 1, 1), (4, 2, GRID, GRID))
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="flip")
-    drawn = training.draw_batch(1, open_tokens(path), TrainConfig(batch_size=4000), CPU)
+    drawn = training.draw_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
     assert drawn.codes.double().mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -138,7 +140,7 @@ def test_smoothing_spreads_over_the_codes_and_the_mask(batch):
 @pytest.mark.parametrize("loss_on", ["all", "masked"])
 def test_the_loss_is_a_mean_over_the_positions_it_is_on(tokens, tmp_path, loss_on):
     run = train_tiny(tokens, tmp_path / "run", steps=1, dropout=0.0, loss_on=loss_on, seed=4)
-    config = TrainConfig(**TRAINING | {"loss_on": loss_on, "seed": 4, "dropout": 0.0})
+    config = TrainConfig(**RESOLVED | {"loss_on": loss_on, "seed": 4, "dropout": 0.0})
     batch = training.draw_batch(1, open_tokens(tokens), config, CPU)
     logits = initial(run, 4)(batch.inputs, batch.labels, batch.drop)
     positions = batch.masked.numel() if loss_on == "all" else int(batch.masked.sum())
@@ -150,7 +152,7 @@ def test_the_steps_are_those_of_a_plain_loop(tokens, tmp_path):
     """The recipe written down once more, with torch's own AdamW and no Accelerate."""
     settings = {"dropout": 0.0, "weight_decay": 0.5, "clip": 0.2, "warmup": 3, "lr": 2e-3, "steps": 4}
     run = train_tiny(tokens, tmp_path / "run", **settings)
-    config, data = TrainConfig(**TRAINING | settings), open_tokens(tokens)
+    config, data = TrainConfig(**RESOLVED | settings), open_tokens(tokens)
     network = initial(run, 0)
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.96), weight_decay=0.5, foreach=False)
@@ -196,7 +198,7 @@ def test_a_run_directory_holds_what_it_should(run, tokens, tokenizer):
         "config.json", "tokenizer", "metrics.jsonl", "previews", "checkpoints", ".lock"
     }  # fmt: skip
     record = json.loads((run / "config.json").read_text())
-    assert record["settings"] == TrainConfig(**TRAINING | {"preview_every": 6}).to_json()
+    assert record["settings"] == TrainConfig(**RESOLVED | {"preview_every": 6}).to_json()
     assert record["parents"] == [
         {"kind": "tokens", "name": "tokens.h5", "sha256": open_tokens(tokens).sha256},
         {"kind": "images", "name": "photos", "sha256": "0" * 64},
@@ -535,12 +537,13 @@ def test_the_command_names_its_run_and_prints_it(maskgit, tokens, tmp_path, monk
 def test_the_reports_recipe_is_the_default(tokens):
     wanted = {
         "lr": 1e-4, "beta1": 0.9, "beta2": 0.96, "weight_decay": 1e-5, "warmup": 2500, "clip": 1.0,
-        "dropout": 0.1, "drop_label": 0.1, "label_smoothing": 0.1, "mask_schedule": "arccos",
+        "dropout": 0.1, "label_smoothing": 0.1, "mask_schedule": "arccos",
         "loss_on": "all", "ema": 0.9999, "epochs": 300,
     }  # fmt: skip
     assert wanted.items() <= dataclasses.asdict(TrainConfig()).items()
     assert (TrainConfig.default_batch_size(256), TrainConfig.default_batch_size(512)) == (512, 128)
-    assert training._start(open_tokens(tokens), TrainConfig(), None)[1].size == "base"
+    settings = training._start(open_tokens(tokens), TrainConfig(), None)[1]
+    assert (settings.size, settings.drop_label) == ("base", 0.1)
     assert training._resolved(open_tokens(tokens), None, TrainConfig(), None).steps == math.ceil(
         300 * 24 / 512
     )

@@ -39,6 +39,14 @@ def duration(seconds: float) -> str:
     return f"{s // 86400}d{s % 86400 // 3600}h"
 
 
+def size(count: float) -> str:
+    """A number of bytes as people say it: ``645 bytes``, ``12.3 kB``, ``539 MB``, ``2.09 GB``."""
+    for unit, text in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {text}"
+    return f"{count:.0f} bytes"
+
+
 class _PlainTask:
     """Progress as a line now and then."""
 
@@ -62,6 +70,10 @@ class _PlainTask:
         if rate and self.done < self.total:
             left = f", {duration((self.total - self.done) / rate)} left"
         stats = "".join(f", {name} {float(value):.4g}" for name, value in self.stats.items())
+        if self.unit == "bytes":  # what is fetched needs no memory to speak of
+            amount = f"{size(self.done)} of {size(self.total)}" if self.total else size(self.done)
+            click.echo(f"{self.description}: {amount}, {size(rate)}/s{left}", err=True)
+            return
         click.echo(
             f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.4g}/s{left}{stats}, "
             f"{memory_gb():.1f} GB",
@@ -116,12 +128,14 @@ class ConsoleReporter:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
+            DownloadColumn,
             MofNCompleteColumn,
             Progress,
             ProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
+            TransferSpeedColumn,
         )
         from rich.text import Text
 
@@ -132,14 +146,15 @@ class ConsoleReporter:
                 speed = f"{task.speed:.3g} {unit}/s" if task.speed else ""
                 return Text(f"{speed}  {memory_gb():.1f} GB", style="dim")
 
+        fetching = unit == "bytes"
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            DownloadColumn() if fetching else MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            RateColumn(),
+            TransferSpeedColumn() if fetching else RateColumn(),
             TextColumn("{task.fields[stats]}"),
             console=Console(stderr=True),
         )

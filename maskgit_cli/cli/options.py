@@ -76,7 +76,10 @@ def _plain_type(annotation: Any) -> type:
 
 
 def settings_of(
-    kind: type[Settings], texts: Mapping[str, str], defaults: Mapping[str, str] | None = None
+    kind: type[Settings],
+    texts: Mapping[str, str],
+    defaults: Mapping[str, str] | None = None,
+    also: Mapping[str, str] | None = None,
 ) -> Any:
     """Options for fields of a settings class, their defaults read from it.
 
@@ -84,28 +87,31 @@ def settings_of(
         kind: the class.
         texts: help by field name; fields left out get no option. The order is that of the help page.
         defaults: what to show as the default of a field whose default is None.
+        also: a second spelling of a field's option.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
 
     def decorate(f: F) -> F:
         for name in reversed(list(texts)):
-            f = _option(fields[name], _plain_type(hints[name]), texts[name], (defaults or {}).get(name))(f)
+            shown, second = (defaults or {}).get(name), (also or {}).get(name)
+            f = _option(fields[name], _plain_type(hints[name]), texts[name], shown, second)(f)
         return f
 
     return decorate
 
 
-def _option(field: Any, kind: type, text: str, shown: str | None) -> Callable[[F], F]:
-    """One option from one field."""
+def _option(field: Any, kind: type, text: str, shown: str | None, second: str | None) -> Callable[[F], F]:
+    """One option from one field, with a second spelling if it has one."""
     flag = "--" + field.name.replace("_", "-")
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=field.default, show_default=True, help=text)
-    default = None if field.default is None else field.default
+    default = field.default
+    flags = (flag, second) if second else (flag,)
     metavar = {int: "N", float: "X"}.get(kind, "TEXT")
     show: bool | str = shown if shown is not None else default is not None
     return click.option(
-        flag, field.name, type=kind, default=default, show_default=show, metavar=metavar, help=text
+        *flags, field.name, type=kind, default=default, show_default=show, metavar=metavar, help=text
     )
 
 
