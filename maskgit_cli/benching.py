@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig, SamplerConfig, TransformerConfig
 from maskgit_cli.distributed import autocast, resolve_device, resolve_dtype
-from maskgit_cli.errors import ConfigError
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.settings import require
 
 Work = Callable[[], object]
 
@@ -47,6 +47,8 @@ def bench(
         ConfigError: the resolution is not a multiple of the tokenizer's factor.
     """
     config = config or BenchConfig()
+    factor = TOKENIZER_SIZES[config.tokenizer].factor
+    require(config.res % factor == 0, "res", config.res, f"a multiple of {factor} for {config.tokenizer}")
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     limit = _limit(target, precision)
@@ -118,13 +120,10 @@ def _tokenizer(config: BenchConfig, device: torch.device) -> VQGAN:
 
 def _transformer(config: BenchConfig, device: torch.device) -> MaskGIT:
     codec = TOKENIZER_SIZES[config.tokenizer]
-    if config.res % codec.factor:
-        raise ConfigError(f"--res {config.res}: must be a multiple of {codec.factor} for {config.tokenizer}")
     size = dataclasses.asdict(SIZES[config.size])
     grid = config.res // codec.factor
-    return MaskGIT(TransformerConfig(**size, codebook_size=codec.codebook_size, classes=1000, grid=grid)).to(
-        device
-    )
+    sizes = TransformerConfig(**size, codebook_size=codec.codebook_size, classes=1000, grid=grid)
+    return MaskGIT(sizes).to(device)
 
 
 def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
@@ -133,20 +132,21 @@ def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> 
 
     @torch.inference_mode()
     def work() -> object:
+        """One batch of images into codes."""
         with autocast(device, dtype):
             return codec.encode(images)
 
     return work, config.batch_size
 
 
-def _decode(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+def _decode(config: BenchConfig, device: torch.device, _: torch.dtype) -> tuple[Work, int]:
     codec = _tokenizer(config, device)
     codes = torch.zeros(config.batch_size, codec.config.grid, codec.config.grid, dtype=torch.int64)
 
     @torch.inference_mode()
     def work() -> object:
-        with autocast(device, dtype):
-            return codec.decode(codes.to(device))
+        """One batch of codes into images, in float32 as wherever codes are decoded."""
+        return codec.decode(codes.to(device))
 
     return work, config.batch_size
 
@@ -159,6 +159,7 @@ def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tup
     labels = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
 
     def work() -> object:
+        """One optimiser step."""
         with autocast(device, dtype):
             logits = network(codes, labels)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), label_smoothing=0.1)
@@ -179,6 +180,7 @@ def _sample(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tu
 
     @torch.inference_mode()
     def work() -> object:
+        """One batch of codes drawn from nothing."""
         with autocast(device, dtype):
             return confidence_sampler(
                 network, blank, index % sizes.classes, index, sampler, seed=0, mask_code=network.mask_code

@@ -395,6 +395,7 @@ REFUSED = {
     f"fid samples/mine --ref images --batch-size 0 {FID}": ["--batch-size 0", "1 or more"],
     f"fid-stats images new.npz --batch-size -3 {FID}": ["--batch-size -3", "1 or more"],
     "bench --batch-size 0": ["--batch-size 0", "1 or more"],
+    "bench --res 250 --stages decode": ["--res 250", "a multiple of 16"],
     "bench --stages train,cook": ["--stages cook", "tokenize"],
     "--procs 0 info tokens.h5": ["--procs 0", "1 or more"],
 }

@@ -218,11 +218,14 @@ class MetricsLog:
     Args:
         path: the file.
         step: the step that training resumes from.
+
+    Raises:
+        ArtifactError: a line is damaged, as after a power failure.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        kept = [line for number, line in enumerate(self._lines(), 1) if self._step(line, number) <= step]
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
 
     def _lines(self) -> list[str]:
@@ -231,6 +234,14 @@ class MetricsLog:
             return []
         text = self.path.read_text(encoding="utf-8")
         return text[: text.rfind("\n") + 1].splitlines()
+
+    def _step(self, line: str, number: int) -> int:
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            raise ArtifactError(
+                f"{self.path}: line {number} is damaged; remove that line, then run the same command again"
+            ) from None
 
     def append(self, **values: float | int | None) -> None:
         """Add a line; ``step`` is among the values.

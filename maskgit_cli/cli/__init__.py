@@ -120,6 +120,10 @@ def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
         if "--debug" in words:
             raise
         _fail(" ".join(str(error).split()), 1)
+    except PermissionError as error:
+        if "--debug" in words:
+            raise
+        _fail(f"no permission for {error.filename}; change that, or name another place", 1)
     except Exception as error:
         if "--debug" in words:
             raise

@@ -11,9 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgit_cli.config import (
-    DTYPES,
-)
+from maskgit_cli.config import DTYPES
 from maskgit_cli.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +53,23 @@ def workers(default: int) -> Callable[[F], F]:
     """``--workers``."""
     text = "Processes that read images."
     return click.option("--workers", type=int, default=default, show_default=True, metavar="N", help=text)
+
+
+def listed(name: str, default: tuple[str, ...], text: str) -> Callable[[F], F]:
+    """An option that takes words with commas between them, and gives a tuple of them."""
+
+    def split(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in value.split(","))
+
+    joined = ",".join(default)
+    return click.option(name, default=joined, show_default=True, metavar="A,B,...", callback=split, help=text)
+
+
+def feature_space(f: F) -> F:
+    """``--weights``, ``--tokenizer``, ``--batch-size``, ``--device`` of what turns images into features."""
+    f = batch_size(32)(device(f))
+    f = path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")(f)
+    return path("--weights", "Inception's weights.  [default: the published ones, fetched once]")(f)
 
 
 def path(name: str, text: str, **extra: Any) -> Callable[[F], F]:
