@@ -177,7 +177,7 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
     samples = [folder for folder in folders if (folder / SETTINGS_FILE).is_file()]
     if samples:
         raise InputError(
-            f"{root}: its folders are sample directories, not classes; give {samples[0]} instead"
+            f"{root}: its folders are sample directories, no classes; give {samples[0]} instead"
         )
 
 

@@ -81,7 +81,7 @@ def test_folders_of_samples_are_not_classes(tmp_path):
         save(tmp_path / name / "images" / "000000.png")
         save(tmp_path / name / "grid.png")
         (tmp_path / name / "settings.json").write_text("{}")
-    with pytest.raises(InputError, match=r"sample directories, not classes; give .*a instead"):
+    with pytest.raises(InputError, match=r"sample directories, no classes; give .*a instead"):
         data.list_images(tmp_path)
     assert data.list_images(tmp_path / "a" / "images").names == ["000000.png"]
 
