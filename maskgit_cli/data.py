@@ -176,9 +176,7 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
         raise InputError(f"{root}: its folders ({names}) are splits, not classes; give {folders[0]} instead")
     samples = [folder for folder in folders if (folder / SETTINGS_FILE).is_file()]
     if samples:
-        raise InputError(
-            f"{root}: its folders are sample directories, no classes; give {samples[0]} instead"
-        )
+        raise InputError(f"{root}: its folders are sample directories, no classes; give {samples[0]} instead")
 
 
 def _number(classes: list[str], class_names: list[str], where: Path) -> tuple[np.ndarray, list[str]]:

@@ -433,7 +433,8 @@ class _Meter:
     def add(self, values: dict[str, Tensor], counts: Tensor, images: int) -> None:
         """Take in the losses and the codes' counts of one step."""
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float().cpu()
+            # Stays where it was computed: reading it would wait for the GPU at every step.
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float()
             self.steps[name] = self.steps.get(name, 0) + 1
         self.counts += counts
         self.images += images

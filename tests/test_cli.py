@@ -175,16 +175,22 @@ def test_what_a_user_can_mend_is_one_line(maskgit, monkeypatch):
     assert (done.status, done.stdout, done.stderr) == (1, "", "maskgit: the file is gone\n")
 
 
-def test_what_one_may_not_read_is_one_line(maskgit, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "secret/t.h5"),
+            "no permission for secret/t.h5; change that, or name another place",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "cannot write what was to be printed: the disk is full"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(maskgit, monkeypatch, error, line):
     def refuse(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied", "secret/tokens.h5")
+        raise error
 
     monkeypatch.setattr(training, "train", refuse)
-    outcome = maskgit("train", "tokens.h5")
-    assert (outcome.status, outcome.stdout) == (1, "")
-    assert outcome.stderr == (
-        "maskgit: no permission for secret/tokens.h5; change that, or name another place\n"
-    )
+    assert maskgit("train", "tokens.h5") == (1, "", f"maskgit: {line}\n")
 
 
 def test_a_defect_of_ours_is_one_line_too(maskgit, monkeypatch):
@@ -285,3 +291,5 @@ def test_results_alone_are_on_stdout(maskgit, run, tokens, tmp_path):
         told = maskgit("info", path, "--json")
         assert told.status == 0, told.stderr
         assert json.loads(told.stdout)
+    record = tmp_path / "model" / "config.json"
+    assert maskgit("info", record).stdout == maskgit("info", record.parent).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -100,6 +101,16 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _unforeseen(error: Exception) -> str:
+    """One line about an error that no part of the library has put into words of its own."""
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename}; change that, or name another place"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"cannot write {error.filename or 'what was to be printed'}: the disk is full"
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text} (run it again with --debug for the whole story)"
+
+
 def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (it failed), 2 (wrong words) or 130 (interrupted)."""
     words = sys.argv[1:] if args is None else args
@@ -120,13 +131,8 @@ def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
         if "--debug" in words:
             raise
         _fail(" ".join(str(error).split()), 1)
-    except PermissionError as error:
-        if "--debug" in words:
-            raise
-        _fail(f"no permission for {error.filename}; change that, or name another place", 1)
     except Exception as error:
         if "--debug" in words:
             raise
-        text = " ".join(str(error).split())[:300]
-        _fail(f"{type(error).__name__}: {text} (run it again with --debug for the whole story)", 1)
+        _fail(_unforeseen(error), 1)
     sys.exit(0)
