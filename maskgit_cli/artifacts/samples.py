@@ -26,7 +26,8 @@ from maskgit_cli.artifacts.atomic import (
     write_bytes,
     write_json,
 )
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, TokenWriter, open_tokens, partial_path
+from maskgit_cli.artifacts.token_writing import TokenWriter
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, open_tokens, partial_path
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.settings import option
 

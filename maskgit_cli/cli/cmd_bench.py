@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig
+from maskgit_cli.config import BENCH_STAGES, SIZES, TOKENIZER_SIZES, BenchConfig
 
 TEXTS = {
     "size": f"Transformer: {', '.join(SIZES)}.",
@@ -22,7 +22,11 @@ TEXTS = {
 
 @click.command(epilog="\b\nExample:\n  maskgit bench --size tiny --tokenizer small --res 64")
 @options.settings_of(BenchConfig, TEXTS)
-@options.listed("--stages", BenchConfig.stages, "Which are measured.")
+@options.listed(
+    "--stages",
+    BenchConfig.stages,
+    f"Which are measured, of {', '.join(BENCH_STAGES)} (sample with one code a pass).",
+)
 @options.device
 @options.dtype
 @options.output
