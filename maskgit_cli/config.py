@@ -390,6 +390,25 @@ BENCH_STAGES = ("tokenize", "train", "sample", "raster", "decode")
 
 
 @dataclass(frozen=True)
+class CompareConfig(Settings):
+    """Settings of ``compare``.
+
+    Attributes:
+        classes: which classes: numbers, names and ranges; None takes all that are there.
+        per_class: pictures a class at most.
+        n: pictures in all at most, spread over the classes; None is 16, or, where ``per_class`` is
+            given, as many as that makes.
+        columns: pictures in a row.
+    """
+
+    shown: ClassVar[int] = 16  # pictures, unless a number is given
+    classes: str | None = None
+    per_class: int | None = setting(None, at_least(1))
+    n: int | None = setting(None, at_least(1))
+    columns: int = setting(8, at_least(1))
+
+
+@dataclass(frozen=True)
 class BenchConfig(Settings):
     """Settings of ``bench``.
 

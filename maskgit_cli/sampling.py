@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,11 @@ from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.config import SampleConfig
 from maskgit_cli.drawing import Job, SamplerChoice, blank_canvas, choose_sampler, fill_samples
-from maskgit_cli.grids import image_grid
 from maskgit_cli.inference import Generator, choose_model, decode_codes, load_generator
-from maskgit_cli.labels import labels_for
+from maskgit_cli.labels import labels_for, readable_name
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.samplers import check_steps
+from maskgit_cli.sheets import captioned_sheet
 
 # Pictures on grid.png at most, and columns where its rows are not one class each.
 GRID_IMAGES = 100
@@ -90,10 +91,13 @@ def sample(
 
     def sheet(writer: SampleWriter, tokens: TokenFile) -> Tensor:
         rows, columns = grid_rows(job.labels)
+        texts = sheet_texts(job.labels[rows], generator.model.class_names, columns)
         if config.format == "tokens":
-            return image_grid(render(torch.from_numpy(tokens.codes[rows, 0].astype(np.int64))), columns)
-        pixels = torch.from_numpy(np.stack([read_png(writer.image_path(row)) for row in rows]))
-        return image_grid(pixels.permute(0, 3, 1, 2), columns)  # (N, H, W, 3) -> (N, 3, H, W)
+            pixels = render(torch.from_numpy(tokens.codes[rows, 0].astype(np.int64)))
+        else:
+            pixels = torch.from_numpy(np.stack([read_png(writer.image_path(row)) for row in rows]))
+            pixels = pixels.permute(0, 3, 1, 2)  # (N, H, W, 3) -> (N, 3, H, W)
+        return captioned_sheet(pixels, columns, **texts)
 
     resumed = fill_samples(
         out,
@@ -151,6 +155,31 @@ def grid_rows(labels: np.ndarray) -> tuple[np.ndarray, int]:
     chosen = np.sort(order[np.argsort(_turn(labels[order]), kind="stable")][:GRID_IMAGES])
     chosen = chosen[np.argsort(labels[chosen], kind="stable")]
     return chosen, min(GRID_COLUMNS, max(1, round(len(chosen) ** 0.5)))
+
+
+def sheet_texts(labels: np.ndarray, class_names: Sequence[str], columns: int) -> dict[str, Any]:
+    """What stands beside the pictures of a sheet: names of classes, or their numbers.
+
+    A class that all have is the title; where each row of the sheet has a class, it stands at its left,
+    and else below every picture. Pictures without a class have no text.
+
+    Args:
+        labels: of the pictures, row by row (N,).
+        class_names: of the model; none where its classes have numbers only.
+        columns: pictures in a row.
+
+    Returns:
+        Arguments of :func:`~maskgit_cli.sheets.captioned_sheet`.
+    """
+    if (labels < 0).any():
+        return {}
+    names = [readable_name(class_names[label]) if class_names else f"class {label}" for label in labels]
+    if (labels == labels[0]).all():
+        return {"title": names[0]}
+    lines = [labels[start : start + columns] for start in range(0, len(labels), columns)]
+    if columns > 1 and all((line == line[0]).all() for line in lines):
+        return {"row_names": names[::columns]}
+    return {"captions": names}
 
 
 def _turn(grouped: np.ndarray) -> np.ndarray:

@@ -22,13 +22,13 @@ LAYERS = [
     {"published_config", "sampler_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
-    {"data", "labels", "grids", "optim", "perceptual", "samplers", "metrics", "fetching"},
+    {"data", "labels", "grids", "sheets", "optim", "perceptual", "samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub"},
     {"features", "drawing", "image_sets", "convert", "sharing", "starting"},
     {"extraction", "published_sizes"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
-        "exporting", "importing", "inspecting", "benching",
+        "exporting", "importing", "inspecting", "benching", "comparing",
     },
     {"pulling"},  # an import with the fetching of its files before it
     {"cli"},

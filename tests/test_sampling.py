@@ -21,8 +21,10 @@ from maskgit_cli.artifacts.tokens import open_tokens
 from maskgit_cli.config import SampleConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
+from maskgit_cli.grids import png_bytes
 from maskgit_cli.sampler_config import ConfidenceConfig
-from maskgit_cli.sampling import grid_rows, sample
+from maskgit_cli.sampling import grid_rows, sample, sheet_texts
+from maskgit_cli.sheets import captioned_sheet
 
 STEPS = ConfidenceConfig(steps=4)
 
@@ -310,3 +312,27 @@ def test_a_grid_of_many_classes_shows_as_many_of_them_as_it_can():
     chosen, _ = grid_rows(np.arange(300) % 70)
     assert len(chosen) == 100
     assert set(labels[chosen]) >= set(range(70))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "columns", "texts"),
+    [
+        ([0, 0, 2, 2], NAMES, 2, {"row_names": ["cat", "owl"]}),
+        ([0, 0, 2, 2], [], 2, {"row_names": ["class 0", "class 2"]}),
+        ([0, 1, 1, 2], NAMES, 2, {"captions": ["cat", "dog", "dog", "owl"]}),
+        ([0, 1], NAMES, 1, {"captions": ["cat", "dog"]}),
+        ([1, 1, 1], NAMES, 2, {"title": "dog"}),
+        ([0, 1], ["n01443537", "n02114367"], 1, {"captions": ["goldfish", "timber wolf"]}),
+        ([-1, -1], [], 1, {}),
+    ],
+)
+def test_a_sheet_names_the_classes(labels, names, columns, texts):
+    assert sheet_texts(np.array(labels), names, columns) == texts
+
+
+def test_the_grid_has_the_names_of_the_classes(model, tmp_path):
+    sample(model, tmp_path / "s", SampleConfig(n=6), {"steps": 2})
+    rows = [0, 3, 1, 4, 2, 5]
+    pixels = np.stack([np.array(Image.open(tmp_path / "s" / "images" / f"{i:06d}.png")) for i in rows])
+    sheet = captioned_sheet(torch.from_numpy(pixels).permute(0, 3, 1, 2), 2, row_names=NAMES)
+    assert (tmp_path / "s" / "grid.png").read_bytes() == png_bytes(sheet)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from maskgit_cli.artifacts import in_place, tokens
+from maskgit_cli.artifacts import in_place, token_writing, tokens
 from maskgit_cli.artifacts.token_writing import TokenWriter, completed
 from maskgit_cli.artifacts.tokens import TokenMeta, check_tokenizer, open_tokens
 from maskgit_cli.errors import ArtifactError, OutputError

@@ -171,6 +171,25 @@ def record_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     return None
 
 
+def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
+    """Settings and parents in which sample directories differ, by name: a value for each directory.
+
+    Args:
+        paths: the directories; None stands for pictures of which no settings are known.
+
+    Raises:
+        ArtifactError: a directory's ``settings.json`` is missing or damaged.
+    """
+    found = [_identity(read_record(path)) if path else None for path in paths]
+    known = [values for values in found if values is not None]
+    names = dict.fromkeys(name for values in known for name in values)
+    return {
+        name: [values.get(name) if values else None for values in found]
+        for name in names
+        if any(values.get(name) != known[0].get(name) for values in known)
+    }
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list):  # as they are typed: --range 0:64, --box 8,8,16,16
         value = (":" if len(value) == 2 else ",").join(map(str, value))
