@@ -180,9 +180,9 @@ def test_what_a_user_can_mend_is_one_line(maskgit, monkeypatch):
     [
         (
             PermissionError(errno.EACCES, "Permission denied", "secret/t.h5"),
-            "no permission for secret/t.h5; change that, or name another place",
+            "secret/t.h5: no permission for it; change that, or name another place",
         ),
-        (OSError(errno.ENOSPC, "No space left"), "cannot write what was to be printed: the disk is full"),
+        (OSError(errno.ENOSPC, "No space left"), "standard output: the disk is full"),
     ],
 )
 def test_what_the_system_refuses_is_one_line(maskgit, monkeypatch, error, line):

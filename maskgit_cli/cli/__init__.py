@@ -102,12 +102,19 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+# What the system refuses anywhere at all; where files are written, the library says more.
+REFUSALS = {
+    errno.EACCES: "no permission for it; change that, or name another place",
+    errno.EPERM: "no permission for it; change that, or name another place",
+    errno.ENOSPC: "the disk is full",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
 def _unforeseen(error: Exception) -> str:
     """One line about an error that no part of the library has put into words of its own."""
-    if isinstance(error, PermissionError):
-        return f"no permission for {error.filename}; change that, or name another place"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"cannot write {error.filename or 'what was to be printed'}: the disk is full"
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return f"{error.filename or 'standard output'}: {REFUSALS[error.errno]}"
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text} (run it again with --debug for the whole story)"
 

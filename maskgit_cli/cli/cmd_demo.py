@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from maskgit_cli.artifacts.atomic import disk_errors
 from maskgit_cli.cli import console, options
 from maskgit_cli.errors import OutputError
 
@@ -44,6 +43,8 @@ def _lines(out: Path) -> list[str]:
 
 def _unpack(archive: Path, out: Path) -> None:
     """Write the built-in pictures as a folder a class."""
+    from maskgit_cli.artifacts.atomic import disk_errors
+
     with disk_errors(out), zipfile.ZipFile(archive) as pictures:
         pictures.extractall(out)
 
