@@ -193,6 +193,12 @@ def test_what_the_system_refuses_is_one_line(maskgit, monkeypatch, error, line):
     assert maskgit("train", "tokens.h5") == (1, "", f"maskgit: {line}\n")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_one_may_not_read_is_no_matter_of_words(name):
+    paths = [p.type for p in command(name).params if isinstance(p.type, click.Path)]
+    assert not any(kind.readable for kind in paths)
+
+
 def test_a_defect_of_ours_is_one_line_too(maskgit, monkeypatch):
     train_ends_with(monkeypatch, ZeroDivisionError("by\nzero " + "x" * 1000))
     done = maskgit("train", "tokens.h5")

@@ -17,6 +17,9 @@ from maskgit_cli.settings import Settings
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
 
+# What may not be read is an error of the stage, not of the call's words: left to itself click ends with 2.
+_PATH = click.Path(path_type=Path, readable=False)
+
 
 def device(f: F) -> F:
     """``--device``."""
@@ -74,13 +77,12 @@ def feature_space(f: F) -> F:
 
 def path(name: str, text: str, **extra: Any) -> Callable[[F], F]:
     """An option that takes a path."""
-    kind = click.Path(path_type=Path)
-    return click.option(name, type=kind, metavar="PATH", help=text, **extra)
+    return click.option(name, type=_PATH, metavar="PATH", help=text, **extra)
 
 
 def path_argument(name: str, **extra: Any) -> Callable[[F], F]:
     """An argument that is a path."""
-    return click.argument(name, type=click.Path(path_type=Path), **extra)
+    return click.argument(name, type=_PATH, **extra)
 
 
 def _plain_type(annotation: Any) -> type:
