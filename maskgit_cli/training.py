@@ -115,7 +115,7 @@ def train(
     start, config = _start(data, _resolved(data, held_out, config or TrainConfig(), res), init_from)
     out = out or Path("runs") / f"{tokens.stem}-{config.size or start.network}-{data.meta.resolution}"
     near = [out / "tokenizer", *start.near(tokens)]  # a run that is resumed has it itself
-    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near)
+    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near, out if overwrite else None)
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
     on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite))

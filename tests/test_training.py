@@ -497,6 +497,21 @@ def test_overwrite_begins_anew_and_spares_what_is_not_ours(run, tokens, tmp_path
     assert (tmp_path / "photos" / "a.png").exists()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_overwriting_never_loses_the_only_tokenizer(tokens, tmp_path, monkeypatch, named):
+    alone = shutil.copyfile(tokens, tmp_path / tokens.name)
+    monkeypatch.chdir(tmp_path)
+    run = train_tiny(alone, tmp_path / "runs" / "a", {"tokenizer": tokens.parent / "tokenizer"}, steps=2)
+    before = contents(run)
+    extra = {"overwrite": True} | ({"tokenizer": run} if named else {})
+    with pytest.raises(ArtifactError, match="elsewhere first" if named else "is not here"):
+        train_tiny(alone, run, extra, steps=2)
+    assert contents(run) == before
+    shutil.copytree(run / "tokenizer", tmp_path / "tokenizers" / "mine")
+    train_tiny(alone, run, {"overwrite": True}, steps=2)
+    assert contents(run) == before
+
+
 def test_overwriting_that_is_interrupted_leaves_nothing_half_removed(run, tokens, tmp_path, monkeypatch):
     twin = shutil.copytree(run, tmp_path / "run")
 

@@ -221,7 +221,9 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     return Tokenizer(network, config, sha256_file(weights), directory)
 
 
-def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] = ()) -> Path:
+def find_tokenizer(
+    sha256: str, given: Path | None = None, near: Sequence[Path] = (), doomed: Path | None = None
+) -> Path:
     """The directory of the tokenizer with this digest.
 
     Args:
@@ -229,11 +231,14 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
         given: the one the user named; nothing else is looked at then.
         near: directories to look at before the usual places, which are the package's own tokenizer
             and those under ``tokenizers/``, ``runs/`` and ``models/`` of the working directory.
+        doomed: a directory that is about to be removed: nothing in it is taken, lest it be lost.
 
     Raises:
         InputError: ``given`` does not exist.
         ArtifactError: ``given`` is another tokenizer, or none of the places has the one wanted.
     """
+    gone = doomed.resolve() if doomed is not None else None
+
     if given is not None:
         directory = tokenizer_directory(given)
         read_tokenizer_record(directory)
@@ -243,6 +248,10 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
                 f"{given} is tokenizer {found[:12]}…, but the codes came from {sha256[:12]}…; "
                 "name the one they were made with"
             )
+        if gone is not None and directory.resolve().is_relative_to(gone):
+            raise ArtifactError(
+                f"{directory} is in {doomed}, which is to be replaced; copy it elsewhere first"
+            )
         return directory
     here = Path()
     usual = [
@@ -251,6 +260,8 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
         for p in here.glob(pattern)
     ]
     for directory in (*near, builtin_tokenizer(), *sorted(usual)):
+        if gone is not None and directory.resolve().is_relative_to(gone):
+            continue
         weights = directory / WEIGHTS_FILE
         if weights.is_file() and sha256_file(weights) == sha256:
             return directory
