@@ -235,10 +235,9 @@ def find_tokenizer(
 
     Raises:
         InputError: ``given`` does not exist.
-        ArtifactError: ``given`` is another tokenizer, or none of the places has the one wanted.
+        ArtifactError: ``given`` is another tokenizer, none of the places has the one wanted, or only one
+            that is about to be removed.
     """
-    gone = doomed.resolve() if doomed is not None else None
-
     if given is not None:
         directory = tokenizer_directory(given)
         read_tokenizer_record(directory)
@@ -248,26 +247,35 @@ def find_tokenizer(
                 f"{given} is tokenizer {found[:12]}…, but the codes came from {sha256[:12]}…; "
                 "name the one they were made with"
             )
-        if gone is not None and directory.resolve().is_relative_to(gone):
-            raise ArtifactError(
-                f"{directory} is in {doomed}, which is to be replaced; copy it elsewhere first"
-            )
-        return directory
+        return _spared(directory, doomed)
     here = Path()
     usual = [
         p
         for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer")
         for p in here.glob(pattern)
     ]
-    for directory in (*near, builtin_tokenizer(), *sorted(usual)):
-        if gone is not None and directory.resolve().is_relative_to(gone):
-            continue
+    places = [*near, builtin_tokenizer(), *sorted(usual)]
+    for directory in sorted(places, key=lambda place: _inside(place, doomed)):  # those last
         weights = directory / WEIGHTS_FILE
         if weights.is_file() and sha256_file(weights) == sha256:
-            return directory
+            return _spared(directory, doomed)
     raise ArtifactError(
         f"the codes came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
     )
+
+
+def _inside(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def _spared(directory: Path, doomed: Path | None) -> Path:
+    """A tokenizer's directory, unless it would go with another."""
+    if _inside(directory, doomed):
+        raise ArtifactError(
+            f"the tokenizer {directory} would go with {doomed}, which is to be replaced; "
+            "copy it elsewhere first, and name that with --tokenizer"
+        )
+    return directory
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:
