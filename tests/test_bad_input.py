@@ -417,6 +417,7 @@ REFUSED = {
     "compare samples/mine samples/mine --classes 2-1 --out new.png": ["--classes 2-1", "1-2"],
     "compare samples/mine samples/mine --per-class 0 --out new.png": ["--per-class 0", "1 or more"],
     "bench --batch-size 0": ["--batch-size 0", "1 or more"],
+    "bench --res 250 --stages decode": ["--res 250", "a multiple of 16"],
     "bench --stages train,cook": ["--stages cook", "tokenize"],
     "--procs 0 info tokens.h5": ["--procs 0", "1 or more"],
 }
