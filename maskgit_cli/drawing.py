@@ -11,24 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgit_cli.artifacts.models import Model
 from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta
-from maskgit_cli.config import (
-    PRESETS,
-    SamplerConfig,
-    preset_for,
-)
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace
 from maskgit_cli.distributed import barrier, broadcast_object, world
 from maskgit_cli.grids import png_bytes
 from maskgit_cli.inference import Generator, arithmetic_device
 from maskgit_cli.progress import Reporter
-from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.sampler_config import PRESETS, SamplerConfig, changed, preset_for
+from maskgit_cli.samplers import Step, draw_samples
 from maskgit_cli.settings import require
 
-# Settings of a sampler, or changes to the preset for the model's resolution.
+# Settings of a sampler, or changes to the model's own preset; "method" among them picks another sampler.
 SamplerChoice = SamplerConfig | Mapping[str, Any] | None
-# The codes of some pictures (B,) of a job, (rows, h, w) in order, and the pictures uint8 (3, H, W), or none.
-Make = Callable[[np.ndarray], tuple[Tensor, Iterable[Tensor]]]
+
+
+class Drawn(NamedTuple):
+    """Some pictures of a job.
+
+    Attributes:
+        codes: of all their rows in order (rows, h, w).
+        images: the pictures uint8 (3, H, W), or none at all.
+        trace: what the sampler did to each row, where that is kept.
+        strips: pictures of that, files by their suffix for each picture, or none at all.
+    """
+
+    codes: Tensor
+    images: Iterable[Tensor] = ()
+    trace: Trace | None = None
+    strips: Sequence[Mapping[str, bytes]] = ()
+
+
+# Draws some pictures (B,) of a job.
+Make = Callable[[np.ndarray], Drawn]
 
 
 class Job(NamedTuple):
@@ -42,6 +57,7 @@ class Job(NamedTuple):
         seed: of every random number.
         names: of the rows of codes (R,); None is the pictures' numbers.
         counts: how many rows of codes each picture has (N,); None is one.
+        trace_steps: S where the sampler's steps are kept, else 0.
     """
 
     generator: Generator
@@ -51,29 +67,37 @@ class Job(NamedTuple):
     seed: int
     names: Sequence[str] | None = None
     counts: np.ndarray | None = None
+    trace_steps: int = 0
 
 
-def choose_sampler(
-    choice: SamplerChoice, resolution: int, guided: bool, drops_labels: bool = True
-) -> SamplerConfig:
-    """The sampler's settings for a model of this resolution (pixels).
+def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
+    """The sampler's settings for a model.
+
+    A network is sampled as it was published unless told otherwise: the report's with the preset for its
+    resolution, Halton-MaskGIT's and Google's with their own samplers.
 
     Args:
-        choice: all settings, changes to the preset that the resolution picks, or None for none.
-        resolution: of the model.
+        choice: all settings, changes to the model's preset, or None for none. Among changes, ``method``
+            names another sampler, a key of :data:`~maskgit_cli.sampler_config.SAMPLERS`, whose preset for
+            the model's resolution is changed then.
+        model: what is sampled.
         guided: whether the pictures have a class. Without one, guidance would compare the network with
             itself, which costs a pass and changes nothing but the last bits, so it is left out.
-        drops_labels: whether the network knows "no class"; one that does not draws unguided.
 
     Raises:
-        ConfigError: a change is out of range, or guidance is asked of a network that has none.
+        ConfigError: a change is out of range or unknown to the sampler, or guidance is asked of a network
+            that has none.
     """
-    if not drops_labels:
-        asked = choice.cfg if isinstance(choice, SamplerConfig) else (choice or {}).get("cfg", 0)
+    if not isinstance(choice, SamplerConfig):
+        changes = dict(choice or {})
+        preset = PRESETS[preset_for(model.resolution, changes.pop("method", model.config.sampler))]
+        asked = changes.get("cfg", 0)
+        choice = changed(preset, changes)
+    else:
+        asked = choice.cfg
+    if not model.config.drops_labels:
         require(asked == 0, "cfg", asked, "0: this network was trained with a class for every image")
         guided = False
-    if not isinstance(choice, SamplerConfig):
-        choice = dataclasses.replace(PRESETS[preset_for(resolution)], **(choice or {}))
     return choice if guided else dataclasses.replace(choice, cfg=0.0)
 
 
@@ -83,8 +107,13 @@ def blank_canvas(generator: Generator) -> Tensor:
     return torch.full((sizes.grid, sizes.grid), sizes.codebook_size)
 
 
-def draw(job: Job, rows: np.ndarray) -> Tensor:
+def draw(job: Job, rows: np.ndarray, on_step: Callable[[Step], None] | None = None) -> Tensor:
     """Codes (B, h, w) of some pictures (B,) of a job, each with one row of codes, all of them unknown.
+
+    Args:
+        job: what is drawn.
+        rows: the pictures.
+        on_step: called after each step of the sampler.
 
     Raises:
         ConfigError: there are more steps than codes to draw.
@@ -94,8 +123,8 @@ def draw(job: Job, rows: np.ndarray) -> Tensor:
     canvas = blank_canvas(job.generator).to(place).expand(len(rows), -1, -1)
     labels, indices = (torch.from_numpy(x[rows]).to(place) for x in (job.labels, job.indices))
     mask_code = job.generator.model.config.codebook_size
-    return confidence_sampler(
-        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code
+    return draw_samples(
+        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code, on_step
     )
 
 
@@ -139,8 +168,8 @@ def fill_samples(
     if broadcast_object(complete):
         reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
         return True
-    words = ", ".join(f"{key} {value}" for key, value in job.sampler.to_json().items())
-    reporter.info(f"drawing {len(job.indices)} images into {out} ({words}, seed {job.seed})")
+    words = f"{job.sampler.method} sampler, {job.sampler}, seed {job.seed}"
+    reporter.info(f"drawing {len(job.indices)} images into {out} ({words})")
     writer = _shared_writer(out, _describe(job, record), job)
     resumed = len(writer.todo) < len(job.indices)
     barrier()  # every process has seen what is to do before any does some of it
@@ -173,7 +202,7 @@ def _shared_writer(out: Path, meta: TokenMeta, job: Job) -> SampleWriter:
     """Every process's own writer of the one directory; the first process begins it."""
     if not world().main:
         barrier()
-    writer = SampleWriter(out, meta, job.indices, job.labels, job.names, job.counts)
+    writer = SampleWriter(out, meta, job.indices, job.labels, job.names, job.counts, job.trace_steps)
     if world().main:
         barrier()
     return writer
@@ -188,7 +217,8 @@ def _draw_all(job: Job, writer: SampleWriter, make: Make, batch_size: int, repor
         for first in range(0, len(batches), size):
             if first + rank < len(batches):
                 pictures = batches[first + rank]
-                codes, images = make(pictures)
-                writer.write(pictures, codes.cpu().numpy(), [png_bytes(image) for image in images])
+                codes, images, trace, strips = make(pictures)
+                pngs = [png_bytes(image) for image in images]
+                writer.write(pictures, codes.cpu().numpy(), pngs, trace, strips)
             # The others are about as fast, so what all do in this round is told at once.
             task.advance(sum(len(pictures) for pictures in batches[first : first + size]))

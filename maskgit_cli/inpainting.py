@@ -194,9 +194,7 @@ def _plan(
     """Resolve what depends on the model: the sampler, and the rows of codes of each picture."""
     model = generator.model
     labels = np.array([label for outline in outlines for _ in range(config.n) for label in outline.labels])
-    sampler = choose_sampler(
-        choice, model.resolution, bool((labels != NO_CLASS).any()), model.config.drops_labels
-    )
+    sampler = choose_sampler(choice, model, bool((labels != NO_CLASS).any()))
     _tell_of_steps(sampler, [count for outline in outlines for count in outline.unknown], reporter)
     counts = np.array([len(outline.windows) for outline in outlines for _ in range(config.n)])
     names = [
@@ -262,7 +260,7 @@ def _settings(
         "weights": config.weights,
         "seed": config.seed,
         "dtype": str(job.generator.dtype).removeprefix("torch."),
-        "sampler": {"method": "confidence", **job.sampler.to_json()},
+        "sampler": job.sampler.describe(),
     }
 
 

@@ -56,7 +56,7 @@ def labels_for(
     if spec == "uniform":
         u = noise.uniform(seed, torch.from_numpy(indices), 0, 1, noise.LABEL)  # (B, 1)
         return (u[:, 0] * classes).long().numpy()
-    chosen = np.array(_listed(spec, classes, class_names), np.int64)
+    chosen = np.array(listed_classes(spec, classes, class_names), np.int64)
     return chosen[indices % len(chosen)]
 
 
@@ -124,41 +124,48 @@ def readable_name(name: str) -> str:
     return meanings[0].name if meanings else name
 
 
-def _listed(spec: str, classes: int, class_names: Sequence[str]) -> list[int]:
-    """The classes that a list or a file names, in order."""
+def listed_classes(
+    spec: str, classes: int, class_names: Sequence[str], option: str = "--labels"
+) -> list[int]:
+    """The classes that a list or a file names, in order; see :func:`labels_for`.
+
+    Raises:
+        ConfigError: a class that there isn't, or an empty entry.
+        InputError: the file is missing, empty or not text.
+    """
     if spec.casefold() in (name.casefold() for name in class_names):  # a name may hold commas
-        return [find_label(spec, classes, class_names, "--labels")]
+        return [find_label(spec, classes, class_names, option)]
     path = Path(spec.removeprefix("@"))
     only_numbers = re.fullmatch(r"[\d\s,-]*", spec)
     if spec.startswith("@") or (not only_numbers and os.path.isfile(spec)):
-        lines = _read_lines(path)
-        return [find_label(line, classes, class_names, f"--labels {path}:") for line in lines]
+        lines = _read_lines(path, option)
+        return [find_label(line, classes, class_names, f"{option} {path}:") for line in lines]
     items = [item.strip() for item in spec.split(",")]
     if not all(items):
-        raise ConfigError(f"--labels {spec!r}: an entry of the list is empty")
-    return [label for item in items for label in _one_item(item, classes, class_names)]
+        raise ConfigError(f"{option} {spec!r}: an entry of the list is empty")
+    return [label for item in items for label in _one_item(item, classes, class_names, option)]
 
 
-def _one_item(item: str, classes: int, class_names: Sequence[str]) -> list[int]:
+def _one_item(item: str, classes: int, class_names: Sequence[str], option: str) -> list[int]:
     """The classes of a number, a name, or a range of numbers."""
     bounds = re.fullmatch(r"(\d+)-(\d+)", item)
     if bounds is None:
-        return [find_label(item, classes, class_names, "--labels")]
-    first, last = (_checked_number(int(bound), classes, "--labels") for bound in bounds.groups())
+        return [find_label(item, classes, class_names, option)]
+    first, last = (_checked_number(int(bound), classes, option) for bound in bounds.groups())
     if first > last:
-        raise ConfigError(f"--labels {item}: the range ends before it begins; write {last}-{first}")
+        raise ConfigError(f"{option} {item}: the range ends before it begins; write {last}-{first}")
     return list(range(first, last + 1))
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read_lines(path: Path, option: str) -> list[str]:
     """The lines of a text file that aren't blank."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"--labels: no file {path}") from None
+        raise InputError(f"{option}: no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--labels: {path} cannot be read as text ({error})") from None
+        raise InputError(f"{option}: {path} cannot be read as text ({error})") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"--labels: {path} is empty; write one class a line")
+        raise InputError(f"{option}: {path} is empty; write one class a line")
     return lines

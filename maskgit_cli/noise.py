@@ -28,6 +28,7 @@ LABEL = 5  # classes drawn at random
 VIEW = 6  # which view of a training image is taken
 MIRROR = 7  # whether a training image is mirrored
 REVIVE = 8  # which encoder outputs replace codes that fell out of use
+ROLL = 9  # where in its order the Halton sampler begins an image
 
 # A seed for all images, or for each image its own: int64 (B,), the 64 bits taken as a signed number.
 Seed = int | Tensor

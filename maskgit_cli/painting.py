@@ -13,8 +13,8 @@ from torch import Tensor
 
 from maskgit_cli import noise
 from maskgit_cli.artifacts.models import Model
-from maskgit_cli.config import SamplerConfig
 from maskgit_cli.data import to_model
+from maskgit_cli.drawing import Drawn
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.inference import (
     DECODER_ROWS,
@@ -26,7 +26,8 @@ from maskgit_cli.inference import (
 from maskgit_cli.inpaint_config import InpaintConfig
 from maskgit_cli.labels import NO_CLASS, find_label
 from maskgit_cli.regions import Edit, Region, find_region
-from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.sampler_config import SamplerConfig
+from maskgit_cli.samplers import draw_samples
 from maskgit_cli.settings import require
 from maskgit_cli.windows import (
     Plan,
@@ -110,7 +111,7 @@ class Painter:
             self._loaded = number, region, plan, blend_weights(region.masked, self.config.feather)
         return self._loaded
 
-    def make(self, pictures: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+    def make(self, pictures: np.ndarray) -> Drawn:
         """Codes (rows, h, w) of all windows of some pictures (B,), and the pictures uint8 (3, H, W)."""
         canvases = []
         for picture in pictures.tolist():
@@ -125,7 +126,7 @@ class Painter:
             drawn = self._draw_windows([canvases[i] for i in active], step)
             for i, row in zip(active, drawn, strict=True):
                 codes[i].append(row)
-        return torch.stack([row for rows in codes for row in rows]), [c.picture for c in canvases]
+        return Drawn(torch.stack([row for rows in codes for row in rows]), [c.picture for c in canvases])
 
     def _draw_windows(self, canvases: Sequence[Canvas], number: int) -> Tensor:
         """Draw window ``number`` of each picture into it; gives the codes (B, h, w)."""
@@ -158,9 +159,7 @@ class Painter:
                 groups.setdefault(self._sampler_for(unknown, int(labels[i])), []).append(i)
         for sampler, rows in groups.items():
             start, label, variant, seed = (x[rows].to(place) for x in (codes, labels, variants, seeds))
-            drawn = confidence_sampler(
-                self.generator.predict, start, label, variant, sampler, seed, mask_code
-            )
+            drawn = draw_samples(self.generator.predict, start, label, variant, sampler, seed, mask_code)
             codes[rows] = drawn.to(codes.device)
         return codes
 

@@ -97,6 +97,13 @@ def captioned_sheet(
     return result
 
 
+def stack_sheets(sheets: Sequence[Tensor]) -> Tensor:
+    """Sheets uint8 (3, H, W) one below the other, with white at the right of narrower ones."""
+    width = max(sheet.shape[2] for sheet in sheets)
+    padded = [torch.nn.functional.pad(sheet, (0, width - sheet.shape[2]), value=255) for sheet in sheets]
+    return torch.cat(padded, 1)
+
+
 # --- where things stand -----------------------------------------------------------------------------
 
 

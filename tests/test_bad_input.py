@@ -96,6 +96,8 @@ def make_folders():
         Path(folder, "text.png").write_text("I am no picture")
     Path("some-bad/good.png").write_bytes(png)
     Image.new("1", Image.open("images/cat/0.png").size).save("black.png")
+    edits = 'image,box\nimages/cat/0.png,"1,1,4,4"\nimages/cat/none.png,"1,1,4,4"\n'
+    Path("edits.csv").write_text(edits)
     Image.new("1", (7, 7), 1).save("small.png")
 
 
@@ -404,6 +406,18 @@ REFUSED = {
     "decode tokens.h5 new --views second": ["--views second", "first, all"],
     f"fid samples/mine --ref images --batch-size 0 {FID}": ["--batch-size 0", "1 or more"],
     f"fid-stats images new.npz --batch-size -3 {FID}": ["--batch-size -3", "1 or more"],
+    "compare samples/mine --out new.png": ["two or more"],
+    "compare samples/mine nothing --out new.png": ["nothing", "no such folder"],
+    "compare samples/mine notes --out new.png": ["notes", "no image"],
+    "compare samples/mine images --out new.png": [
+        "no picture of the same class and name",
+        "mine begins with",
+    ],
+    "compare samples/mine samples/mine --out notes.txt": ["notes.txt exists", "--overwrite"],
+    "compare samples/mine samples/mine --name one --out new.png": ["--name", "1 times for 2"],
+    "compare samples/mine samples/mine --classes bat --out new.png": ["--classes bat", "did you mean cat"],
+    "compare samples/mine samples/mine --classes 2-1 --out new.png": ["--classes 2-1", "1-2"],
+    "compare samples/mine samples/mine --per-class 0 --out new.png": ["--per-class 0", "1 or more"],
     "bench --batch-size 0": ["--batch-size 0", "1 or more"],
     "bench --stages train,cook": ["--stages cook", "tokenize"],
     "--procs 0 info tokens.h5": ["--procs 0", "1 or more"],

@@ -19,21 +19,23 @@ LAYERS = [
     {"errors"},
     {"settings"},
     {"config"},
-    {"published_config", "inpaint_config", "unpickling", "mapped_file"},
+    {"published_config", "sampler_config", "inpaint_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
     {"data", "labels", "grids", "sheets", "windows", "optim", "perceptual"},
     {"samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub", "regions"},
-    {"features", "drawing", "painting", "image_sets", "convert", "sharing", "starting"},
-    {"extraction", "published_sizes", "manifests", "inpaint_sheets"},
+    {"features", "drawing", "tracing", "image_sets", "convert", "sharing", "starting"},
+    {"extraction", "published_sizes", "manifests", "inpaint_sheets", "painting"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
-        "exporting", "importing", "inspecting", "benching",
+        "exporting", "importing", "inspecting", "benching", "comparing",
     },
     {"pulling"},  # an import with the fetching of its files before it
     {"cli"},
 ]  # fmt: skip
+# What commands may import before they run.
+LIGHT = {"config", "sampler_config", "inpaint_config", "settings", "errors", "catalogue", "__init__"}
 # What begins the package: its version, and the public names, which are imported when first used.
 ROOTS = {"__init__", "__main__"}
 
@@ -100,7 +102,15 @@ def test_commands_import_nothing_heavy_until_they_run():
             for module in imports(at_top, name):
                 assert package(module) not in heavy, f"{name} → {module}"
                 if module in FILES and package(module) != "cli":
-                    allowed = ("config", "inpaint_config", "settings", "errors", "catalogue", "__init__")
+                    allowed = (
+                        "config",
+                        "sampler_config",
+                        "inpaint_config",
+                        "settings",
+                        "errors",
+                        "catalogue",
+                        "__init__",
+                    )
                     assert module in allowed, f"{name} → {module}"
 
 

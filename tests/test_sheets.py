@@ -15,6 +15,7 @@ from maskgit_cli.sheets import (
     animation_bytes,
     captioned_sheet,
     lay_out,
+    stack_sheets,
     wrap,
 )
 
@@ -134,6 +135,15 @@ def test_a_name_that_is_empty_or_has_line_breaks_is_no_trouble():
     ).shape[:1] + tuple(captioned_sheet(pictures(2, 20, 20), 2, captions=["", ""]).shape[1:])
     layout = lay_out(2, 20, 20, 2, captions=["two\nwords", "\t tab"])
     assert [lines for _, lines, _ in layout.texts] == [["two words"], ["tab"]]
+
+
+def test_sheets_are_stacked_on_white():
+    wide, narrow = pictures(1, 5, 9)[0], pictures(1, 4, 6)[0]
+    both = stack_sheets([wide, narrow])
+    assert both.shape == (3, 9, 9)
+    assert torch.equal(both[:, :5], wide)
+    assert torch.equal(both[:, 5:, :6], narrow)
+    assert both[:, 5:, 6:].eq(255).all()
 
 
 # --- wrapping ---------------------------------------------------------------------------------------

@@ -26,18 +26,14 @@ from maskgit_cli.artifacts.atomic import (
     write_bytes,
     write_json,
 )
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, TokenWriter, open_tokens, partial_path
+from maskgit_cli.artifacts.token_writing import TokenWriter
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace, open_tokens, partial_path
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.settings import option
 
 SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 1
-SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE, IMAGES = (
-    "settings.json",
-    "tokens.h5",
-    "grid.png",
-    "samples.npz",
-    "images",
-)
+SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE = "settings.json", "tokens.h5", "grid.png", "samples.npz"
+IMAGES, TRACES = "images", "traces"
 # What `fid` leaves in the directory; scores of samples that are replaced must go with them.
 SCORES_FILE = "scores.json"
 WHAT = "a sample directory"
@@ -170,6 +166,25 @@ def record_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     return None
 
 
+def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
+    """Settings and parents in which sample directories differ, by name: a value for each directory.
+
+    Args:
+        paths: the directories; None stands for pictures of which no settings are known.
+
+    Raises:
+        ArtifactError: a directory's ``settings.json`` is missing or damaged.
+    """
+    found = [_identity(read_record(path)) if path else None for path in paths]
+    known = [values for values in found if values is not None]
+    names = dict.fromkeys(name for values in known for name in values)
+    return {
+        name: [values.get(name) if values else None for values in found]
+        for name in names
+        if any(values.get(name) != known[0].get(name) for values in known)
+    }
+
+
 def _shown(value: object) -> str:
     if isinstance(value, list):  # as they are typed: --range 0:64, --box 8,8,16,16
         value = (":" if len(value) == 2 else ",").join(map(str, value))
@@ -187,14 +202,14 @@ def _clear(path: Path, old: Mapping[str, Any]) -> None:
     with disk_errors(path):
         for file in (tokens, partial_path(tokens), path / GRID_FILE, path / NPZ_FILE, path / SCORES_FILE):
             file.unlink(missing_ok=True)
-        for image in (path / IMAGES).glob("[0-9]*.png"):
+        for image in (*(path / IMAGES).glob("[0-9]*.png"), *(path / TRACES).glob("[0-9]*.*")):
             image.unlink()
         _remove_leftovers(path)
 
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files that killed processes left in a sample directory."""
-    for folder in (path, path / IMAGES):
+    for folder in (path, path / IMAGES, path / TRACES):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
 
@@ -212,6 +227,7 @@ class SampleWriter:
         labels: class number of each row of codes (R,), -1 where there is none.
         names: of the rows of codes (R,); None is the pictures' numbers.
         counts: how many rows of codes each picture has (N,), which sum to R; None is one.
+        trace_steps: S where the sampler's steps are kept, else 0.
 
     Attributes:
         todo: pictures that lacked codes when this writer was made.
@@ -225,6 +241,7 @@ class SampleWriter:
         labels: np.ndarray,
         names: Sequence[str] | None = None,
         counts: np.ndarray | None = None,
+        trace_steps: int = 0,
     ) -> None:
         self.path = path
         self.indices = indices
@@ -236,7 +253,9 @@ class SampleWriter:
         # Where the finished token file stands, only what comes after it is left to do.
         if not (path / TOKENS_FILE).exists():
             names = names or [f"{index:06d}" for index in indices]
-            self.tokens = TokenWriter.create_or_resume(path / TOKENS_FILE, meta, names, labels)
+            self.tokens = TokenWriter.create_or_resume(
+                path / TOKENS_FILE, meta, names, labels, steps=trace_steps
+            )
             done = self.tokens.done
             whole = [done[start:end].all() for start, end in zip(self._starts, self._ends, strict=True)]
             self.todo = np.flatnonzero(~np.array(whole))
@@ -245,8 +264,22 @@ class SampleWriter:
         """Where a picture stands."""
         return self.path / IMAGES / f"{self.indices[picture]:06d}.png"
 
-    def write(self, pictures: np.ndarray, codes: np.ndarray, pngs: Sequence[bytes] = ()) -> None:
-        """Store PNG files of pictures (B,), or none at all, and then all their codes (rows, h, w) in order.
+    def write(
+        self,
+        pictures: np.ndarray,
+        codes: np.ndarray,
+        pngs: Sequence[bytes] = (),
+        trace: Trace | None = None,
+        strips: Sequence[Mapping[str, bytes]] = (),
+    ) -> None:
+        """Store the files of pictures (B,), and then all their codes (rows, h, w) in order.
+
+        Args:
+            pictures: which these are.
+            codes: in [0, K).
+            pngs: PNG files of them, or none at all.
+            trace: what the sampler did to each row, if that is kept.
+            strips: pictures of that, files by their suffix for each picture, or none at all.
 
         Raises:
             OutputError: the disk is full or not writable.
@@ -254,8 +287,11 @@ class SampleWriter:
         assert self.tokens is not None
         for picture, png in zip(pictures if len(pngs) else (), pngs, strict=True):
             write_bytes(self.image_path(picture), png)
+        for picture, files in zip(pictures if len(strips) else (), strips, strict=True):
+            for suffix, content in files.items():
+                write_bytes(self.path / TRACES / f"{self.indices[picture]:06d}.{suffix}", content)
         rows = np.concatenate([np.arange(self._starts[i], self._ends[i]) for i in pictures])
-        self.tokens.write(rows, codes[:, None])
+        self.tokens.write(rows, codes[:, None], trace)
 
     def finish_tokens(self) -> TokenFile:
         """Turn the codes, all of which are there, into the finished token file.

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -180,3 +180,27 @@ def table(title: str, rows: Mapping[str, Any]) -> None:
     click.echo(title, err=True)
     for name, value in rows.items():
         click.echo(f"  {name:<{width}}  {value}", err=True)
+
+
+# Longer values end in an ellipsis where they stand in columns.
+_VALUE_WIDTH = 24
+
+
+def columns(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> None:
+    """Show names with several values each on stderr, under heads; of several processes, once."""
+    if not _speaks():
+        return
+    lines = [("", *map(str, heads)), *((name, *map(_plain, values)) for name, values in rows.items())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    click.echo(title, err=True)
+    for line in lines:
+        cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        click.echo(f"  {'  '.join(cells)}".rstrip(), err=True)
+
+
+def _plain(value: object) -> str:
+    """A value as it stands in a table."""
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _VALUE_WIDTH else text[: _VALUE_WIDTH - 1] + "…"
