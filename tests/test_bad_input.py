@@ -96,6 +96,8 @@ def make_folders():
         Path(folder, "text.png").write_text("I am no picture")
     Path("some-bad/good.png").write_bytes(png)
     Image.new("1", Image.open("images/cat/0.png").size).save("black.png")
+    edits = 'image,box\nimages/cat/0.png,"1,1,4,4"\nimages/cat/none.png,"1,1,4,4"\n'
+    Path("edits.csv").write_text(edits)
     Image.new("1", (7, 7), 1).save("small.png")
 
 
