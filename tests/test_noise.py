@@ -91,3 +91,16 @@ def test_permutation_is_a_pure_function_of_seed_and_epoch():
     assert not np.array_equal(order, noise.permutation(1, 0, 100))
     # Written down once: a seed must mean the same order in every release.
     assert noise.permutation(2, 3, 8).tolist() == [2, 6, 3, 5, 0, 4, 7, 1]
+
+
+def test_a_seed_for_each_image():
+    """Images of several seeds get in one call what they get in a call each."""
+    seeds = [0, 5, 2**63, 2**64 - 1]
+    indices = torch.tensor([3, 3, 0, 9])
+    together = noise.uniform(noise.seeds_of_images(seeds), indices, 2, 7, noise.CONFIDENCE)
+    for i, seed in enumerate(seeds):
+        alone = noise.uniform(seed, indices[i : i + 1], 2, 7, noise.CONFIDENCE)
+        assert torch.equal(together[i], alone[0])
+    for wrong in (-1, 2**64):
+        with pytest.raises(ConfigError, match=f"--seed {wrong}"):
+            noise.seeds_of_images([0, wrong])
