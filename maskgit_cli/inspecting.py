@@ -27,6 +27,8 @@ from maskgit_cli.data import list_images
 from maskgit_cli.errors import ArtifactError, InputError
 
 Facts = dict[str, Any]
+# Names of the records in directories of ours, and the order in which they are looked for.
+RECORDS = ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE)
 
 
 def describe(path: Path) -> Facts:
@@ -63,7 +65,7 @@ def _common(record: Facts) -> Facts:
 
 
 def _directory(path: Path) -> Facts:
-    for name in ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE):
+    for name in RECORDS:
         if (path / name).exists():
             return _record(path, read_json(path / name, "an artifact of ours"))
     return _images(path)
@@ -147,6 +149,8 @@ def _scores(path: Path, record: Facts) -> Facts:
 
 
 def _json(path: Path) -> Facts:
+    if path.name in RECORDS:
+        return _directory(path.parent)
     return _record(path, read_json(path, "an artifact of ours"))
 
 

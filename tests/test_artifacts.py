@@ -504,7 +504,7 @@ def test_the_log_drops_what_comes_after_a_step_and_half_a_line(tmp_path):
 @pytest.mark.parametrize("line", ['{"step": 1', "[1]", '{"loss": 0.5}', '{"step": "1"}'])
 def test_a_damaged_log_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(line + '\n{"step": 2, "loss": 0.5}\n')
-    with pytest.raises(ArtifactError, match=r"metrics\.jsonl is damaged"):
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl: line 1 is damaged; remove that line"):
         runs.read_metrics(tmp_path)
 
 

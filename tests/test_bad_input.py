@@ -96,6 +96,8 @@ def make_folders():
         Path(folder, "text.png").write_text("I am no picture")
     Path("some-bad/good.png").write_bytes(png)
     Image.new("1", Image.open("images/cat/0.png").size).save("black.png")
+    edits = 'image,box\nimages/cat/0.png,"1,1,4,4"\nimages/cat/none.png,"1,1,4,4"\n'
+    Path("edits.csv").write_text(edits)
     Image.new("1", (7, 7), 1).save("small.png")
 
 
@@ -417,6 +419,7 @@ REFUSED = {
     "compare samples/mine samples/mine --classes 2-1 --out new.png": ["--classes 2-1", "1-2"],
     "compare samples/mine samples/mine --per-class 0 --out new.png": ["--per-class 0", "1 or more"],
     "bench --batch-size 0": ["--batch-size 0", "1 or more"],
+    "bench --res 250 --stages decode": ["--res 250", "a multiple of 16"],
     "bench --stages train,cook": ["--stages cook", "tokenize"],
     "--procs 0 info tokens.h5": ["--procs 0", "1 or more"],
 }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import time
 
@@ -72,6 +73,21 @@ def test_a_terminal_gets_a_bar_with_rate_loss_and_memory(monkeypatch):
     assert "loss 2.5" in text
     assert "GB" in text
     assert "\x1b[" in text
+
+
+def test_a_bar_never_wraps(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "features of a-folder-with-quite-a-long-name"
+    with console.ConsoleReporter().task(name, 50_000, 12_345, "steps") as task:
+        task.advance(1, loss=42.46)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
+    shown = [line for line in lines if line.strip()]
+    assert shown
+    assert all(line.startswith("features of a-folder-wi…") for line in shown)
+    assert shown[-1].endswith("GB  loss 42.46")
 
 
 def test_quiet_leaves_warnings_alone(capsys, clock):

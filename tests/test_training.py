@@ -335,6 +335,16 @@ def test_what_was_logged_after_the_checkpoint_is_dropped(run, tokens, tmp_path):
     assert metrics(tmp_path / "run") == metrics(run)
 
 
+def test_a_damaged_line_of_the_log_is_named(tokens, tmp_path):
+    train_tiny(tokens, tmp_path / "run", steps=4)
+    log = tmp_path / "run" / "metrics.jsonl"
+    before = log.read_text()
+    log.write_text(before + "\0\0\0\n")
+    with pytest.raises(ArtifactError, match=r"metrics.jsonl: line 5 is damaged; remove that line"):
+        train_tiny(tokens, tmp_path / "run")
+    assert log.read_text() == before + "\0\0\0\n"
+
+
 def test_interrupted_after_a_checkpoint_nothing_of_the_log_is_lost(
     undisturbed, tokens, tmp_path, monkeypatch
 ):
@@ -347,6 +357,35 @@ def test_interrupted_after_a_checkpoint_nothing_of_the_log_is_lost(
             train_tiny(tokens, tmp_path / "run", {"val": tokens}, steps=6, preview_every=3)
     train_tiny(tokens, tmp_path / "run", {"val": tokens}, steps=6, preview_every=3)
     assert metrics(tmp_path / "run") == metrics(undisturbed[0])
+
+
+def test_a_line_of_the_log_covers_steps_before_a_resume(tokens, tmp_path, monkeypatch):
+    uneven = {"checkpoint_every": 2, "log_every": 3, "steps": 7}
+    wanted = train_tiny(tokens, tmp_path / "wanted", **uneven)
+    with monkeypatch.context() as patch:
+        whole_step = training._train_step
+
+        def stop_at_five(step, *rest):
+            if step == 5:
+                raise KeyboardInterrupt
+            return whole_step(step, *rest)
+
+        patch.setattr(training, "_train_step", stop_at_five)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tokens, tmp_path / "run", **uneven)
+    resumed = train_tiny(tokens, tmp_path / "run", **uneven)
+    assert [line["step"] for line in metrics(resumed)] == [3, 6, 7]
+    assert contents(resumed) == contents(wanted)
+
+
+def test_a_run_that_is_moved_is_resumed_with_its_own_tokenizer(tokens, tmp_path, monkeypatch):
+    alone = shutil.copyfile(tokens, tmp_path / tokens.name)  # no tokenizer stands beside it
+    given = {"tokenizer": tokens.parent / "tokenizer"}
+    moved = tmp_path / "elsewhere" / "run"
+    train_tiny(alone, moved, given, steps=2)
+    monkeypatch.chdir(tmp_path)
+    train_tiny(alone, moved, steps=4)
+    assert metrics(moved)[-1]["step"] == 4
 
 
 def test_a_finished_run_is_left_as_it_is(run, tokens, tmp_path):
@@ -458,6 +497,21 @@ def test_overwrite_begins_anew_and_spares_what_is_not_ours(run, tokens, tmp_path
     with pytest.raises(OutputError, match="exists and is not a run directory"):
         train_tiny(tokens, tmp_path / "photos")
     assert (tmp_path / "photos" / "a.png").exists()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_overwriting_never_loses_the_only_tokenizer(tokens, tmp_path, monkeypatch, named):
+    alone = shutil.copyfile(tokens, tmp_path / tokens.name)
+    monkeypatch.chdir(tmp_path)
+    run = train_tiny(alone, tmp_path / "runs" / "a", {"tokenizer": tokens.parent / "tokenizer"}, steps=2)
+    before = contents(run)
+    extra = {"overwrite": True} | ({"tokenizer": run} if named else {})
+    with pytest.raises(ArtifactError, match=r"would go with .*; copy it elsewhere first"):
+        train_tiny(alone, run, extra, steps=2)
+    assert contents(run) == before
+    shutil.copytree(run / "tokenizer", tmp_path / "tokenizers" / "mine")
+    train_tiny(alone, run, {"overwrite": True}, steps=2)
+    assert contents(run) == before
 
 
 def test_overwriting_that_is_interrupted_leaves_nothing_half_removed(run, tokens, tmp_path, monkeypatch):

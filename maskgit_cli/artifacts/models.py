@@ -258,7 +258,9 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     return Tokenizer(network, config, sha256_file(weights), directory)
 
 
-def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] = ()) -> Path:
+def find_tokenizer(
+    sha256: str, given: Path | None = None, near: Sequence[Path] = (), doomed: Path | None = None
+) -> Path:
     """The directory of the tokenizer with this digest.
 
     Args:
@@ -266,10 +268,12 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
         given: the one the user named; nothing else is looked at then.
         near: directories to look at before the usual places, which are the package's own tokenizer
             and those under ``tokenizers/``, ``runs/`` and ``models/`` of the working directory.
+        doomed: a directory that is about to be removed: nothing in it is taken, lest it be lost.
 
     Raises:
         InputError: ``given`` does not exist.
-        ArtifactError: ``given`` is another tokenizer, or none of the places has the one wanted.
+        ArtifactError: ``given`` is another tokenizer, none of the places has the one wanted, or only one
+            that is about to be removed.
     """
     if given is not None:
         directory = tokenizer_directory(given)
@@ -280,20 +284,35 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
                 f"{given} is tokenizer {found[:12]}…, but the codes came from {sha256[:12]}…; "
                 "name the one they were made with"
             )
-        return directory
+        return _spared(directory, doomed)
     here = Path()
     usual = [
         p
         for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer")
         for p in here.glob(pattern)
     ]
-    for directory in (*near, builtin_tokenizer(), *sorted(usual)):
+    places = [*near, builtin_tokenizer(), *sorted(usual)]
+    for directory in sorted(places, key=lambda place: _inside(place, doomed)):  # those last
         weights = directory / WEIGHTS_FILE
         if weights.is_file() and sha256_file(weights) == sha256:
-            return directory
+            return _spared(directory, doomed)
     raise ArtifactError(
         f"the codes came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
     )
+
+
+def _inside(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def _spared(directory: Path, doomed: Path | None) -> Path:
+    """A tokenizer's directory, unless it would go with another."""
+    if _inside(directory, doomed):
+        raise ArtifactError(
+            f"the tokenizer {directory} would go with {doomed}, which is to be replaced; "
+            "copy it elsewhere first, and name that with --tokenizer"
+        )
+    return directory
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:

@@ -227,13 +227,20 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()
+    return [_metrics_line(line, number, path) for number, line in enumerate(lines, 1)]
+
+
+def _metrics_line(text: str, number: int, path: Path) -> dict[str, Any]:
+    """A line of ``metrics.jsonl``, which a power failure may have damaged."""
     try:
-        found = [json.loads(line) for line in lines]
+        line = json.loads(text)
     except ValueError:
-        found = [None]
-    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in found):
-        raise ArtifactError(f"{path} is damaged: each of its lines should be a JSON object with a step")
-    return found
+        line = None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        raise ArtifactError(
+            f"{path}: line {number} is damaged; remove that line, then run the same command again"
+        )
+    return line
 
 
 class MetricsLog:

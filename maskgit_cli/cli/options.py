@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgit_cli.config import (
-    DTYPES,
-)
+from maskgit_cli.config import DTYPES
 from maskgit_cli.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
+
+# What may not be read is an error of the stage, not of the call's words: left to itself click ends with 2.
+_PATH = click.Path(path_type=Path, readable=False)
 
 
 def device(f: F) -> F:
@@ -57,15 +58,31 @@ def workers(default: int) -> Callable[[F], F]:
     return click.option("--workers", type=int, default=default, show_default=True, metavar="N", help=text)
 
 
+def listed(name: str, default: tuple[str, ...], text: str) -> Callable[[F], F]:
+    """An option that takes words with commas between them, and gives a tuple of them."""
+
+    def split(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in value.split(","))
+
+    joined = ",".join(default)
+    return click.option(name, default=joined, show_default=True, metavar="A,B,...", callback=split, help=text)
+
+
+def feature_space(f: F) -> F:
+    """``--weights``, ``--tokenizer``, ``--batch-size``, ``--device`` of what turns images into features."""
+    f = batch_size(32)(device(f))
+    f = path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")(f)
+    return path("--weights", "Inception's weights.  [default: the published ones, fetched once]")(f)
+
+
 def path(name: str, text: str, **extra: Any) -> Callable[[F], F]:
     """An option that takes a path."""
-    kind = click.Path(path_type=Path)
-    return click.option(name, type=kind, metavar="PATH", help=text, **extra)
+    return click.option(name, type=_PATH, metavar="PATH", help=text, **extra)
 
 
 def path_argument(name: str, **extra: Any) -> Callable[[F], F]:
     """An argument that is a path."""
-    return click.argument(name, type=click.Path(path_type=Path), **extra)
+    return click.argument(name, type=_PATH, **extra)
 
 
 def _plain_type(annotation: Any) -> type:
