@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig, SamplerConfig, TransformerConfig
+from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig, TransformerConfig
 from maskgit_cli.distributed import autocast, resolve_device, resolve_dtype
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.progress import SILENT, Reporter
-from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.sampler_config import ConfidenceConfig, RasterConfig, SamplerConfig
+from maskgit_cli.samplers import draw_samples
 
 Work = Callable[[], object]
 
@@ -72,8 +73,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _seconds(work: Work, least: float, device: torch.device) -> float:
-    """Seconds a call takes: the median of as many as fill ``least`` seconds, after one unmeasured."""
-    work()
+    """Seconds a call takes, after one that nobody timed: the median of as many as fill ``least`` seconds."""
     _wait(device)
     times: list[float] = []
     while not times or sum(times) < least:
@@ -88,6 +88,7 @@ def _limit(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large square matrix product."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.rand(side, side, device=device, dtype=dtype)
+    a @ a
     return 2 * side**3 / _seconds(lambda: a @ a, 0.5, device)
 
 
@@ -171,16 +172,25 @@ def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tup
 
 
 def _sample(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    return _draw(ConfidenceConfig(steps=config.steps, cfg=config.cfg), config, device, dtype)
+
+
+def _raster(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    return _draw(RasterConfig(cfg=config.cfg), config, device, dtype)
+
+
+def _draw(
+    sampler: SamplerConfig, config: BenchConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[Work, int]:
     network = _transformer(config, device).eval().requires_grad_(False)
     sizes = network.config
     index = torch.arange(config.batch_size, device=device)
     blank = torch.full((config.batch_size, sizes.grid, sizes.grid), network.mask_code, device=device)
-    sampler = SamplerConfig(steps=config.steps, cfg=config.cfg)
 
     @torch.inference_mode()
     def work() -> object:
         with autocast(device, dtype):
-            return confidence_sampler(
+            return draw_samples(
                 network, blank, index % sizes.classes, index, sampler, seed=0, mask_code=network.mask_code
             )
 
@@ -191,5 +201,6 @@ _STAGES: dict[str, Callable[[BenchConfig, torch.device, torch.dtype], tuple[Work
     "tokenize": _tokenize,
     "train": _train,
     "sample": _sample,
+    "raster": _raster,
     "decode": _decode,
 }

@@ -6,16 +6,29 @@ artifacts store them. Nothing here imports torch, so that ``--help`` stays quick
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from maskgit_cli.settings import Settings, above, among, at_least, below_one, between, require, setting
 
 VIEWS: dict[str, int] = {"none": 1, "flip": 2, "ten-crop": 10}
 SCHEDULES = ("root", "linear", "square", "cosine", "arccos")
-NOISES = ("linear", "warm-up", "random", "none")
-GUIDANCE_RAMPS = ("none", "linear", "constant", "cosine")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+def schedule_power(name: str) -> float | None:
+    """N of the schedule ``powN``, 1 − r^N, as in ``pow3`` or ``pow2.5``; None for any other name."""
+    match = re.fullmatch(r"pow(\d+(?:\.\d+)?)", name)
+    return float(match[1]) if match and float(match[1]) > 0 else None
+
+
+SCHEDULE_RULE = f"one of {', '.join(SCHEDULES)}, or powN with a number N, as in pow3"
+
+
+def a_schedule() -> dict[str, Any]:
+    """The value names a masking schedule."""
+    return {"rule": (lambda name: name in SCHEDULES or schedule_power(name) is not None, SCHEDULE_RULE)}
 
 
 # --- networks ---------------------------------------------------------------------------------------
@@ -37,6 +50,7 @@ class TransformerConfig(Settings):
     """
 
     drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabelled images need
+    sampler: ClassVar[str] = "confidence"  # what it is sampled with by default
 
     width: int = setting(rule=at_least(1))
     depth: int = setting(rule=at_least(1))
@@ -221,7 +235,7 @@ class TrainConfig(Settings):
     dropout: float = setting(0.1, below_one())
     drop_label: float = setting(0.1, between(0, 1))
     label_smoothing: float = setting(0.1, below_one())
-    mask_schedule: str = setting("arccos", among(*SCHEDULES))
+    mask_schedule: str = setting("arccos", a_schedule())
     loss_on: str = setting("all", among("all", "masked"))
     ema: float = setting(0.9999, below_one())
     seed: int = setting(0, at_least(0))
@@ -293,44 +307,6 @@ class VQGANTrainConfig(Settings):
     keep: int = setting(2, at_least(1))
     preview_every: int = setting(1000, at_least(0))
     log_every: int = setting(50, at_least(1))
-
-
-@dataclass(frozen=True)
-class SamplerConfig(Settings):
-    """Settings of the report's sampler (arXiv 2310.14400, section 3, and its Figure 2).
-
-    Attributes:
-        steps: S, forward passes; each keeps the number of tokens that ``schedule`` gives.
-        cfg: guidance weight w of (1+w)·cond − w·uncond; 0 is no guidance. Papers that write
-            s·cond + (1−s)·uncond have s = 1+w.
-        ramp: how w grows over the steps; ``linear`` reaches it at the last one.
-        sm_temp: multiplies the logits before the softmax (the report's convention).
-        gumbel_temp: of the noise on the confidence; it falls linearly to 0 over the steps.
-        schedule: shape of the number of tokens kept at each step.
-        noise: on the confidence: Gumbel noise that falls ``linear``-ly, a ``warm-up`` of two random
-            steps, always ``random`` or ``none``.
-    """
-
-    steps: int = setting(8, at_least(1))
-    cfg: float = setting(3.0, at_least(0))
-    ramp: str = setting("linear", among(*GUIDANCE_RAMPS))
-    sm_temp: float = setting(1.0, above(0))
-    gumbel_temp: float = setting(4.5, at_least(0))
-    schedule: str = setting("arccos", among(*SCHEDULES))
-    noise: str = setting("linear", among(*NOISES))
-
-
-# The report's own settings: Table 2 at 256 and 512 px, and those of its Figure 1.
-PRESETS: dict[str, SamplerConfig] = {
-    "report-256": SamplerConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
-    "report-512": SamplerConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
-    "showcase": SamplerConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
-}
-
-
-def preset_for(resolution: int) -> str:
-    """The preset that a checkpoint of this resolution (pixels) is sampled with by default."""
-    return "report-512" if resolution >= 512 else "report-256"
 
 
 @dataclass(frozen=True)
@@ -409,6 +385,10 @@ class ScoreConfig(Settings):
             require(metric in ("fid", "is", "prdc"), "metrics", metric, "one of fid, is, prdc")
 
 
+# `raster` draws one code a pass, which takes long: it is measured only where it is asked for.
+BENCH_STAGES = ("tokenize", "train", "sample", "raster", "decode")
+
+
 @dataclass(frozen=True)
 class CompareConfig(Settings):
     """Settings of ``compare``.
@@ -440,7 +420,7 @@ class BenchConfig(Settings):
         steps: of the sampler.
         cfg: guidance weight of the sampler; 0 saves the unconditional passes.
         seconds: shortest time that each stage is measured for.
-        stages: which are measured.
+        stages: which are measured, of :data:`BENCH_STAGES`.
     """
 
     size: str = setting("base", among(*SIZES))
@@ -455,4 +435,4 @@ class BenchConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for stage in self.stages:
-            require(stage in BenchConfig.stages, "stages", stage, "one of " + ", ".join(BenchConfig.stages))
+            require(stage in BENCH_STAGES, "stages", stage, "one of " + ", ".join(BENCH_STAGES))

@@ -11,21 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgit_cli.artifacts.models import Model
 from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
 from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta
-from maskgit_cli.config import (
-    PRESETS,
-    SamplerConfig,
-    preset_for,
-)
 from maskgit_cli.distributed import barrier, broadcast_object, world
 from maskgit_cli.grids import png_bytes
 from maskgit_cli.inference import Generator, arithmetic_device
 from maskgit_cli.progress import Reporter
-from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.sampler_config import PRESETS, SamplerConfig, changed, preset_for
+from maskgit_cli.samplers import draw_samples
 from maskgit_cli.settings import require
 
-# Settings of a sampler, or changes to the preset for the model's resolution.
+# Settings of a sampler, or changes to the model's own preset; "method" among them picks another sampler.
 SamplerChoice = SamplerConfig | Mapping[str, Any] | None
 # Pictures uint8 (3, H, W) of codes (B, h, w).
 Render = Callable[[Tensor], Iterable[Tensor]]
@@ -51,28 +48,44 @@ class Job(NamedTuple):
     seed: int
 
 
-def choose_sampler(
-    choice: SamplerChoice, resolution: int, guided: bool, drops_labels: bool = True
-) -> SamplerConfig:
-    """The sampler's settings for a model of this resolution (pixels).
+def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
+    """The sampler's settings for a model.
+
+    A network is sampled as it was published unless told otherwise: the report's with the preset for its
+    resolution, Halton-MaskGIT's and Google's with their own samplers.
 
     Args:
-        choice: all settings, changes to the preset that the resolution picks, or None for none.
-        resolution: of the model.
+        choice: all settings, changes to the model's preset, or None for none. Among changes, ``method``
+            names another sampler, a key of :data:`~maskgit_cli.sampler_config.SAMPLERS`, whose preset for
+            the model's resolution is changed then.
+        model: what is sampled.
         guided: whether the pictures have a class. Without one, guidance would compare the network with
             itself, which costs a pass and changes nothing but the last bits, so it is left out.
-        drops_labels: whether the network knows "no class"; one that does not draws unguided.
 
     Raises:
-        ConfigError: a change is out of range, or guidance is asked of a network that has none.
+        ConfigError: a change is out of range or unknown to the sampler, or guidance is asked of a network
+            that has none.
     """
-    if not drops_labels:
-        asked = choice.cfg if isinstance(choice, SamplerConfig) else (choice or {}).get("cfg", 0)
+    if not isinstance(choice, SamplerConfig):
+        changes = dict(choice or {})
+        preset = PRESETS[preset_for(model.resolution, changes.pop("method", model.config.sampler))]
+        asked = changes.get("cfg", 0)
+        choice = changed(preset, changes)
+    else:
+        asked = choice.cfg
+    if not model.config.drops_labels:
         require(asked == 0, "cfg", asked, "0: this network was trained with a class for every image")
         guided = False
-    if not isinstance(choice, SamplerConfig):
-        choice = dataclasses.replace(PRESETS[preset_for(resolution)], **(choice or {}))
     return choice if guided else dataclasses.replace(choice, cfg=0.0)
+
+
+def fewer_steps(sampler: SamplerConfig, unknown: int, reporter: Reporter) -> SamplerConfig:
+    """A sampler with no more steps than there are codes to draw, and a word where that changes it."""
+    steps = getattr(sampler, "steps", 0)  # the raster sampler has none
+    if steps <= unknown:
+        return sampler
+    reporter.info(f"{unknown} codes to draw: {unknown} steps instead of {steps}")
+    return changed(sampler, {"steps": unknown})
 
 
 def blank_canvas(generator: Generator) -> Tensor:
@@ -92,9 +105,7 @@ def draw(job: Job, rows: np.ndarray) -> Tensor:
     canvas = job.canvas.to(place).expand(len(rows), -1, -1)
     labels, indices = (torch.from_numpy(x[rows]).to(place) for x in (job.labels, job.indices))
     mask_code = job.generator.model.config.codebook_size
-    return confidence_sampler(
-        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code
-    )
+    return draw_samples(job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code)
 
 
 def fill_samples(
@@ -138,7 +149,8 @@ def fill_samples(
         reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
         return True
     words = ", ".join(f"{key} {value}" for key, value in job.sampler.to_json().items())
-    reporter.info(f"drawing {len(job.indices)} images into {out} ({words}, seed {job.seed})")
+    words = f"{job.sampler.method} sampler, {words}, seed {job.seed}"
+    reporter.info(f"drawing {len(job.indices)} images into {out} ({words})")
     writer = _shared_writer(out, _describe(job, record), job)
     resumed = len(writer.todo) < len(job.indices)
     barrier()  # every process has seen what is to do before any does some of it

@@ -7,7 +7,6 @@ into masked pixels only, so that every other pixel comes back bit for bit.
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.config import InpaintConfig
 from maskgit_cli.data import read_image, to_model
-from maskgit_cli.drawing import Job, SamplerChoice, choose_sampler, fill_samples
+from maskgit_cli.drawing import Job, SamplerChoice, choose_sampler, fewer_steps, fill_samples
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.grids import image_grid
 from maskgit_cli.inference import (
@@ -167,11 +166,9 @@ def _plan(
     if config.label is not None:
         label = find_label(config.label, model.config.classes, model.class_names)
     canvas = _canvas(generator, picture, masked, window, config.mask_rule)
-    sampler = choose_sampler(choice, model.resolution, label != NO_CLASS, model.config.drops_labels)
+    sampler = choose_sampler(choice, model, label != NO_CLASS)
     unknown = int((canvas == model.config.codebook_size).sum())
-    if sampler.steps > unknown:
-        reporter.info(f"{unknown} codes to draw: {unknown} steps instead of {sampler.steps}")
-        sampler = dataclasses.replace(sampler, steps=unknown)
+    sampler = fewer_steps(sampler, unknown, reporter)
     labels = np.full(config.n, label, np.int64)
     return Job(generator, np.arange(config.n), labels, canvas, sampler, config.seed)
 
@@ -188,7 +185,7 @@ def _settings(job: Job, config: InpaintConfig, window: Window) -> dict[str, Any]
         "weights": config.weights,
         "seed": config.seed,
         "dtype": str(job.generator.dtype).removeprefix("torch."),
-        "sampler": {"method": "confidence", **job.sampler.to_json()},
+        "sampler": job.sampler.describe(),
     }
 
 

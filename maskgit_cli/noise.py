@@ -27,6 +27,7 @@ LABEL = 5  # classes drawn at random
 VIEW = 6  # which view of a training image is taken
 MIRROR = 7  # whether a training image is mirrored
 REVIVE = 8  # which encoder outputs replace codes that fell out of use
+ROLL = 9  # where in its order the Halton sampler begins an image
 
 # Multipliers and key increments of Philox4x32 (the paper's section 3.3 and its Random123 library).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -30,6 +30,7 @@ class HaltonConfig(Settings):
     """
 
     drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabelled images need
+    sampler: ClassVar[str] = "halton"  # what it is sampled with by default
 
     width: int = setting(rule=at_least(1))
     depth: int = setting(rule=at_least(1))
@@ -51,6 +52,7 @@ class OfficialConfig(TransformerConfig):
     """
 
     drops_labels: ClassVar[bool] = False
+    sampler: ClassVar[str] = "official"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,23 @@ import torch
 from torch import Tensor
 
 from maskgit_cli import noise
-from maskgit_cli.config import SamplerConfig
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.schedules import guidance_weight, tokens_per_step
+from maskgit_cli.sampler_config import (
+    ConfidenceConfig,
+    HaltonSamplerConfig,
+    OfficialSamplerConfig,
+    RasterConfig,
+    SamplerConfig,
+)
+from maskgit_cli.schedules import (
+    guidance_weight,
+    halton_order,
+    halton_tokens_per_step,
+    official_tokens_per_step,
+    tokens_per_step,
+)
 
-# predict(codes (B, h, w), labels (B,), drop (B,) bool) -> logits (B, h·w, K+1), the mask's last.
+# predict(codes (B, h, w), labels (B,), drop (B,) bool) -> logits (B, h·w, K or more); the mask's come last.
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Probabilities are handled this many images at a time: in float64 they are the largest thing here.
@@ -52,7 +64,7 @@ def confidence_sampler(
     codes: Tensor,
     labels: Tensor,
     indices: Tensor,
-    config: SamplerConfig,
+    config: ConfidenceConfig,
     seed: int,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
@@ -81,37 +93,233 @@ def confidence_sampler(
         ArtifactError: the network gives NaN.
     """
     grid = codes.shape[1:]
+    draw = _drawer(predict, grid, labels, indices, config, seed, mask_code)
     codes = codes.flatten(1).clone()  # (B, N)
-    positions = codes.shape[1]
-    counts = step_counts(codes == mask_code, config)  # (B, S)
+    counts = step_counts(
+        codes == mask_code,
+        config.steps,
+        lambda total: tokens_per_step(total, config.steps, config.schedule),
+    )
     for i in range(config.steps):
         unknown = codes == mask_code  # (B, N)
-        weight = guidance_weight(config.cfg, i, config.steps, config.ramp)
-        logits = guided_logits(predict, codes.unflatten(1, grid), labels, weight)  # (B, N, K+1)
-        u = noise.uniform(seed, indices, i, positions, noise.CODE)
-        drawn, log_p = draw_codes(logits[..., :mask_code], u, config.sm_temp)  # each (B, N)
+        drawn, log_p = draw(codes, i, config.steps, config.sm_temp)  # each (B, N)
         confidence = noisy_confidence(log_p, indices, i, config, seed)
         confidence = confidence.masked_fill(~unknown, -torch.inf)
         kept = most_confident(confidence, counts[:, i])
         codes = torch.where(kept, drawn, codes)
-        if on_step is not None:
-            shown = (x.unflatten(1, grid) for x in (codes, drawn, kept, confidence))
-            on_step(Step(i, *shown))
+        _report(on_step, grid, i, codes, drawn, kept, confidence)
     return codes.unflatten(1, grid)
 
 
-def step_counts(unknown: Tensor, config: SamplerConfig) -> Tensor:
+@torch.no_grad()
+def official_sampler(
+    predict: Predict,
+    codes: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    config: OfficialSamplerConfig,
+    seed: int,
+    mask_code: int,
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Google's sampler (arXiv 2202.04200, section 3.2, and its released ``parallel_decode``).
+
+    As the report's, but how many codes each step keeps follows
+    :func:`~maskgit_cli.schedules.official_tokens_per_step`, and the confidence is
+    log p(code) + choice_temp · (1 − (i+1)/S) · Gumbel noise.
+
+    Arguments, result and errors are those of :func:`confidence_sampler`; the rule for the numbers of
+    codes raises ConfigError, too, where it leaves a step without one.
+    """
+    grid = codes.shape[1:]
+    draw = _drawer(predict, grid, labels, indices, config, seed, mask_code)
+    codes = codes.flatten(1).clone()  # (B, N)
+    counts = step_counts(
+        codes == mask_code,
+        config.steps,
+        lambda total: official_tokens_per_step(total, config.steps, config.schedule),
+    )
+    for i in range(config.steps):
+        unknown = codes == mask_code  # (B, N)
+        drawn, log_p = draw(codes, i, config.steps, config.sm_temp)  # each (B, N)
+        gumbel = noise.gumbel(seed, indices, i, codes.shape[1], noise.CONFIDENCE)
+        confidence = log_p + config.choice_temp * (1 - (i + 1) / config.steps) * gumbel
+        confidence = confidence.masked_fill(~unknown, -torch.inf)
+        kept = most_confident(confidence, counts[:, i])
+        codes = torch.where(kept, drawn, codes)
+        _report(on_step, grid, i, codes, drawn, kept, confidence)
+    return codes.unflatten(1, grid)
+
+
+@torch.no_grad()
+def halton_sampler(
+    predict: Predict,
+    codes: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    config: HaltonSamplerConfig,
+    seed: int,
+    mask_code: int,
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Halton-MaskGIT's sampler (arXiv 2503.17076): which codes a step keeps is known beforehand.
+
+    The unknown positions are taken in :func:`~maskgit_cli.schedules.halton_order`, which ``roll`` turns
+    by a number of places drawn for each image. The softmax temperature goes from ``sm_temp`` to
+    ``sm_temp_end`` over the steps. With ``redraw``, a step also replaces what earlier ones drew, as the
+    published code does; codes known from the start stay all the same. A step's confidence is log p(code).
+
+    Arguments, result and errors are those of :func:`confidence_sampler`. The grid must be square.
+    """
+    grid = codes.shape[1:]
+    draw = _drawer(predict, grid, labels, indices, config, seed, mask_code)
+    codes = codes.flatten(1).clone()  # (B, N)
+    wanted = codes == mask_code
+    counts = step_counts(wanted, config.steps, lambda total: halton_tokens_per_step(total, config.steps))
+    places = _halton_places(grid, wanted, indices, seed, config.roll)  # (B, N)
+    temperatures = torch.linspace(config.sm_temp, config.sm_temp_end, config.steps).tolist()
+    for i in range(config.steps):
+        unknown = codes == mask_code  # (B, N)
+        drawn, log_p = draw(codes, i, config.steps, temperatures[i])  # each (B, N)
+        reached = wanted & (places < counts[:, : i + 1].sum(1, keepdim=True))
+        codes = torch.where(reached if config.redraw else reached & unknown, drawn, codes)
+        _report(on_step, grid, i, codes, drawn, reached & unknown, log_p.masked_fill(~unknown, -torch.inf))
+    return codes.unflatten(1, grid)
+
+
+def _halton_places(grid: torch.Size, wanted: Tensor, indices: Tensor, seed: int, roll: bool) -> Tensor:
+    """Place of each position in an image's order (B, N), counted among its wanted ones (B, N) only."""
+    assert grid[0] == grid[1], f"the Halton order is for square grids, not {tuple(grid)}"
+    positions = wanted.shape[1]
+    order = torch.tensor(halton_order(grid[0]), device=wanted.device)  # (N,)
+    shift = torch.zeros_like(indices)
+    if roll:
+        shift = (noise.uniform(seed, indices, 0, 1, noise.ROLL)[:, 0] * positions).long()
+    first = torch.arange(positions, device=wanted.device) - shift[:, None]  # (B, N)
+    order = order[first % positions]  # position that comes first, second, ... in each image
+    passed = wanted.gather(1, order).cumsum(1) - 1
+    return torch.zeros_like(order).scatter(1, order, passed)
+
+
+@torch.no_grad()
+def raster_sampler(
+    predict: Predict,
+    codes: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    config: RasterConfig,
+    seed: int,
+    mask_code: int,
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Autoregressive drawing, one code a pass and row by row: what the report's 64× is measured against.
+
+    Guidance follows the position, p/(N−1) of the way at position p of N. A pass is saved where no image
+    has an unknown code at a position. A step's confidence is log p(code).
+
+    Arguments, result and errors are those of :func:`confidence_sampler`.
+    """
+    grid = codes.shape[1:]
+    draw = _drawer(predict, grid, labels, indices, config, seed, mask_code)
+    codes = codes.flatten(1).clone()  # (B, N)
+    columns = torch.arange(codes.shape[1], device=codes.device)
+    for position in columns.tolist():
+        unknown = codes == mask_code  # (B, N)
+        if not unknown[:, position].any():
+            continue
+        # Who watches sees what the network would draw everywhere; else one position is enough.
+        where = slice(None) if on_step is not None else slice(position, position + 1)
+        drawn, log_p = draw(codes, position, len(columns), config.sm_temp, where)  # (B, N) or (B, 1)
+        kept = unknown & (columns == position)
+        codes = torch.where(kept, drawn, codes)
+        if on_step is not None:
+            _report(on_step, grid, position, codes, drawn, kept, log_p.masked_fill(~unknown, -torch.inf))
+    return codes.unflatten(1, grid)
+
+
+def draw_samples(
+    predict: Predict,
+    codes: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    config: SamplerConfig,
+    seed: int,
+    mask_code: int,
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Fill the unknown codes with the sampler that the settings are for.
+
+    Arguments, result and errors are those of :func:`confidence_sampler`.
+    """
+    samplers: dict[type[SamplerConfig], Callable[..., Tensor]] = {
+        ConfidenceConfig: confidence_sampler,
+        HaltonSamplerConfig: halton_sampler,
+        OfficialSamplerConfig: official_sampler,
+        RasterConfig: raster_sampler,
+    }
+    return samplers[type(config)](predict, codes, labels, indices, config, seed, mask_code, on_step)
+
+
+def check_steps(config: SamplerConfig, unknown: int) -> None:
+    """Refuse, before anything is drawn, settings that cannot draw an image with so many unknown codes.
+
+    Raises:
+        ConfigError: there are more steps than codes, or a step would be left without one.
+    """
+    if isinstance(config, ConfidenceConfig):
+        tokens_per_step(unknown, config.steps, config.schedule)
+    elif isinstance(config, OfficialSamplerConfig):
+        official_tokens_per_step(unknown, config.steps, config.schedule)
+    elif isinstance(config, HaltonSamplerConfig):
+        halton_tokens_per_step(unknown, config.steps)
+
+
+# --- what the samplers are made of ------------------------------------------------------------------
+
+
+def _drawer(
+    predict: Predict,
+    grid: torch.Size,
+    labels: Tensor,
+    indices: Tensor,
+    config: SamplerConfig,
+    seed: int,
+    mask_code: int,
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A function that predicts and draws codes (B, N) at a step, and gives their log-probabilities (B, N)."""
+
+    def draw(
+        codes: Tensor, step: int, steps: int, sm_temp: float, where: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        weight = guidance_weight(config.cfg, step, steps, config.ramp, config.cfg_interval)
+        logits = guided_logits(predict, codes.unflatten(1, grid), labels, weight)  # (B, N, K or K+1)
+        u = noise.uniform(seed, indices, step, codes.shape[1], noise.CODE)  # (B, N)
+        return draw_codes(logits[:, where, :mask_code], u[:, where], sm_temp, config.top_k)
+
+    return draw
+
+
+def _report(on_step: Callable[[Step], None] | None, grid: torch.Size, number: int, *values: Tensor) -> None:
+    """Show a step's codes, drawn codes, kept ones and confidences, each (B, N), to whoever watches."""
+    if on_step is not None:
+        on_step(Step(number, *(value.unflatten(1, grid) for value in values)))
+
+
+def step_counts(unknown: Tensor, steps: int, rule: Callable[[int], list[int]]) -> Tensor:
     """How many codes each step makes known: integers (B, S) for unknown positions (B, N).
 
     An image with nothing unknown is left alone: its counts are 0.
 
+    Args:
+        unknown: True where a code is to be drawn.
+        steps: S.
+        rule: gives the S counts for a total.
+
     Raises:
         ConfigError: an image has fewer unknown codes than there are steps.
     """
-    rows = {0: [0] * config.steps}
     totals = unknown.sum(1).tolist()
-    for total in set(totals) - {0}:
-        rows[total] = tokens_per_step(total, config.steps, config.schedule)
+    rows = {total: rule(total) if total else [0] * steps for total in set(totals)}
     return torch.tensor([rows[total] for total in totals], device=unknown.device)
 
 
@@ -146,7 +354,7 @@ def guided_logits(predict: Predict, codes: Tensor, labels: Tensor, weight: float
     return logits
 
 
-def draw_codes(logits: Tensor, u: Tensor, sm_temp: float) -> tuple[Tensor, Tensor]:
+def draw_codes(logits: Tensor, u: Tensor, sm_temp: float, top_k: int = 0) -> tuple[Tensor, Tensor]:
     """Draw a code at every position by the inverse of the cumulative distribution.
 
     Probabilities are softmax(sm_temp · logits): the report's temperature multiplies. They are summed
@@ -158,19 +366,23 @@ def draw_codes(logits: Tensor, u: Tensor, sm_temp: float) -> tuple[Tensor, Tenso
         logits: (B, N, K) for the codes alone, without the mask.
         u: uniform numbers (B, N) in (0, 1), float64.
         sm_temp: factor on the logits.
+        top_k: only the k most probable codes of a position are drawn, and their probabilities scaled up
+            to make 1; of equals the lower code counts as more probable. 0 is all of them.
 
     Returns:
         Codes (B, N) and their log-probabilities (B, N), float64.
     """
     parts = [
-        _draw_part(part, numbers, sm_temp)
+        _draw_part(part, numbers, sm_temp, top_k)
         for part, numbers in zip(logits.split(ROWS), u.split(ROWS), strict=True)
     ]
     codes, log_p = zip(*parts, strict=True)
     return torch.cat(codes), torch.cat(log_p)
 
 
-def _draw_part(logits: Tensor, u: Tensor, sm_temp: float) -> tuple[Tensor, Tensor]:
+def _draw_part(logits: Tensor, u: Tensor, sm_temp: float, top_k: int) -> tuple[Tensor, Tensor]:
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(~_highest(logits, top_k), -torch.inf)
     log_p = torch.log_softmax(sm_temp * logits.double(), dim=-1)  # (B, N, K)
     weights = (log_p.exp() * 2.0**PROBABILITY_BITS).to(torch.int64)
     cumulative = weights.cumsum(-1)
@@ -180,7 +392,17 @@ def _draw_part(logits: Tensor, u: Tensor, sm_temp: float) -> tuple[Tensor, Tenso
     return codes.squeeze(-1), log_p.gather(-1, codes).squeeze(-1)
 
 
-def noisy_confidence(log_p: Tensor, indices: Tensor, step: int, config: SamplerConfig, seed: int) -> Tensor:
+def _highest(logits: Tensor, k: int) -> Tensor:
+    """True at exactly k of the logits (B, N, K) of each position; of equals the first ones."""
+    least = logits.topk(k, dim=-1).values[..., -1:]  # (B, N, 1)
+    above, equal = logits > least, logits == least
+    room = k - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= room))
+
+
+def noisy_confidence(
+    log_p: Tensor, indices: Tensor, step: int, config: ConfidenceConfig, seed: int
+) -> Tensor:
     """Confidences float64 (B, N) of drawn codes with log-probabilities (B, N), at step i of S.
 
     ``linear`` adds gumbel_temp · (1 − i/(S−1)) · Gumbel noise, which ends at 0; so does a single step.

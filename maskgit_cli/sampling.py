@@ -18,7 +18,7 @@ from maskgit_cli.drawing import Job, SamplerChoice, blank_canvas, choose_sampler
 from maskgit_cli.inference import Generator, choose_model, decode_codes, load_generator
 from maskgit_cli.labels import labels_for, readable_name
 from maskgit_cli.progress import SILENT, Reporter
-from maskgit_cli.schedules import tokens_per_step
+from maskgit_cli.samplers import check_steps
 from maskgit_cli.sheets import captioned_sheet
 
 # Pictures on grid.png at most, and columns where its rows are not one class each.
@@ -117,8 +117,8 @@ def _plan(generator: Generator, config: SampleConfig, choice: SamplerChoice) -> 
     """Resolve what depends on the model: the sampler's preset and the classes."""
     model = generator.model
     classes = model.config.classes
-    sampler = choose_sampler(choice, model.resolution, classes > 0, model.config.drops_labels)
-    tokens_per_step(model.config.grid**2, sampler.steps, sampler.schedule)  # refuses too many steps
+    sampler = choose_sampler(choice, model, classes > 0)
+    check_steps(sampler, model.config.grid**2)
     indices = np.arange(config.start, config.n if config.stop is None else config.stop)
     labels = labels_for(config.labels, indices, classes, model.class_names, config.seed)
     return Job(generator, indices, labels, blank_canvas(generator), sampler, config.seed)
@@ -135,7 +135,7 @@ def _settings(job: Job, config: SampleConfig) -> dict[str, Any]:
         "weights": config.weights,
         "seed": config.seed,
         "dtype": str(job.generator.dtype).removeprefix("torch."),
-        "sampler": {"method": "confidence", **job.sampler.to_json()},
+        "sampler": job.sampler.describe(),
     }
 
 

@@ -26,7 +26,7 @@ from maskgit_cli.artifacts.runs import (
     settle_record,
 )
 from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
-from maskgit_cli.config import PRESETS, TrainConfig, preset_for
+from maskgit_cli.config import TrainConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.distributed import (
     barrier,
@@ -41,7 +41,8 @@ from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
 from maskgit_cli.optim import EMA, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.progress import SILENT, Reporter
-from maskgit_cli.samplers import confidence_sampler
+from maskgit_cli.sampler_config import PRESETS, changed, preset_for
+from maskgit_cli.samplers import draw_samples
 from maskgit_cli.schedules import mask_ratio
 from maskgit_cli.starting import Start, network_sizes, size_name, start_from
 
@@ -428,15 +429,16 @@ class _Preview:
     def draw(self, step: int, ema: EMA) -> None:
         """Write ``previews/step-N.png``, class after class."""
         network, sizes = self.take(ema), self.start.sizes
-        sampler = PRESETS[preset_for(self.resolution)]
+        sampler = PRESETS[preset_for(self.resolution, sizes.sampler)]
+        steps = min(getattr(sampler, "steps", 1), sizes.grid**2)
         cfg = sampler.cfg if sizes.drops_labels else 0.0
-        sampler = dataclasses.replace(sampler, steps=min(sampler.steps, sizes.grid**2), cfg=cfg)
+        sampler = changed(sampler, {"steps": steps, "cfg": cfg})
         index = torch.arange(_PREVIEWS, device=next(network.parameters()).device)
         classes = max(1, sizes.classes)
         labels = index % classes if sizes.classes else torch.full_like(index, -1)
         mask = sizes.codebook_size
         blank = torch.full((_PREVIEWS, sizes.grid, sizes.grid), mask, device=index.device)
-        codes = confidence_sampler(network, blank, labels, index, sampler, seed=self.seed, mask_code=mask)
+        codes = draw_samples(network, blank, labels, index, sampler, seed=self.seed, mask_code=mask)
         pixels = torch.cat([to_pixels(self.codec.network.decode(part)) for part in codes.split(6)])
         columns = classes if 4 <= classes <= 12 else 6
         save_png(self.out / "previews" / f"step-{step:08d}.png", image_grid(pixels, columns))

@@ -95,6 +95,7 @@ KINDS = {
     "object": lambda value: isinstance(value, dict),
     "list of text": _is_list(_is_text),
     "list of integer": _is_list(_is_integer),
+    "list of number": _is_list(lambda value: _is_integer(value) or isinstance(value, float)),
     "list of parent": _is_list(lambda value: isinstance(value, dict)),
     "null": lambda value: value is None,
     "int64": lambda value: isinstance(value, np.int64),

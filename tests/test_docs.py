@@ -41,6 +41,7 @@ from maskgit_cli.features import INCEPTION, INCEPTION_SHA256, PUBLISHED, metric_
 from maskgit_cli.importing import import_weights
 from maskgit_cli.inpainting import inpaint
 from maskgit_cli.models.vqgan import VQGAN
+from maskgit_cli.sampler_config import PRESETS
 from maskgit_cli.sampling import sample
 from maskgit_cli.scoring import fid_stats, score
 from maskgit_cli.tokenizing import tokenize
@@ -276,6 +277,8 @@ def test_records(made, run, tokenizer):
         record = read(made / name / "settings.json")
         held.check(record, "record-of-samples")
         held.check(record["settings"], f"settings-of-{record['stage']}")
+    for sampler in PRESETS.values():
+        held.check(sampler.describe(), "sampler-settings")
     for name in ("first", "all"):
         held.check(read(made / name / "decoded.json"), "record-of-decoded-pictures")
     for path in made.rglob("*scores.json"):

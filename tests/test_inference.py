@@ -8,10 +8,10 @@ from tiny_models import CODES, make_model, make_tokenizer, tiny_transformer
 
 from maskgit_cli import inference
 from maskgit_cli.artifacts.models import load_tokenizer
-from maskgit_cli.config import SamplerConfig
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.inference import apply_to_rows, decode_codes, load_generator, predictor
 from maskgit_cli.progress import SILENT
+from maskgit_cli.sampler_config import ConfidenceConfig
 from maskgit_cli.samplers import confidence_sampler
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def threads():
 
 def test_samples_are_the_same_bits_for_every_batch_size_and_number_of_threads(threads):
     predict = predictor(tiny_transformer(), CPU, torch.float32)
-    config = SamplerConfig(steps=5)
+    config = ConfidenceConfig(steps=5)
 
     def draw(batch):
         drawn, logits = [], []

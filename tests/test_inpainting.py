@@ -11,7 +11,7 @@ from tiny_models import CODES, make_model
 from maskgit_cli import inpainting
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.artifacts.samples import open_samples
-from maskgit_cli.config import InpaintConfig, SamplerConfig
+from maskgit_cli.config import InpaintConfig
 from maskgit_cli.data import read_image, to_model
 from maskgit_cli.errors import ConfigError, InputError, OutputError
 from maskgit_cli.inpainting import (
@@ -23,8 +23,9 @@ from maskgit_cli.inpainting import (
     paste,
     read_mask,
 )
+from maskgit_cli.sampler_config import ConfidenceConfig
 
-STEPS = SamplerConfig(steps=2)
+STEPS = ConfidenceConfig(steps=2)
 
 
 @pytest.fixture(scope="module")

@@ -7,29 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_networks import blank, toy_network
 
-from maskgit_cli.config import GUIDANCE_RAMPS, NOISES, SCHEDULES, SamplerConfig
+from maskgit_cli.config import SCHEDULES
 from maskgit_cli.errors import ArtifactError, ConfigError
+from maskgit_cli.sampler_config import GUIDANCE_RAMPS, NOISES, ConfidenceConfig
 from maskgit_cli.samplers import confidence_sampler, draw_codes, guided_logits, most_confident
 from maskgit_cli.schedules import tokens_per_step
-
-
-def toy_network(codes_in_book, positions):
-    """predict(...) whose logits depend on all codes and the class, and on one row at a time."""
-    generator = torch.Generator().manual_seed(codes_in_book * 100 + positions)
-    table = torch.randn(codes_in_book + 1, positions, codes_in_book + 1, generator=generator)
-    classes = torch.randn(6, positions, codes_in_book + 1, generator=generator)
-
-    def predict(codes, labels, drop):
-        rows = [
-            classes[5 if dropped else label] + sum(table[code].roll(i, 0) for i, code in enumerate(row))
-            for row, label, dropped in zip(
-                codes.flatten(1).tolist(), labels.tolist(), drop.tolist(), strict=True
-            )
-        ]
-        return torch.stack(rows)
-
-    return predict
 
 
 @st.composite
@@ -40,7 +24,7 @@ def problems(draw):
     rows = draw(st.lists(st.lists(st.integers(0, book), min_size=n, max_size=n), min_size=1, max_size=4))
     codes = torch.tensor(rows).view(-1, height, width)
     unknown = [int((row == book).sum()) for row in codes]
-    config = SamplerConfig(
+    config = ConfidenceConfig(
         steps=draw(st.integers(1, min([u for u in unknown if u] or [3]))),
         cfg=draw(st.sampled_from([0.0, 1.0, 3.0])),
         ramp=draw(st.sampled_from(GUIDANCE_RAMPS)),
@@ -89,13 +73,9 @@ def test_an_image_does_not_depend_on_its_neighbours(problem, data):
     assert torch.equal(part, whole[rows])
 
 
-def blank(n, height, width, book):
-    return torch.full((n, height, width), book), torch.zeros(n, dtype=torch.int64), torch.arange(n)
-
-
 def test_seeds_and_indices_make_a_difference():
     codes, labels, indices = blank(4, 3, 3, 5)
-    network, config = toy_network(5, 9), SamplerConfig(steps=3)
+    network, config = toy_network(5, 9), ConfidenceConfig(steps=3)
     drawn = [confidence_sampler(network, codes, labels, indices, config, seed, 5) for seed in (0, 1)]
     assert len(torch.cat(drawn).flatten(1).unique(dim=0)) > 4
 
@@ -103,11 +83,11 @@ def test_seeds_and_indices_make_a_difference():
 def test_too_many_steps_and_networks_that_give_nan():
     codes, labels, indices = blank(1, 2, 2, 5)
     with pytest.raises(ConfigError, match="--steps 5: there are 4 tokens"):
-        confidence_sampler(toy_network(5, 4), codes, labels, indices, SamplerConfig(steps=5), 0, 5)
+        confidence_sampler(toy_network(5, 4), codes, labels, indices, ConfidenceConfig(steps=5), 0, 5)
     with pytest.raises(ArtifactError, match="the checkpoint gives NaN"):
         confidence_sampler(
             lambda c, label, drop: torch.full((len(c), 4, 6), torch.nan),
-            codes, labels, indices, SamplerConfig(steps=2), 0, 5,
+            codes, labels, indices, ConfidenceConfig(steps=2), 0, 5,
         )  # fmt: skip
 
 
@@ -134,7 +114,7 @@ def test_there_is_no_unconditional_pass_where_the_weight_is_0(ramp, passes):
         seen.append(len(codes))
         return network(codes, labels, drop)
 
-    confidence_sampler(counting, *blank(1, 2, 2, 5), SamplerConfig(steps=3, cfg=2.0, ramp=ramp), 0, 5)
+    confidence_sampler(counting, *blank(1, 2, 2, 5), ConfidenceConfig(steps=3, cfg=2.0, ramp=ramp), 0, 5)
     assert seen == passes
 
 
@@ -150,7 +130,7 @@ def test_guidance_moves_towards_the_class():
     def share(cfg):
         codes, _, indices = blank(2000, 1, 1, 3)
         labels = indices % 2
-        config = SamplerConfig(steps=1, cfg=cfg)
+        config = ConfidenceConfig(steps=1, cfg=cfg)
         drawn = confidence_sampler(predict, codes, labels, indices, config, 0, 3).flatten()
         return (drawn == labels).float().mean().item()
 
@@ -198,7 +178,7 @@ def test_equal_confidences_go_to_the_first_position():
 def test_gumbel_noise_at_temperature_0_is_greedy():
     codes, labels, indices = blank(6, 3, 3, 5)
     network = toy_network(5, 9)
-    noisy = SamplerConfig(steps=4, gumbel_temp=0.0, noise="linear")
+    noisy = ConfidenceConfig(steps=4, gumbel_temp=0.0, noise="linear")
     results = [
         confidence_sampler(network, codes, labels, indices, config, 0, 5)
         for config in (noisy, dataclasses.replace(noisy, noise="none"))
@@ -211,7 +191,7 @@ def test_gumbel_noise_at_temperature_0_is_greedy():
 )
 def test_noise_decides_in_which_steps_the_most_confident_codes_are_kept(noise, greedy):
     steps = []
-    config = SamplerConfig(steps=4, noise=noise, schedule="root")
+    config = ConfidenceConfig(steps=4, noise=noise, schedule="root")
     confidence_sampler(toy_network(5, 9), *blank(30, 3, 3, 5), config, 0, 5, steps.append)
     for step, expected in zip(steps, greedy, strict=True):
         p = step.confidence[step.confidence.isfinite()]
@@ -220,7 +200,7 @@ def test_noise_decides_in_which_steps_the_most_confident_codes_are_kept(noise, g
 
 def test_linear_noise_falls_to_nothing():
     steps = []
-    config = SamplerConfig(steps=3, gumbel_temp=100.0)
+    config = ConfidenceConfig(steps=3, gumbel_temp=100.0)
     confidence_sampler(toy_network(5, 9), *blank(20, 3, 3, 5), config, 0, 5, steps.append)
     spread = [step.confidence[step.confidence.isfinite()].std().item() for step in steps]
     assert spread[0] > 1.5 * spread[1] > 20 * spread[2]
@@ -258,7 +238,7 @@ def greedy_distribution():
 @pytest.mark.parametrize(("noise", "expected"), [("random", JOINT), ("none", greedy_distribution())])
 def test_one_code_a_step_has_the_closed_form_frequencies(noise, expected):
     n = 20_000
-    config = SamplerConfig(steps=2, cfg=0.0, noise=noise)
+    config = ConfidenceConfig(steps=2, cfg=0.0, noise=noise)
     drawn = confidence_sampler(joint_network, *blank(n, 1, 2, 3), config, 5, 3).flatten(1)
     counts = torch.bincount(drawn[:, 0] * 3 + drawn[:, 1], minlength=9).float()
     wanted = n * expected.flatten()

@@ -18,14 +18,15 @@ from tiny_models import CODES, NAMES, make_model
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.artifacts.samples import SampleWriter, open_samples, read_record
 from maskgit_cli.artifacts.tokens import open_tokens
-from maskgit_cli.config import SampleConfig, SamplerConfig
+from maskgit_cli.config import SampleConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
 from maskgit_cli.grids import png_bytes
+from maskgit_cli.sampler_config import ConfidenceConfig
 from maskgit_cli.sampling import grid_rows, sample, sheet_texts
 from maskgit_cli.sheets import captioned_sheet
 
-STEPS = SamplerConfig(steps=4)
+STEPS = ConfidenceConfig(steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +139,11 @@ def test_sigkill_at_any_moment_and_again_gives_the_same_bytes(model, tmp_path):
     code = (
         "import sys; sys.argv[1:]\n"
         "from pathlib import Path\n"
-        "from maskgit_cli.config import SampleConfig, SamplerConfig\n"
+        "from maskgit_cli.config import SampleConfig\n"
+        "from maskgit_cli.sampler_config import ConfidenceConfig\n"
         "from maskgit_cli.sampling import sample\n"
         "print('ready', flush=True)\n"
-        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=40), SamplerConfig(steps=4),\n"
+        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=40), ConfidenceConfig(steps=4),\n"
         "       batch_size=2, device='cpu')\n"
     )
     for delay in (0.05, 0.25):
@@ -181,7 +183,7 @@ def test_other_settings_over_samples_that_are_there(model, tmp_path):
         ({"n": 8}, "--n 7, not 8"),
         ({"labels": "1"}, "--labels all, not 1"),
         ({"start": 2}, "--range 0:7, not 2:7"),
-        ({"sampler": SamplerConfig(steps=5)}, "--steps 4, not 5"),
+        ({"sampler": ConfidenceConfig(steps=5)}, "--steps 4, not 5"),
     ]
     for change, difference in cases:
         with pytest.raises(OutputError) as caught:
@@ -231,9 +233,9 @@ def test_settings_that_cannot_be(model, tmp_path):
     with pytest.raises(ConfigError, match="--batch-size 0: must be 1 or more"):
         draw(model, tmp_path / "s", batch_size=0)
     with pytest.raises(ConfigError, match="--steps 17: there are 16 tokens"):
-        draw(model, tmp_path / "s", sampler=SamplerConfig(steps=17))
+        draw(model, tmp_path / "s", sampler=ConfidenceConfig(steps=17))
     with pytest.raises(ConfigError, match="--steps -1: must be 1 or more"):
-        SamplerConfig(steps=-1)
+        ConfidenceConfig(steps=-1)
     with pytest.raises(ConfigError, match="did you mean owl"):
         draw(model, tmp_path / "s", labels="owls")
     with pytest.raises(InputError, match="no run or model at"):
@@ -271,9 +273,10 @@ def test_several_processes_draw_what_one_draws(model, tmp_path):
     whole = contents(draw(model, tmp_path / "whole", n=5).path)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from maskgit_cli.config import SampleConfig, SamplerConfig\n"
+        "from maskgit_cli.config import SampleConfig\n"
+        "from maskgit_cli.sampler_config import ConfidenceConfig\n"
         "from maskgit_cli.sampling import sample\n"
-        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=5), SamplerConfig(steps=4),\n"
+        "sample(Path(sys.argv[1]), Path(sys.argv[2]), SampleConfig(n=5), ConfidenceConfig(steps=4),\n"
         "       batch_size=1, device='cpu')\n"
     )
     script = tmp_path / "script.py"

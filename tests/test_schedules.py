@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskgit_cli.config import GUIDANCE_RAMPS, SCHEDULES
+from maskgit_cli.config import SCHEDULES
 from maskgit_cli.errors import ConfigError
+from maskgit_cli.sampler_config import GUIDANCE_RAMPS
 from maskgit_cli.schedules import guidance_weight, mask_ratio, tokens_per_step
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "schedules_v1.json").read_text())

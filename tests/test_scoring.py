@@ -22,7 +22,7 @@ from maskgit_cli.artifacts.feature_statistics import (
 )
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.cli import main
-from maskgit_cli.config import SampleConfig, SamplerConfig, ScoreConfig
+from maskgit_cli.config import SampleConfig, ScoreConfig
 from maskgit_cli.data import read_image
 from maskgit_cli.distributed import World
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError, WeightsError
@@ -31,6 +31,7 @@ from maskgit_cli.features import INCEPTION, INCEPTION_SHA256, TokenizerSpace
 from maskgit_cli.image_sets import ArrayImages, FolderImages, open_image_set
 from maskgit_cli.metrics import frechet_distance
 from maskgit_cli.progress import SILENT
+from maskgit_cli.sampler_config import ConfidenceConfig
 from maskgit_cli.sampling import sample
 from maskgit_cli.scoring import fid_stats, newest_samples, score, scores_path
 
@@ -91,7 +92,7 @@ def drawn(place):
     """A sample directory, and the model it was drawn from."""
     model = make_model(place / "model")
     return sample(
-        model, place / "drawn", SampleConfig(n=12), SamplerConfig(steps=2), device="cpu"
+        model, place / "drawn", SampleConfig(n=12), ConfidenceConfig(steps=2), device="cpu"
     ).path, model
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig
+from maskgit_cli.config import BENCH_STAGES, SIZES, TOKENIZER_SIZES, BenchConfig
 
 TEXTS = {
     "size": f"Transformer: {', '.join(SIZES)}.",
@@ -27,7 +27,7 @@ TEXTS = {
     default=",".join(BenchConfig.stages),
     show_default=True,
     metavar="A,B,...",
-    help="Which are measured.",
+    help=f"Which are measured, of {', '.join(BENCH_STAGES)} (sample with one code a pass).",
 )
 @options.device
 @options.dtype

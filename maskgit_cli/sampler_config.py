@@ -1,0 +1,166 @@
+"""Settings of the samplers, one class a sampler, and the presets that papers and repositories publish.
+
+Every sampler's guidance is (1+w)·cond − w·uncond with w called ``cfg``. Papers and tools that write
+s·cond + (1−s)·uncond have s = 1 + w: a scale of 4 there is ``cfg`` 3 here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from maskgit_cli.config import a_schedule
+from maskgit_cli.errors import ConfigError
+from maskgit_cli.settings import Settings, above, among, at_least, option, require, setting
+
+NOISES = ("linear", "warm-up", "random", "none")
+GUIDANCE_RAMPS = ("none", "linear", "constant", "cosine")
+
+
+@dataclass(frozen=True)
+class SamplerConfig(Settings):
+    """What all samplers have.
+
+    Attributes:
+        cfg: guidance weight w of (1+w)·cond − w·uncond; 0 is no guidance. Tools that write
+            s·cond + (1−s)·uncond have s = 1+w.
+        ramp: how w grows over the steps; ``linear`` reaches it at the last one.
+        cfg_interval: between which parts of the way, 0 the first step and 1 the last, there is guidance
+            at all (arXiv 2404.07724); outside of it w is 0.
+        sm_temp: multiplies the logits before the softmax (the report's convention).
+        top_k: only the k most probable codes of a position can be drawn; 0 is all of them.
+    """
+
+    method: ClassVar[str]
+
+    cfg: float = setting(3.0, at_least(0))
+    ramp: str = setting("linear", among(*GUIDANCE_RAMPS))
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    sm_temp: float = setting(1.0, above(0))
+    top_k: int = setting(0, at_least(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.cfg_interval
+        shown = f"{low:g}:{high:g}"
+        require(0 <= low <= high <= 1, "cfg_interval", shown, "two numbers LOW:HIGH with 0 ≤ LOW ≤ HIGH ≤ 1")
+
+    def describe(self) -> dict[str, Any]:
+        """What a record of samples holds of the sampler: its name and all settings, as JSON values."""
+        return {"method": self.method, **self.to_json()}
+
+
+@dataclass(frozen=True)
+class ConfidenceConfig(SamplerConfig):
+    """Settings of the report's sampler (arXiv 2310.14400, section 3, and its Figure 2).
+
+    Attributes:
+        steps: S, forward passes; each keeps the number of tokens that ``schedule`` gives.
+        gumbel_temp: of the noise on the confidence; it falls linearly to 0 over the steps.
+        schedule: shape of the number of tokens kept at each step.
+        noise: on the confidence: Gumbel noise that falls ``linear``-ly, a ``warm-up`` of two random
+            steps, always ``random`` or ``none``.
+    """
+
+    method: ClassVar[str] = "confidence"
+
+    steps: int = setting(8, at_least(1))
+    gumbel_temp: float = setting(4.5, at_least(0))
+    schedule: str = setting("arccos", a_schedule())
+    noise: str = setting("linear", among(*NOISES))
+
+
+@dataclass(frozen=True)
+class HaltonSamplerConfig(SamplerConfig):
+    """Settings of Halton-MaskGIT's sampler (arXiv 2503.17076), by default those of its repository's example.
+
+    Attributes:
+        steps: S, forward passes.
+        sm_temp_end: the softmax temperature goes in a straight line from ``sm_temp`` to this.
+        roll: begin the order at a random place for each image.
+        redraw: draw what earlier steps drew anew at each step, as the published code does.
+    """
+
+    method: ClassVar[str] = "halton"
+
+    cfg: float = setting(2.0, at_least(0))
+    ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
+    steps: int = setting(32, at_least(1))
+    sm_temp_end: float = setting(1.2, above(0))
+    roll: bool = True
+    redraw: bool = False
+
+
+@dataclass(frozen=True)
+class OfficialSamplerConfig(SamplerConfig):
+    """Settings of Google's sampler (arXiv 2202.04200, section 3.2), which has no guidance of its own.
+
+    Attributes:
+        steps: S, forward passes.
+        choice_temp: of the Gumbel noise on the confidence; times 1 − (i+1)/S.
+        schedule: the share of tokens still masked after each step.
+    """
+
+    method: ClassVar[str] = "official"
+
+    cfg: float = setting(0.0, at_least(0))
+    steps: int = setting(8, at_least(1))
+    choice_temp: float = setting(4.5, at_least(0))
+    schedule: str = setting("cosine", a_schedule())
+
+
+@dataclass(frozen=True)
+class RasterConfig(SamplerConfig):
+    """Settings of the autoregressive sampler: a token a pass, row by row, as many passes as tokens."""
+
+    method: ClassVar[str] = "raster"
+
+    ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
+
+
+SAMPLERS: dict[str, type[SamplerConfig]] = {
+    kind.method: kind for kind in (ConfidenceConfig, HaltonSamplerConfig, OfficialSamplerConfig, RasterConfig)
+}
+
+# The report's Table 2 at 256 and 512 px and its Figure 1; the example of Halton-MaskGIT's repository;
+# Google's 8 steps at 256 and 12 at 512 px (arXiv 2202.04200, Table 1).
+PRESETS: dict[str, SamplerConfig] = {
+    "report-256": ConfidenceConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
+    "report-512": ConfidenceConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
+    "showcase": ConfidenceConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
+    "halton": HaltonSamplerConfig(),
+    "official-256": OfficialSamplerConfig(steps=8),
+    "official-512": OfficialSamplerConfig(steps=12),
+    "raster": RasterConfig(),
+}
+
+
+def preset_for(resolution: int, method: str = "confidence") -> str:
+    """The preset that a checkpoint of this resolution (pixels) is sampled with by default.
+
+    Args:
+        resolution: of the model.
+        method: a key of :data:`SAMPLERS`: the sampler that the network was published with.
+
+    Raises:
+        ConfigError: there is no such sampler.
+    """
+    require(method in SAMPLERS, "sampler", method, "one of " + ", ".join(SAMPLERS))
+    prefix = {"confidence": "report", "official": "official"}.get(method)
+    return f"{prefix}-{'512' if resolution >= 512 else '256'}" if prefix else method
+
+
+def changed(config: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
+    """A sampler's settings with some of them changed.
+
+    Raises:
+        ConfigError: a value is out of range, or the sampler has no such setting.
+    """
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in changes:
+        if name not in known:
+            what = f"the {config.method} sampler has no such setting"
+            raise ConfigError(f"{option(name)}: {what}; it has {', '.join(map(option, known))}")
+    return dataclasses.replace(config, **changes)
