@@ -24,13 +24,14 @@ LAYERS = [
     {"artifacts", "distributed"},
     {"data", "labels", "grids", "sheets", "optim", "perceptual", "samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub"},
-    {"features", "drawing", "image_sets", "convert", "sharing", "starting"},
+    {"sweep_points"},
+    {"features", "drawing", "sweep_plots", "image_sets", "convert", "sharing", "starting"},
     {"extraction", "published_sizes"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
         "exporting", "importing", "inspecting", "benching", "comparing",
     },
-    {"pulling"},  # an import with the fetching of its files before it
+    {"pulling", "sweeping"},  # made of stages: an import after fetching its files, samples with their scores
     {"cli"},
 ]  # fmt: skip
 # What begins the package: its version, and the public names, which are imported when first used.

@@ -132,6 +132,13 @@ def named(path: Path) -> Path:
     return builtin_model() if path == Path("builtin") and not path.exists() else path
 
 
+def run_of_checkpoint(path: Path) -> Path | None:
+    """The run that ``RUN/checkpoints/step-N`` is a checkpoint of; None where ``path`` is something else."""
+    whole = path.resolve()
+    inside = whole.parent.name == "checkpoints" and (whole / "state.json").exists()
+    return whole.parent.parent if inside else None
+
+
 def newest_run(root: Path = Path("runs")) -> Path | None:
     """The run under ``root`` whose newest checkpoint is the latest, or None."""
     found = []
@@ -181,6 +188,7 @@ def tokenizer_directory(path: Path) -> Path:
     path = named(path)
     if not path.exists():
         raise InputError(f"no tokenizer at {path}: it does not exist")
+    path = run_of_checkpoint(path) or path
     record = read_json(path / "config.json", "a tokenizer, run or model directory")
     if record.get("format") in (MODEL_FORMAT, RUN_FORMAT):
         return path / "tokenizer"
@@ -326,7 +334,7 @@ def _sizes(kind: Network, record: Mapping[str, Any], path: Path) -> Any:
 
 
 def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, int | None]:
-    """The record, weights file and step that a run or model directory stands for.
+    """The record, weights file and step that a run, checkpoint or model directory stands for.
 
     Raises:
         InputError: there is nothing at ``path``.
@@ -335,10 +343,11 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
     path = named(path)
     if not path.exists():
         raise InputError(f"no run or model at {path}: it does not exist")
-    record = read_json(path / "config.json", "a run or model directory")
+    run = run_of_checkpoint(path)
+    record = read_json((run or path) / "config.json", "a run or model directory")
     if record.get("format") == RUN_FORMAT:
         check_format(record, path, RUN_FORMAT, RUN_VERSION)
-        checkpoint = newest_checkpoint(path)
+        checkpoint = path if run else newest_checkpoint(path)
         if checkpoint is None:
             raise ArtifactError(f"{path} has no checkpoint yet; run its `maskgit train` command to make one")
         name = "ema.safetensors" if weights == "ema" else WEIGHTS_FILE
@@ -360,10 +369,10 @@ def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Pat
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
-    """Open a model directory, or the newest checkpoint of a run directory.
+    """Open a model directory, the newest checkpoint of a run directory, or the one named.
 
     Args:
-        path: run or model directory.
+        path: run or model directory, or ``checkpoints/step-N`` of a run.
         device: where the network goes.
         weights: ``ema`` or ``raw``; a model directory has one set only.
 
