@@ -50,7 +50,7 @@ class Line(NamedTuple):
     points: list[Mapping[str, Any]]
 
 
-def sweep_plots(points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+def plot_files(points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """PNG files by name: ``by-SETTING`` for each setting that varies, ``METRIC-against-METRIC`` for pairs.
 
     Args:
@@ -100,16 +100,19 @@ def _by_setting(
             return order.index(_key(point, setting)) if words else value, point["metrics"][metric]
 
         best = best_point(points, metric)
-        _draw_lines(panel, lines, best, at)
-        _mark(panel, at(best), f"best: {best['metrics'][metric]:.4g}")
-        _annotate(panel, points, at, [f"{p['metrics'][metric]:.3g}" for p in points], best)
+        # Words have no order, so the line between them only leads the eye.
+        _draw_lines(panel, lines, best, at, "o:" if words else "o-")
+        _mark(panel, at(best), f"best: {best['metrics'][metric]:.4g}", below=better(metric) == "lower")
+        if len(lines) == 1:
+            _annotate(panel, points, at, [f"{p['metrics'][metric]:.3g}" for p in points], best)
         panel.set_xlabel(_setting_label(setting))
         panel.set_ylabel(_metric_label(metric))
         if words:
             panel.set_xticks(range(len(order)), order)
         elif len(order) <= 12:
             panel.set_xticks([float(key) for key in order], order)
-    _legend(panels[0], lines)
+    for panel in panels if len(lines) > MOST_NAMED_LINES else panels[:1]:
+        _legend(panel, lines)
     return figure
 
 
@@ -124,30 +127,37 @@ def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied
     def at(point: Mapping[str, Any]) -> tuple[float, float]:
         return point["metrics"][across], point["metrics"][up]
 
-    _draw_lines(panel, lines, best, at)
-    _annotate(panel, points, at, [_key(point, along) for point in points])
-    _mark(panel, at(best), f"best {_short(up)}: {best['metrics'][up]:.4g}")
+    words = not all(_is_number(point["values"][along]) for point in points)
+    _draw_lines(panel, lines, best, at, "o:" if words else "o-")
+    named = [line for line in lines if len(points) <= MOST_NAMED_POINTS or best in line.points]
+    for line in named:
+        _annotate(panel, line.points, at, [_key(point, along) for point in line.points])
+    text = f"best {_short(up)}: {best['metrics'][up]:.4g}"
+    _mark(panel, at(best), text, below=better(up) == "lower")
     panel.set_xlabel(_metric_label(across))
     panel.set_ylabel(_metric_label(up))
-    panel.set_title(f"numbers beside points: {_setting_label(along)}", fontsize=9, color="0.35")
+    panel.set_title(f"beside points: {_setting_label(along)}", fontsize=9, color="0.35")
     _legend(panel, lines)
     return figure
 
 
-def _draw_lines(panel: Axes, lines: Sequence[Line], best: Mapping[str, Any], at: Any) -> None:
+def _draw_lines(
+    panel: Axes, lines: Sequence[Line], best: Mapping[str, Any], at: Any, style: str = "o-"
+) -> None:
     """Lines in colours with names, or, where they are many, all but the best point's in grey."""
     many = len(lines) > MOST_NAMED_LINES
     for i, line in enumerate(lines):
         has_best = any(point is best for point in line.points)
         colour = f"C{i % 10}" if not many else BEST if has_best else GREY
         across, up = zip(*map(at, line.points), strict=True)
+        name = "_" if many and not has_best else line.name  # matplotlib leaves "_" out of a legend
         panel.plot(
-            across, up, "o-", color=colour, markersize=4, linewidth=1.3, label=line.name, zorder=2 + has_best
+            across, up, style, color=colour, markersize=4, linewidth=1.3, label=name, zorder=2 + has_best
         )
     panel.grid(True, color="0.92")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.margins(x=0.08, y=0.12)
+    panel.margins(x=0.1, y=0.12)
 
 
 def _annotate(
@@ -165,16 +175,23 @@ def _annotate(
             )
 
 
-def _mark(panel: Axes, place: tuple[float, float], text: str) -> None:
-    """A star on the best point, with a text."""
+def _mark(panel: Axes, place: tuple[float, float], text: str, below: bool = True) -> None:
+    """A star on the best point, with a text on the side where no point can be."""
     panel.plot(*place, "*", color=BEST, markersize=15, markeredgecolor="white", zorder=5)
     panel.annotate(
-        text, place, xytext=(0, -16), textcoords="offset points", ha="center", color=BEST, fontsize=9
+        text,
+        place,
+        xytext=(0, -16 if below else 9),
+        textcoords="offset points",
+        ha="center",
+        color=BEST,
+        fontsize=9,
     )
 
 
 def _legend(panel: Axes, lines: Sequence[Line]) -> None:
-    if 1 < len(lines) <= MOST_NAMED_LINES:
+    """Names of lines; of many, that of the best point's alone."""
+    if len(lines) > 1:
         panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 

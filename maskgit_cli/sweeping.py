@@ -39,7 +39,7 @@ from maskgit_cli.samplers import check_steps
 from maskgit_cli.sampling import sample
 from maskgit_cli.scoring import fid_stats, score
 from maskgit_cli.settings import option, require
-from maskgit_cli.sweep_plots import best_point, better, sweep_plots
+from maskgit_cli.sweep_plots import best_point, better, plot_files
 from maskgit_cli.sweep_points import points_of, show_value
 
 METRICS = ("fid", "is")  # PRDC compares every sample with every reference image: only when asked for
@@ -387,7 +387,7 @@ def _finish(work: _Work, plans: Sequence[_Plan], record: dict[str, Any]) -> None
     record["complete"] = True
 
     def write() -> None:
-        for name, data in sweep_plots(record["points"]).items():
+        for name, data in plot_files(record["points"]).items():
             write_bytes(work.out / PLOTS / f"{name}.png", data)
         write_sweep(work.out, record)
 
