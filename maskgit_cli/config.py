@@ -319,6 +319,8 @@ class SampleConfig(Settings):
         start: first index drawn; with ``stop``, a part of the n images (``--range start:stop``).
         stop: one past the last index drawn; None is n.
         format: what is written besides the token file.
+        trace: keep what every step of the sampler did, with a strip and an animation of each image in
+            this format (``webp``, ``gif``); None keeps nothing.
         weights: ``ema`` or ``raw``.
         seed: of every random number.
     """
@@ -328,6 +330,7 @@ class SampleConfig(Settings):
     start: int = setting(0, at_least(0))
     stop: int | None = setting(None, at_least(1))
     format: str = setting("png", among("png", "npz", "tokens"))
+    trace: str | None = setting(None, among("webp", "gif"))
     weights: str = setting("ema", among("ema", "raw"))
     seed: int = setting(0, at_least(0))
 
@@ -336,29 +339,6 @@ class SampleConfig(Settings):
         stop = self.n if self.stop is None else self.stop
         rule = f"a part of 0:{self.n} that is not empty"
         require(self.start < stop <= self.n, "range", f"{self.start}:{stop}", rule)
-
-
-@dataclass(frozen=True)
-class InpaintConfig(Settings):
-    """Settings of ``inpaint`` besides the sampler's own.
-
-    Attributes:
-        n: variants of the picture.
-        label: class of what is drawn, by number or name; None draws without a class.
-        box: x, y, width, height in pixels of what is drawn anew.
-        mask_rule: a code is drawn anew if ``any`` pixel of its cell is masked, or the ``majority``.
-        feather: width in pixels of the blend inside the mask's edge; 0 is a hard edge.
-        weights: ``ema`` or ``raw``.
-        seed: of every random number.
-    """
-
-    n: int = setting(1, at_least(1))
-    label: str | None = None
-    box: tuple[int, int, int, int] | None = None
-    mask_rule: str = setting("any", among("any", "majority"))
-    feather: int = setting(0, at_least(0))
-    weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, at_least(0))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What ``sample`` and ``inpaint`` share: codes drawn on a canvas, batch by batch, into a sample directory."""
+"""What ``sample`` and ``inpaint`` share: pictures drawn batch by batch into a sample directory."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +13,37 @@ from torch import Tensor
 
 from maskgit_cli.artifacts.models import Model
 from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace
 from maskgit_cli.distributed import barrier, broadcast_object, world
 from maskgit_cli.grids import png_bytes
 from maskgit_cli.inference import Generator, arithmetic_device
 from maskgit_cli.progress import Reporter
 from maskgit_cli.sampler_config import PRESETS, SamplerConfig, changed, preset_for
-from maskgit_cli.samplers import draw_samples
+from maskgit_cli.samplers import Step, draw_samples
 from maskgit_cli.settings import require
 
 # Settings of a sampler, or changes to the model's own preset; "method" among them picks another sampler.
 SamplerChoice = SamplerConfig | Mapping[str, Any] | None
-# Pictures uint8 (3, H, W) of codes (B, h, w).
-Render = Callable[[Tensor], Iterable[Tensor]]
+
+
+class Drawn(NamedTuple):
+    """Some pictures of a job.
+
+    Attributes:
+        codes: of all their rows in order (rows, h, w).
+        images: the pictures uint8 (3, H, W), or none at all.
+        trace: what the sampler did to each row, where that is kept.
+        strips: pictures of that, files by their suffix for each picture, or none at all.
+    """
+
+    codes: Tensor
+    images: Iterable[Tensor] = ()
+    trace: Trace | None = None
+    strips: Sequence[Mapping[str, bytes]] = ()
+
+
+# Draws some pictures (B,) of a job.
+Make = Callable[[np.ndarray], Drawn]
 
 
 class Job(NamedTuple):
@@ -34,18 +52,22 @@ class Job(NamedTuple):
     Attributes:
         generator: the networks.
         indices: number of each picture in the whole set (N,).
-        labels: class of each picture (N,), -1 for none.
-        canvas: codes (h, w) that every picture starts from, the mask code where one is to be drawn.
+        labels: class of each row of codes (R,), -1 for none.
         sampler: settings of the sampler.
         seed: of every random number.
+        names: of the rows of codes (R,); None is the pictures' numbers.
+        counts: how many rows of codes each picture has (N,); None is one.
+        trace_steps: S where the sampler's steps are kept, else 0.
     """
 
     generator: Generator
     indices: np.ndarray
     labels: np.ndarray
-    canvas: Tensor
     sampler: SamplerConfig
     seed: int
+    names: Sequence[str] | None = None
+    counts: np.ndarray | None = None
+    trace_steps: int = 0
 
 
 def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
@@ -79,40 +101,38 @@ def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> 
     return choice if guided else dataclasses.replace(choice, cfg=0.0)
 
 
-def fewer_steps(sampler: SamplerConfig, unknown: int, reporter: Reporter) -> SamplerConfig:
-    """A sampler with no more steps than there are codes to draw, and a word where that changes it."""
-    steps = getattr(sampler, "steps", 0)  # the raster sampler has none
-    if steps <= unknown:
-        return sampler
-    reporter.info(f"{unknown} codes to draw: {unknown} steps instead of {steps}")
-    return changed(sampler, {"steps": unknown})
-
-
 def blank_canvas(generator: Generator) -> Tensor:
     """A canvas (h, w) on which nothing is known."""
     sizes = generator.model.config
     return torch.full((sizes.grid, sizes.grid), sizes.codebook_size)
 
 
-def draw(job: Job, rows: np.ndarray) -> Tensor:
-    """Codes (B, h, w) of the pictures of some rows (B,) of a job.
+def draw(job: Job, rows: np.ndarray, on_step: Callable[[Step], None] | None = None) -> Tensor:
+    """Codes (B, h, w) of some pictures (B,) of a job, each with one row of codes, all of them unknown.
+
+    Args:
+        job: what is drawn.
+        rows: the pictures.
+        on_step: called after each step of the sampler.
 
     Raises:
         ConfigError: there are more steps than codes to draw.
         ArtifactError: the model gives NaN.
     """
     place = arithmetic_device(job.generator.device)
-    canvas = job.canvas.to(place).expand(len(rows), -1, -1)
+    canvas = blank_canvas(job.generator).to(place).expand(len(rows), -1, -1)
     labels, indices = (torch.from_numpy(x[rows]).to(place) for x in (job.labels, job.indices))
     mask_code = job.generator.model.config.codebook_size
-    return draw_samples(job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code)
+    return draw_samples(
+        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code, on_step
+    )
 
 
 def fill_samples(
     out: Path,
     record: Mapping[str, Any],
     job: Job,
-    render: Render | None,
+    make: Make,
     sheet: Callable[[SampleWriter, TokenFile], Tensor],
     *,
     npz: bool = False,
@@ -128,7 +148,7 @@ def fill_samples(
         out: the sample directory.
         record: from :func:`~maskgit_cli.artifacts.samples.samples_record`.
         job: what is drawn.
-        render: makes pictures of codes; None writes none.
+        make: draws some of the pictures.
         sheet: makes the picture uint8 (3, H, W) that shows them all.
         npz: also write all pictures as one array.
         batch_size: pictures drawn at a time by each process.
@@ -148,13 +168,12 @@ def fill_samples(
     if broadcast_object(complete):
         reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
         return True
-    words = ", ".join(f"{key} {value}" for key, value in job.sampler.to_json().items())
-    words = f"{job.sampler.method} sampler, {words}, seed {job.seed}"
+    words = f"{job.sampler.method} sampler, {job.sampler}, seed {job.seed}"
     reporter.info(f"drawing {len(job.indices)} images into {out} ({words})")
     writer = _shared_writer(out, _describe(job, record), job)
     resumed = len(writer.todo) < len(job.indices)
     barrier()  # every process has seen what is to do before any does some of it
-    _draw_all(job, writer, render, batch_size, reporter)
+    _draw_all(job, writer, make, batch_size, reporter)
     barrier()
     if world().main:
         tokens = writer.finish_tokens()
@@ -183,25 +202,23 @@ def _shared_writer(out: Path, meta: TokenMeta, job: Job) -> SampleWriter:
     """Every process's own writer of the one directory; the first process begins it."""
     if not world().main:
         barrier()
-    writer = SampleWriter(out, meta, job.indices, job.labels)
+    writer = SampleWriter(out, meta, job.indices, job.labels, job.names, job.counts, job.trace_steps)
     if world().main:
         barrier()
     return writer
 
 
-def _draw_all(
-    job: Job, writer: SampleWriter, render: Render | None, batch_size: int, reporter: Reporter
-) -> None:
-    """Draw this process's share of the rows not done yet: every ``world().size``-th batch."""
+def _draw_all(job: Job, writer: SampleWriter, make: Make, batch_size: int, reporter: Reporter) -> None:
+    """Draw this process's share of the pictures not done yet: every ``world().size``-th batch."""
     rank, size = world()
     batches = [writer.todo[i : i + batch_size] for i in range(0, len(writer.todo), batch_size)]
     total = len(job.indices)
     with reporter.task("draw", total, total - len(writer.todo)) as task:
         for first in range(0, len(batches), size):
             if first + rank < len(batches):
-                rows = batches[first + rank]
-                codes = draw(job, rows)
-                images = render(codes) if render is not None else ()
-                writer.write(rows, codes.cpu().numpy(), [png_bytes(image) for image in images])
+                pictures = batches[first + rank]
+                codes, images, trace, strips = make(pictures)
+                pngs = [png_bytes(image) for image in images]
+                writer.write(pictures, codes.cpu().numpy(), pngs, trace, strips)
             # The others are about as fast, so what all do in this round is told at once.
-            task.advance(sum(len(rows) for rows in batches[first : first + size]))
+            task.advance(sum(len(pictures) for pictures in batches[first : first + size]))

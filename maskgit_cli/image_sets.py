@@ -238,8 +238,9 @@ def _open_samples(path: Path, tokenizer: Path | None, device: torch.device | str
     if not (path / IMAGES).is_dir():
         return TokenImages(tokens, _tokenizer(tokens, tokenizer, device), origin)
     images = FolderImages(path / IMAGES, origin)
-    if len(images) != len(tokens):
-        counts = f"{len(images)} images but codes of {len(tokens)}"
+    # A picture that was inpainted in several windows has a row of codes for each.
+    if len(images) != record.get("images"):
+        counts = f"{len(images)} images, not the {record.get('images')} that were drawn"
         raise ArtifactError(f"{path} has {counts}; draw the samples again with --overwrite")
     return images
 

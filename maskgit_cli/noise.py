@@ -9,6 +9,7 @@ operations: integer arithmetic is exact, so CPU and GPU give the same bits.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,6 +30,11 @@ MIRROR = 7  # whether a training image is mirrored
 REVIVE = 8  # which encoder outputs replace codes that fell out of use
 ROLL = 9  # where in its order the Halton sampler begins an image
 
+# A seed for all images, or for each image its own: int64 (B,), the 64 bits taken as a signed number.
+Seed = int | Tensor
+# A key of Philox: two 32-bit words, or two tensors of them.
+Key = tuple[int, int] | tuple[Tensor, Tensor]
+
 # Multipliers and key increments of Philox4x32 (the paper's section 3.3 and its Random123 library).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -46,12 +52,12 @@ def _multiply(x: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _WORD, product & _WORD
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tuple[Tensor, ...]:
     """Philox4x32-10: four 32-bit words of counter and two of key to four random 32-bit words.
 
     Args:
         counter: four int64 tensors that broadcast together, values in [0, 2^32).
-        key: two integers in [0, 2^32).
+        key: two integers in [0, 2^32), or int64 tensors of them that broadcast with the counter.
 
     Returns:
         Four int64 tensors of the broadcast shape, values in [0, 2^32).
@@ -66,18 +72,32 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
-def _key(seed: int) -> tuple[int, int]:
-    """The two 32-bit words of a 64-bit seed, low word first."""
+def seeds_of_images(seeds: Sequence[int]) -> Tensor:
+    """Seeds, each of 64 bits, as samplers and :func:`uniform` take one for each image: int64 (B,).
+
+    Raises:
+        ConfigError: a seed has more than 64 bits or is negative.
+    """
+    for seed in seeds:
+        _key(seed)
+    return torch.from_numpy(np.array(seeds, np.uint64).view(np.int64))
+
+
+def _key(seed: Seed) -> Key:
+    """The two 32-bit words of a 64-bit seed, low word first; each (B, 1) for seeds (B,)."""
+    if isinstance(seed, Tensor):
+        rows = seed.view(-1, 1)
+        return rows & _WORD, (rows >> 32) & _WORD
     if not 0 <= seed < 2**64:
         raise ConfigError(f"--seed {seed}: must be between 0 and 2^64 - 1")
     return seed & _WORD, seed >> 32
 
 
-def uniform(seed: int, index: Tensor, step: int, positions: int, stream: int = CODE) -> Tensor:
+def uniform(seed: Seed, index: Tensor, step: int, positions: int, stream: int = CODE) -> Tensor:
     """Uniform numbers in the open interval (0, 1), one for each image and position.
 
     Args:
-        seed: 64 bits, from the user.
+        seed: 64 bits, from the user; or one for each image (B,).
         index: int64 (B,), number of each image in the whole set, in [0, 2^32).
         step: of the sampler or of the training, in [0, 2^32).
         positions: N, how many numbers an image gets.
@@ -99,7 +119,7 @@ def uniform(seed: int, index: Tensor, step: int, positions: int, stream: int = C
     return (bits.to(torch.float64) + 0.5) * 2.0**-52
 
 
-def gumbel(seed: int, index: Tensor, step: int, positions: int, stream: int = CONFIDENCE) -> Tensor:
+def gumbel(seed: Seed, index: Tensor, step: int, positions: int, stream: int = CONFIDENCE) -> Tensor:
     """Standard Gumbel noise −log(−log u), float64 (B, N); arguments as :func:`uniform`."""
     return -torch.log(-torch.log(uniform(seed, index, step, positions, stream)))
 

@@ -47,6 +47,11 @@ class SamplerConfig(Settings):
         shown = f"{low:g}:{high:g}"
         require(0 <= low <= high <= 1, "cfg_interval", shown, "two numbers LOW:HIGH with 0 ≤ LOW ≤ HIGH ≤ 1")
 
+    def __str__(self) -> str:
+        """All settings as words, as a command prints them."""
+        values = {**self.to_json(), "cfg_interval": ":".join(f"{x:g}" for x in self.cfg_interval)}
+        return ", ".join(f"{key} {value}" for key, value in values.items())
+
     def describe(self) -> dict[str, Any]:
         """What a record of samples holds of the sampler: its name and all settings, as JSON values."""
         return {"method": self.method, **self.to_json()}

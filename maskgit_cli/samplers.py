@@ -65,7 +65,7 @@ def confidence_sampler(
     labels: Tensor,
     indices: Tensor,
     config: ConfidenceConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def confidence_sampler(
         indices: number of each image in the whole set (B,): with the seed, all that its random
             numbers depend on.
         config: the sampler's settings.
-        seed: of every random number.
+        seed: of every random number; one for all images, or one for each (B,).
         mask_code: K, the code that stands for "unknown".
         on_step: called after each step.
 
@@ -118,7 +118,7 @@ def official_sampler(
     labels: Tensor,
     indices: Tensor,
     config: OfficialSamplerConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -158,7 +158,7 @@ def halton_sampler(
     labels: Tensor,
     indices: Tensor,
     config: HaltonSamplerConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -187,7 +187,7 @@ def halton_sampler(
     return codes.unflatten(1, grid)
 
 
-def _halton_places(grid: torch.Size, wanted: Tensor, indices: Tensor, seed: int, roll: bool) -> Tensor:
+def _halton_places(grid: torch.Size, wanted: Tensor, indices: Tensor, seed: noise.Seed, roll: bool) -> Tensor:
     """Place of each position in an image's order (B, N), counted among its wanted ones (B, N) only."""
     assert grid[0] == grid[1], f"the Halton order is for square grids, not {tuple(grid)}"
     positions = wanted.shape[1]
@@ -208,7 +208,7 @@ def raster_sampler(
     labels: Tensor,
     indices: Tensor,
     config: RasterConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -243,7 +243,7 @@ def draw_samples(
     labels: Tensor,
     indices: Tensor,
     config: SamplerConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -283,7 +283,7 @@ def _drawer(
     labels: Tensor,
     indices: Tensor,
     config: SamplerConfig,
-    seed: int,
+    seed: noise.Seed,
     mask_code: int,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """A function that predicts and draws codes (B, N) at a step, and gives their log-probabilities (B, N)."""
@@ -401,7 +401,7 @@ def _highest(logits: Tensor, k: int) -> Tensor:
 
 
 def noisy_confidence(
-    log_p: Tensor, indices: Tensor, step: int, config: ConfidenceConfig, seed: int
+    log_p: Tensor, indices: Tensor, step: int, config: ConfidenceConfig, seed: noise.Seed
 ) -> Tensor:
     """Confidences float64 (B, N) of drawn codes with log-probabilities (B, N), at step i of S.
 

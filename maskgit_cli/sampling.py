@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,13 @@ from maskgit_cli.artifacts.atomic import sha256_bytes
 from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest, samples_record
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.config import SampleConfig
-from maskgit_cli.drawing import Job, SamplerChoice, blank_canvas, choose_sampler, fill_samples
+from maskgit_cli.drawing import Drawn, Job, SamplerChoice, choose_sampler, draw, fill_samples
 from maskgit_cli.inference import Generator, choose_model, decode_codes, load_generator
 from maskgit_cli.labels import labels_for, readable_name
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.samplers import check_steps
 from maskgit_cli.sheets import captioned_sheet
+from maskgit_cli.tracing import Tracer, trace_pictures
 
 # Pictures on grid.png at most, and columns where its rows are not one class each.
 GRID_IMAGES = 100
@@ -89,6 +90,12 @@ def sample(
     def render(codes: Tensor) -> Tensor:
         return decode_codes(generator.tokenizer, codes, generator.device)
 
+    def make(pictures: np.ndarray) -> Drawn:
+        if config.trace is not None:
+            return _draw_traced(job, pictures, config.trace, None if config.format == "tokens" else render)
+        codes = draw(job, pictures)
+        return Drawn(codes, () if config.format == "tokens" else render(codes))
+
     def sheet(writer: SampleWriter, tokens: TokenFile) -> Tensor:
         rows, columns = grid_rows(job.labels)
         texts = sheet_texts(job.labels[rows], generator.model.class_names, columns)
@@ -103,7 +110,7 @@ def sample(
         out,
         record,
         job,
-        None if config.format == "tokens" else render,
+        make,
         sheet,
         npz=config.format == "npz",
         batch_size=batch_size,
@@ -111,6 +118,26 @@ def sample(
         reporter=reporter,
     )
     return Sampled(out, len(job.indices), generator.model.path, record["settings"], resumed)
+
+
+def _draw_traced(
+    job: Job, pictures: np.ndarray, animation: str, render: Callable[[Tensor], Tensor] | None
+) -> Drawn:
+    """Draw some pictures and keep what every step did; with ``render``, as pictures too."""
+    model = job.generator.model
+    tracer = Tracer(model.config.codebook_size)
+    codes = draw(job, pictures, tracer)
+    trace = tracer.trace()
+    if render is None:
+        return Drawn(codes, (), trace)
+    strips = []
+    for picture, steps, masks in zip(pictures, trace.codes, trace.masks, strict=True):
+        name = class_text(int(job.labels[picture]), model.class_names)
+        title = f"{job.indices[picture]:06d} {name}".rstrip()
+        strips.append(
+            trace_pictures(render(torch.from_numpy(steps.astype(np.int64))), masks, title, animation)
+        )
+    return Drawn(codes, render(codes), trace, strips)
 
 
 def _plan(generator: Generator, config: SampleConfig, choice: SamplerChoice) -> Job:
@@ -121,7 +148,8 @@ def _plan(generator: Generator, config: SampleConfig, choice: SamplerChoice) -> 
     check_steps(sampler, model.config.grid**2)
     indices = np.arange(config.start, config.n if config.stop is None else config.stop)
     labels = labels_for(config.labels, indices, classes, model.class_names, config.seed)
-    return Job(generator, indices, labels, blank_canvas(generator), sampler, config.seed)
+    steps = getattr(sampler, "steps", model.config.grid**2) if config.trace else 0  # raster: one a code
+    return Job(generator, indices, labels, sampler, config.seed, trace_steps=steps)
 
 
 def _settings(job: Job, config: SampleConfig) -> dict[str, Any]:
@@ -132,6 +160,7 @@ def _settings(job: Job, config: SampleConfig) -> dict[str, Any]:
         "labels": config.labels,
         "labels_sha256": sha256_bytes(job.labels.astype("<i4").tobytes()),  # a file's lines may change
         "format": config.format,
+        "trace": config.trace,
         "weights": config.weights,
         "seed": config.seed,
         "dtype": str(job.generator.dtype).removeprefix("torch."),
@@ -173,13 +202,20 @@ def sheet_texts(labels: np.ndarray, class_names: Sequence[str], columns: int) ->
     """
     if (labels < 0).any():
         return {}
-    names = [readable_name(class_names[label]) if class_names else f"class {label}" for label in labels]
+    names = [class_text(label, class_names) for label in labels]
     if (labels == labels[0]).all():
         return {"title": names[0]}
     lines = [labels[start : start + columns] for start in range(0, len(labels), columns)]
     if columns > 1 and all((line == line[0]).all() for line in lines):
         return {"row_names": names[::columns]}
     return {"captions": names}
+
+
+def class_text(label: int, class_names: Sequence[str]) -> str:
+    """A class as people read it: its name, its number where it has none, nothing for no class."""
+    if label < 0:
+        return ""
+    return readable_name(class_names[label]) if class_names else f"class {label}"
 
 
 def _turn(grouped: np.ndarray) -> np.ndarray:

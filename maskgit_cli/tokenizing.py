@@ -13,7 +13,8 @@ from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import parent
 from maskgit_cli.artifacts.models import Tokenizer, TokenizerNetwork, builtin_tokenizer, load_tokenizer
-from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter, completed
+from maskgit_cli.artifacts.token_writing import TokenWriter, completed
+from maskgit_cli.artifacts.tokens import TokenMeta
 from maskgit_cli.config import (
     VIEWS,
     TokenizeConfig,

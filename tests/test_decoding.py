@@ -11,7 +11,8 @@ from tiny_models import CODES, make_model, make_tokenizer
 
 from maskgit_cli import decoding
 from maskgit_cli.artifacts.models import load_tokenizer
-from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter, open_tokens
+from maskgit_cli.artifacts.token_writing import TokenWriter
+from maskgit_cli.artifacts.tokens import TokenMeta, open_tokens
 from maskgit_cli.decoding import decode
 from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
 from maskgit_cli.inference import decode_codes

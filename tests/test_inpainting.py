@@ -3,27 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from tiny_models import CODES, make_model
 
-from maskgit_cli import inpainting
+from maskgit_cli import inpainting, painting
 from maskgit_cli.artifacts.models import load_tokenizer
 from maskgit_cli.artifacts.samples import open_samples
-from maskgit_cli.config import InpaintConfig
+from maskgit_cli.artifacts.token_writing import TokenWriter
 from maskgit_cli.data import read_image, to_model
 from maskgit_cli.errors import ConfigError, InputError, OutputError
-from maskgit_cli.inpainting import (
-    Window,
-    blend_weights,
-    choose_window,
-    inpaint,
-    masked_cells,
-    paste,
-    read_mask,
-)
+from maskgit_cli.inpaint_config import Box, InpaintConfig, Outpaint
+from maskgit_cli.inpainting import inpaint
 from maskgit_cli.sampler_config import ConfidenceConfig
+from maskgit_cli.windows import Window
 
 STEPS = ConfidenceConfig(steps=2)
 
@@ -69,8 +61,8 @@ def draw(image, model, out, mask=None, sampler=STEPS, reporter=inpainting.SILENT
 
 def test_variants_of_a_box(model, photo, tmp_path):
     image = photo(16, 16)
-    result = draw(image, model, tmp_path / "s", box=(4, 8, 6, 3), n=3, label="dog")
-    assert (result.images, result.tokens, result.window) == (3, 2, Window(0, 0, 16))
+    result = draw(image, model, tmp_path / "s", box=(Box(4, 8, 6, 3),), n=3, label="dog")
+    assert (result.images, result.tokens, result.windows) == (3, 2, [[Window(0, 0, 16)]])
     samples = open_samples(tmp_path / "s")
     assert samples.tokens.labels.tolist() == [1, 1, 1]
     assert [parent["kind"] for parent in samples.record["parents"]] == ["model", "tokenizer", "image"]
@@ -86,52 +78,12 @@ def test_variants_of_a_box(model, photo, tmp_path):
         assert (after[inside] != before[inside]).any()
         assert np.array_equal(samples.tokens.codes[i, 0][~cells], known[~cells])
     assert len({samples.tokens.codes[i].tobytes() for i in range(3)}) > 1
-    assert pixels(tmp_path / "s" / "grid.png").shape == (16 + 4, 5 * 18 + 2, 3)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_pixels_outside_the_mask_come_back_bit_for_bit(data):
-    height, width = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60))
-    picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-    masked = torch.zeros(height, width, dtype=torch.bool)
-    for _ in range(data.draw(st.integers(1, 3))):
-        y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-        masked[y : y + data.draw(st.integers(1, 60)), x : x + data.draw(st.integers(1, 60))] = True
-    window = choose_window(masked, 16)
-    square = masked.nonzero()
-    assert window.x <= square[:, 1].min() <= square[:, 1].max() < window.x + window.side
-    assert window.y <= square[:, 0].min() <= square[:, 0].max() < window.y + window.side
-
-    white = torch.full((3, 16, 16), 255, dtype=torch.uint8)
-    hard = paste(picture, white, window, blend_weights(masked, 0))
-    assert torch.equal(hard, torch.where(masked, 255, picture))
-    soft = paste(picture, white, window, blend_weights(masked, data.draw(st.integers(1, 9))))
-    assert torch.equal(soft[:, ~masked], picture[:, ~masked])
-    assert (soft >= picture).all()
-
-
-def test_feathering_rises_inside_the_mask_alone():
-    masked = torch.zeros(1, 9, dtype=torch.bool)
-    masked[0, 2:] = True
-    assert blend_weights(masked, 3)[0].tolist() == [
-        0,
-        0,
-        0.25,
-        0.5,
-        0.75,
-        1,
-        1,
-        1,
-        1,
-    ]  # the border is no edge
-    assert blend_weights(masked, 0)[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_a_large_picture_of_any_shape(model, photo, tmp_path):
     image = photo(90, 50)
-    result = draw(image, model, tmp_path / "s", box=(70, 5, 10, 20), feather=2)
-    assert result.window == Window(50, 0, 40)  # twice the longer side, moved inside the picture
+    result = draw(image, model, tmp_path / "s", box=(Box(70, 5, 10, 20),), feather=2)
+    assert result.windows == [[Window(50, 0, 40)]]  # twice the longer side, moved inside the picture
     before, after = pixels(image), pixels(tmp_path / "s" / "images" / "000000.png")
     changed = (before != after).any(2)
     assert changed[5:25, 70:80].mean() > 0.9
@@ -139,99 +91,22 @@ def test_a_large_picture_of_any_shape(model, photo, tmp_path):
     assert not changed.any()
 
 
-@pytest.mark.parametrize(
-    ("size", "box", "window"),
-    [
-        ((16, 16), (0, 0, 1, 1), (0, 0, 16)),
-        ((100, 100), (50, 50, 4, 4), (44, 44, 16)),  # as large as the model's resolution
-        ((100, 100), (0, 90, 12, 10), (0, 76, 24)),  # twice the mask, at the corner
-        ((100, 40), (10, 0, 30, 40), (5, 0, 40)),  # the picture's shorter side
-        ((100, 40), (10, 0, 60, 10), (10, -10, 60)),  # longer than the picture is high: beyond it
-        ((8, 8), (2, 2, 4, 4), (0, 0, 8)),  # smaller than the model's resolution
-        ((1, 1), (0, 0, 1, 1), (0, 0, 1)),
-    ],
-)
-def test_windows(size, box, window):
-    picture = torch.zeros(3, size[1], size[0], dtype=torch.uint8)
-    assert choose_window(inpainting.box_mask(box, picture), 16) == window
-
-
-def test_a_strip_that_no_square_inside_the_picture_covers(model, photo, tmp_path):
-    image = photo(60, 12)
-    result = draw(image, model, tmp_path / "s", box=(0, 4, 60, 4))
-    assert result.window == Window(0, -24, 60)
-    assert result.tokens == 16  # nothing is known above and below the picture, nor in the strip
-    after, before = pixels(tmp_path / "s" / "images" / "000000.png"), pixels(image)
-    assert (after[:4] == before[:4]).all()
-    assert (after[8:] == before[8:]).all()
-    assert (after[4:8] != before[4:8]).any()
-
-
 def test_a_picture_of_one_pixel(model, photo, tmp_path):
-    result = draw(photo(1, 1), model, tmp_path / "s", box=(0, 0, 1, 1))
-    assert (result.window, result.tokens) == (Window(0, 0, 1), 16)
+    result = draw(photo(1, 1), model, tmp_path / "s", box=(Box(0, 0, 1, 1),))
+    assert (result.windows, result.tokens) == ([[Window(0, 0, 1)]], 16)
     assert pixels(tmp_path / "s" / "images" / "000000.png").shape == (1, 1, 3)
-
-
-def test_mask_rules():
-    masked = torch.zeros(16, 16, dtype=torch.bool)
-    masked[0, 4] = True  # one pixel of cell (0, 1)
-    masked[4:8, 0:2] = True  # half of cell (1, 0)
-    masked[8:12, 8:11] = True  # three quarters of cell (2, 2)
-    assert masked_cells(masked, 4, "any").nonzero().tolist() == [[0, 1], [1, 0], [2, 2]]
-    assert masked_cells(masked, 4, "majority").nonzero().tolist() == [[2, 2]]
-    # Seven pixels a side in four cells of 1.75: a cell's edge goes through pixels 1, 3 and 5.
-    masked = torch.zeros(7, 7, dtype=torch.bool)
-    masked[1, 0] = True
-    assert masked_cells(masked, 4, "any").nonzero().tolist() == [[0, 0], [1, 0]]
-    masked[:, :] = True
-    assert masked_cells(masked, 4, "majority").all()
-
-
-def test_mask_images(model, photo, tmp_path):
-    image = photo(20, 12)
-    picture = read_image(image)
-    grey = np.zeros((12, 20), np.uint8)
-    grey[2:5, 3:9] = 128
-    grey[8, :] = 127
-    expected = torch.from_numpy(grey == 128)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    alpha = np.full((12, 20, 4), 255, np.uint8)
-    alpha[..., 3] = np.where(grey == 128, 255, 0)  # white strokes on a transparent layer
-    Image.fromarray(alpha).save(tmp_path / "alpha.png")
-    for name in ("grey.png", "alpha.png"):
-        assert torch.equal(read_mask(tmp_path / name, picture), expected)
-    result = draw(image, model, tmp_path / "s", mask=tmp_path / "grey.png")
-    after, before = pixels(tmp_path / "s" / "images" / "000000.png"), pixels(image)
-    assert (after[~expected.numpy()] == before[~expected.numpy()]).all()
-    assert [p["kind"] for p in open_samples(result.path).record["parents"]][-1] == "mask"
-
-
-def test_masks_that_cannot_be_used(photo, tmp_path):
-    picture = read_image(photo(20, 12))
-    Image.new("L", (20, 12), 127).save(tmp_path / "dark.png")
-    Image.new("L", (12, 20), 255).save(tmp_path / "turned.png")
-    with pytest.raises(InputError, match="nothing is masked; paint white"):
-        read_mask(tmp_path / "dark.png", picture)
-    with pytest.raises(
-        InputError, match="the mask is 12×20 pixels, the image 20×12; they must have one size"
-    ):
-        read_mask(tmp_path / "turned.png", picture)
-    with pytest.raises(InputError, match="no such file"):
-        read_mask(tmp_path / "absent.png", picture)
 
 
 def test_settings_that_cannot_be(model, photo, tmp_path):
     image, out = photo(16, 16), tmp_path / "s"
     cases = [
-        ({}, "either --mask or --box"),
-        ({"box": (0, 0, 4, 4), "mask": image}, "either --mask or --box"),
-        ({"box": (0, 0, 0, 4)}, "--box 0,0,0,4: width and height must be 1 or more"),
-        ({"box": (8, 8, 9, 4)}, "--box 8,8,9,4: reaches beyond the image, which is 16×16 pixels"),
-        ({"box": (-1, 8, 4, 4)}, "--box -1,8,4,4: reaches beyond"),
-        ({"box": (0, 0, 4, 4), "label": "cow"}, "--label cow: no class has this name"),
-        ({"box": (0, 0, 4, 4), "label": "3"}, "--label 3: the model's classes are 0 to 2"),
-        ({"box": (3, 3, 2, 2), "mask_rule": "majority"}, "--mask-rule majority: none of the 4×4 cells"),
+        ({}, "say what to draw anew, with --mask or --box, --keep-box or --outpaint"),
+        ({"box": (Box(0, 0, 0, 4),)}, "--box 0,0,0,4: width and height must be 1 or more"),
+        ({"box": (Box(8, 8, 9, 4),)}, "--box 8,8,9,4: reaches beyond the image, which is 16×16 pixels"),
+        ({"box": (Box(-1, 8, 4, 4),)}, "--box -1,8,4,4: reaches beyond"),
+        ({"box": (Box(0, 0, 4, 4),), "label": "cow"}, "--label cow: no class has this name"),
+        ({"box": (Box(0, 0, 4, 4),), "label": "3"}, "--label 3: the model's classes are 0 to 2"),
+        ({"box": (Box(3, 3, 2, 2),), "mask_rule": "majority"}, "--mask-rule majority: none of the 4×4 cells"),
     ]
     for options, message in cases:
         with pytest.raises(ConfigError) as caught:
@@ -241,7 +116,7 @@ def test_settings_that_cannot_be(model, photo, tmp_path):
 
 
 def test_everything_may_be_masked(model, photo, tmp_path):
-    result = draw(photo(16, 16), model, tmp_path / "s", box=(0, 0, 16, 16), label="1")
+    result = draw(photo(16, 16), model, tmp_path / "s", box=(Box(0, 0, 16, 16),), label="1")
     assert result.tokens == 16
     assert open_samples(result.path).record["settings"]["sampler"]["cfg"] == STEPS.cfg
 
@@ -249,10 +124,10 @@ def test_everything_may_be_masked(model, photo, tmp_path):
 def test_more_steps_than_codes_and_no_label(model, photo, tmp_path):
     reporter = Says()
     result = draw(
-        photo(16, 16), model, tmp_path / "s", box=(5, 5, 2, 5), sampler={"steps": 9}, reporter=reporter
+        photo(16, 16), model, tmp_path / "s", box=(Box(5, 5, 2, 5),), sampler={"steps": 9}, reporter=reporter
     )
     assert "2 codes to draw: 2 steps instead of 9" in reporter.said
-    assert result.settings["sampler"]["steps"] == 2
+    assert result.settings["sampler"]["steps"] == 9
     assert result.settings["sampler"]["cfg"] == 0  # without a class guidance has no effect
     assert result.settings["label"] == -1
 
@@ -260,20 +135,240 @@ def test_more_steps_than_codes_and_no_label(model, photo, tmp_path):
 def test_the_same_call_resumes_and_another_is_refused(model, photo, tmp_path, monkeypatch):
     image = photo(16, 16)
     monkeypatch.chdir(tmp_path)
-    first = draw(image, model, None, box=(0, 0, 4, 4))
+    first = draw(image, model, None, box=(Box(0, 0, 4, 4),))
     assert first.path.name.startswith("photo-")
-    again = draw(image, model, None, box=(0, 0, 4, 4))
+    again = draw(image, model, None, box=(Box(0, 0, 4, 4),))
     assert again == first._replace(resumed=True)
     with pytest.raises(OutputError, match="made with --box 0,0,4,4, not 0,0,4,5"):
-        draw(image, model, first.path, box=(0, 0, 4, 5))
+        draw(image, model, first.path, box=(Box(0, 0, 4, 5),))
     photo(16, 17)
     with pytest.raises(OutputError, match="made with --image"):
-        draw(image, model, first.path, box=(0, 0, 4, 4), n=1)
+        draw(image, model, first.path, box=(Box(0, 0, 4, 4),), n=1)
 
 
 def test_a_variant_does_not_depend_on_how_many_there_are(model, photo, tmp_path):
     image = photo(16, 16)
-    one = open_samples(draw(image, model, tmp_path / "one", box=(2, 2, 9, 9)).path).tokens.codes
-    five = open_samples(draw(image, model, tmp_path / "five", box=(2, 2, 9, 9), n=5).path).tokens.codes
+    one = open_samples(draw(image, model, tmp_path / "one", box=(Box(2, 2, 9, 9),)).path).tokens.codes
+    five = open_samples(draw(image, model, tmp_path / "five", box=(Box(2, 2, 9, 9),), n=5).path).tokens.codes
     assert np.array_equal(one[0], five[0])
     assert five.max() < CODES
+
+
+# --- several windows --------------------------------------------------------------------------------
+
+
+def test_two_boxes_at_both_ends_with_a_class_each(model, photo, tmp_path):
+    image = photo(120, 40)
+    boxes = Box(2, 10, 8, 8, "dog"), Box(100, 20, 8, 8, "owl")
+    result = draw(image, model, tmp_path / "s", box=boxes, n=2)
+    assert result.windows == [[Window(0, 6, 16), Window(96, 16, 16)]]
+    samples = open_samples(result.path)
+    assert samples.tokens.labels.tolist() == [1, 2, 1, 2]
+    assert samples.tokens.names == ["000000 0", "000000 1", "000001 0", "000001 1"]
+    assert samples.record["settings"]["box"] == "2,10,8,8=1; 100,20,8,8=2"
+    before, after = pixels(image), pixels(tmp_path / "s" / "images" / "000001.png")
+    changed = (before != after).any(2)
+    for box in boxes:
+        part = changed[box.y : box.y + 8, box.x : box.x + 8]
+        assert part.mean() > 0.9
+        part[:] = False
+    assert not changed.any()
+    # Each has random numbers of its own, and those of a box alone are those of the first one.
+    alone = draw(image, model, tmp_path / "alone", box=boxes[:1])
+    assert np.array_equal(open_samples(alone.path).tokens.codes[0], samples.tokens.codes[0])
+    same = draw(image, model, tmp_path / "same", box=(Box(2, 10, 8, 8), Box(2, 30, 8, 8)), label="dog")
+    assert len(same.windows[0]) == 2
+
+
+def test_a_class_for_one_box_alone_guides_that_one_alone(model, photo, tmp_path):
+    image, guided = photo(120, 40), ConfidenceConfig(steps=2, cfg=5.0)
+    first, second = Box(100, 20, 8, 8), Box(2, 10, 8, 8, "owl")
+    both = draw(image, model, tmp_path / "s", box=(first, second), sampler=guided)
+    assert both.settings["sampler"]["cfg"] == 5
+    assert open_samples(both.path).tokens.labels.tolist() == [-1, 2]
+    alone = draw(image, model, tmp_path / "alone", box=(first,), sampler=guided)
+    assert alone.settings["sampler"]["cfg"] == 0
+    codes = [open_samples(x.path).tokens.codes[0] for x in (both, alone)]
+    assert np.array_equal(*codes)
+
+
+def test_outpainting_brings_the_image_back_bit_for_bit(model, photo, tmp_path):
+    image = photo(40, 24)
+    config = {"outpaint": Outpaint(left=20, right=3, top=5), "feather": 2}
+    result = draw(image, model, tmp_path / "s", n=2, **config)
+    assert len(result.windows[0]) > 4
+    before = pixels(image)
+    first, second = (pixels(tmp_path / "s" / "images" / f"00000{i}.png") for i in range(2))
+    assert first.shape == (29, 63, 3)
+    for after in (first, second):
+        assert (after[5:, 20:60] == before).all()
+    assert (first != second).any()
+    # What a window draws is there for those after it: no pixel stays what fills the border at first.
+    filler = np.pad(before, ((5, 0), (20, 3), (0, 0)), mode="edge")
+    assert (first[8:, :16] != filler[8:, :16]).any(2).mean() > 0.9
+    again = draw(image, model, tmp_path / "again", **config)
+    assert (pixels(again.path / "images" / "000000.png") == first).all()
+
+
+def test_a_window_sees_what_earlier_ones_drew(model, photo, tmp_path, monkeypatch):
+    seen = []
+    original = painting.draw_samples
+
+    def spy(predict, codes, *rest):
+        seen.append(codes[0].clone())
+        return original(predict, codes, *rest)
+
+    monkeypatch.setattr(painting, "draw_samples", spy)
+    result = draw(photo(16, 16), model, tmp_path / "s", outpaint=Outpaint(right=16))
+    assert result.windows == [[Window(8, 0, 16), Window(16, 0, 16)]]
+    drawn = open_samples(result.path)
+    assert (seen[1][:, :2] < CODES).all()
+    assert (seen[1][:, 2:] == CODES).all()
+    picture = torch.from_numpy(pixels(result.path / "images" / "000000.png")).permute(2, 0, 1)
+    assert drawn.tokens.codes.shape == (2, 1, 4, 4)
+    encode = load_tokenizer(model).network.encode
+    # All but the last pixels before the seam, which fade, are as the second window saw them.
+    known = encode(to_model(picture[:, :, 16:32].contiguous())[None])[0]
+    assert (seen[1][:, 0] == known[:, 0]).float().mean() >= 0.5
+
+
+def test_all_but_a_kept_box(model, photo, tmp_path):
+    image = photo(30, 20)
+    result = draw(image, model, tmp_path / "s", keep_box=(Box(10, 5, 6, 7),), label="cat")
+    before, after = pixels(image), pixels(result.path / "images" / "000000.png")
+    assert (after[5:12, 10:16] == before[5:12, 10:16]).all()
+    assert (after != before).any(2).sum() > 0.9 * (30 * 20 - 42)
+
+
+def test_the_window_can_be_chosen(model, photo, tmp_path):
+    image, box = photo(40, 30), (Box(5, 5, 10, 10),)
+    whole = draw(image, model, tmp_path / "whole", box=box, window=30)
+    assert whole.windows == [[Window(0, 0, 30)]]
+    small = draw(image, model, tmp_path / "small", box=box, window=8)
+    assert len(small.windows[0]) == 9
+    with pytest.raises(ConfigError, match="--window 31: must be 30 or less, the picture's shorter side"):
+        draw(image, model, tmp_path / "large", box=box, window=31)
+    with pytest.raises(OutputError, match="made with --window 8, not 9"):
+        draw(image, model, tmp_path / "small", box=box, window=9)
+
+
+def test_a_batch_size_that_cannot_be_is_the_first_thing_said(model, tmp_path):
+    reporter = Says()
+    with pytest.raises(ConfigError, match="--batch-size 0: must be 1 or more"):
+        inpaint(tmp_path / "absent.png", batch_size=0, reporter=reporter)
+    assert reporter.said == []
+
+
+# --- manifests --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manifest(photo, tmp_path):
+    """Three pictures of different sizes, two with two windows, one with a seed."""
+    photo(16, 16, "one.png")
+    photo(90, 30, "two.png")
+    photo(20, 24, "three.png")
+    Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")
+    path = tmp_path / "edits.csv"
+    path.write_text(
+        "image,mask,box,outpaint,label,seed\n"
+        "one.png,mask.png,,,dog,7\n"
+        'two.png,,"0,0,8,8; 80,20,8,8=owl",,,\n'
+        'three.png,,,"left:6",cat,\n'
+    )
+    return path
+
+
+def run(path, model, out, batch_size=16, **config):
+    return inpaint(
+        path, model, out, None, InpaintConfig(**config), STEPS, batch_size=batch_size, device="cpu"
+    )
+
+
+def contents(path):
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_a_manifest_draws_each_line_as_if_it_were_alone(model, manifest, tmp_path):
+    result = run(manifest, model, tmp_path / "all", n=2, seed=40)
+    assert (result.images, [len(windows) for windows in result.windows]) == (6, [1, 2, 2])
+    assert result.settings["edits"] == 3
+    samples = open_samples(result.path)
+    assert samples.tokens.names[:4] == ["000000 one", "000001 one", "000002 two 0", "000002 two 1"]
+    assert samples.tokens.labels.tolist() == [1, 1, -1, 2, -1, 2, 0, 0, 0, 0]
+    assert [p["kind"] for p in samples.record["parents"]] == ["model", "tokenizer", "manifest"]
+    alone = [
+        {"mask": tmp_path / "mask.png", "label": "dog", "seed": 7},
+        {"box": (Box(0, 0, 8, 8), Box(80, 20, 8, 8, "owl")), "seed": 41},
+        {"outpaint": Outpaint(left=6), "label": "cat", "seed": 42},
+    ]
+    for i, (name, options) in enumerate(zip(("one", "two", "three"), alone, strict=True)):
+        own = draw(tmp_path / f"{name}.png", model, tmp_path / name, n=2, **options)
+        for variant in range(2):
+            together = (result.path / "images" / f"{2 * i + variant:06d}.png").read_bytes()
+            assert together == (own.path / "images" / f"{variant:06d}.png").read_bytes()
+
+
+def test_a_manifest_is_the_same_whatever_the_batch_size(model, manifest, tmp_path):
+    one = run(manifest, model, tmp_path / "one", batch_size=1, n=2)
+    many = run(manifest, model, tmp_path / "many", batch_size=64, n=2)
+    assert contents(one.path) == contents(many.path)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 4, 5])
+def test_a_manifest_goes_on_where_it_stopped(model, manifest, tmp_path, monkeypatch, calls):
+    whole = run(manifest, model, tmp_path / "whole", batch_size=1, n=2)
+    left, original = [calls], TokenWriter.write
+
+    def stop(self, indices, codes, trace=None):
+        left[0] -= 1
+        if left[0] < 0:
+            # Killed between two rows of one picture, where it has two.
+            original(self, indices[:-1], codes[:-1])
+            raise KeyboardInterrupt
+        original(self, indices, codes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenWriter, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(manifest, model, tmp_path / "killed", batch_size=1, n=2)
+    killed = run(manifest, model, tmp_path / "killed", batch_size=1, n=2)
+    assert killed.resumed
+    assert contents(killed.path) == contents(whole.path)
+
+
+def test_a_manifest_whose_images_change_is_another(model, manifest, photo, tmp_path):
+    run(manifest, model, tmp_path / "s")
+    Image.new("RGB", (20, 24)).save(tmp_path / "three.png")
+    with pytest.raises(OutputError, match="made with --manifest"):
+        run(manifest, model, tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("absent.png,mask.png,,,,", "absent.png: no such file"),
+        ("one.png,absent.png,,,,", "absent.png: no such file"),
+        ("two.png,mask.png,,,,", "the mask is 16×16 pixels, the image 90×30"),
+        ("one.png,,,,,", "say what to draw anew"),
+        ('one.png,,"9,9,9,9",,,', "--box 9,9,9,9: reaches beyond the image, which is 16×16 pixels"),
+        ("one.png,mask.png,,,cow,", "--label cow: no class has this name"),
+        ('one.png,,"1,1,2,2=cow",,,', "--label cow: no class has this name"),
+        ("one.png,mask.png,,,,x", "seed x: must be a whole number"),
+    ],
+)
+def test_a_bad_line_is_named_before_anything_is_drawn(model, manifest, tmp_path, line, message):
+    manifest.write_text(manifest.read_text() + "\n" + line + "\n")
+    with pytest.raises(InputError) as caught:
+        run(manifest, model, tmp_path / "s")
+    assert f"{manifest}: line 6: " in str(caught.value)
+    assert message in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_manifest_has_no_options_for_one_image(model, manifest, tmp_path):
+    for options in ({"box": (Box(0, 0, 1, 1),)}, {"outpaint": Outpaint(left=1)}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(options))}: goes into the column"):
+            run(manifest, model, tmp_path / "s", **options)
+    with pytest.raises(ConfigError, match="--mask: goes into the column 'mask'"):
+        inpaint(manifest, model, tmp_path / "s", tmp_path / "mask.png", device="cpu")

@@ -394,7 +394,7 @@ def test_samples_that_lost_a_picture_are_refused(here, drawn, real):
     path, model = drawn
     shutil.copytree(path, here / "copy")
     (here / "copy" / "images" / "000003.png").unlink()
-    with pytest.raises(ArtifactError, match="11 images but codes of 12"):
+    with pytest.raises(ArtifactError, match="11 images, not the 12 that were drawn"):
         score(here / "copy", real, VQGAN, tokenizer=model)
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from maskgit_cli import tokenizing
 from maskgit_cli.artifacts.models import load_tokenizer, save_tokenizer
-from maskgit_cli.artifacts.tokens import TokenWriter, open_tokens, partial_path
+from maskgit_cli.artifacts.token_writing import TokenWriter
+from maskgit_cli.artifacts.tokens import open_tokens, partial_path
 from maskgit_cli.cli import main
 from maskgit_cli.config import TokenizeConfig, VQGANConfig
 from maskgit_cli.data import list_images, read_image, to_model, views

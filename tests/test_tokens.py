@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from maskgit_cli.artifacts import in_place, tokens
-from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter, check_tokenizer, completed, open_tokens
+from maskgit_cli.artifacts import in_place, token_writing, tokens
+from maskgit_cli.artifacts.token_writing import TokenWriter, completed
+from maskgit_cli.artifacts.tokens import TokenMeta, check_tokenizer, open_tokens
 from maskgit_cli.errors import ArtifactError, OutputError
 
 META = TokenMeta(
@@ -146,7 +147,7 @@ def test_two_writers_fill_one_file(path, tmp_path):
 
 def test_codes_reach_the_file_before_they_are_called_done(tmp_path, monkeypatch):
     writer = TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
-    monkeypatch.setattr(tokens.os, "fsync", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(token_writing.os, "fsync", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         writer.write(np.array([0]), CODES[[0]])
     monkeypatch.undo()

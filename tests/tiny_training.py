@@ -13,7 +13,8 @@ import numpy as np
 from tiny_models import CODES, GRID, NAMES, RESOLUTION, VQGAN_SIZES
 
 from maskgit_cli.artifacts.atomic import sha256_file
-from maskgit_cli.artifacts.tokens import TokenMeta, TokenWriter
+from maskgit_cli.artifacts.token_writing import TokenWriter
+from maskgit_cli.artifacts.tokens import TokenMeta
 from maskgit_cli.config import SIZES, TOKENIZER_SIZES, Size, TrainConfig, VQGANTrainConfig
 from maskgit_cli.training import train
 from maskgit_cli.vqgan_training import train_vqgan

@@ -21,11 +21,12 @@ def fixed_texts(texts: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     return np.array(encoded, f"S{width}").astype(h5py.string_dtype("utf-8", width)).reshape(shape)
 
 
-def set_aside(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
-    """A contiguous uint16 dataset that HDF5 gives space, but neither values nor a time of creation."""
+def set_aside(file: h5py.File, name: str, kind: np.dtype, shape: tuple[int, ...]) -> None:
+    """A contiguous dataset that HDF5 gives space, but neither values nor a time of creation."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plan.set_obj_track_times(False)
-    h5py.h5d.create(file.id, name.encode(), h5py.h5t.STD_U16LE, h5py.h5s.create_simple(shape), plan)
+    stored = h5py.h5t.py_create(kind, logical=True)  # bool as h5py knows it
+    h5py.h5d.create(file.id, name.encode(), stored, h5py.h5s.create_simple(shape), plan)

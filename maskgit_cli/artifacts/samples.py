@@ -26,18 +26,14 @@ from maskgit_cli.artifacts.atomic import (
     write_bytes,
     write_json,
 )
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, TokenWriter, open_tokens, partial_path
+from maskgit_cli.artifacts.token_writing import TokenWriter
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace, open_tokens, partial_path
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.settings import option
 
 SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 1
-SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE, IMAGES = (
-    "settings.json",
-    "tokens.h5",
-    "grid.png",
-    "samples.npz",
-    "images",
-)
+SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE = "settings.json", "tokens.h5", "grid.png", "samples.npz"
+IMAGES, TRACES = "images", "traces"
 # What `fid` leaves in the directory; scores of samples that are replaced must go with them.
 SCORES_FILE = "scores.json"
 WHAT = "a sample directory"
@@ -206,14 +202,14 @@ def _clear(path: Path, old: Mapping[str, Any]) -> None:
     with disk_errors(path):
         for file in (tokens, partial_path(tokens), path / GRID_FILE, path / NPZ_FILE, path / SCORES_FILE):
             file.unlink(missing_ok=True)
-        for image in (path / IMAGES).glob("[0-9]*.png"):
+        for image in (*(path / IMAGES).glob("[0-9]*.png"), *(path / TRACES).glob("[0-9]*.*")):
             image.unlink()
         _remove_leftovers(path)
 
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files that killed processes left in a sample directory."""
-    for folder in (path, path / IMAGES):
+    for folder in (path, path / IMAGES, path / TRACES):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
 
@@ -228,37 +224,74 @@ class SampleWriter:
         path: the directory.
         meta: what the token file says of its codes.
         indices: number of each picture in the whole set (N,), which is its name.
-        labels: class numbers (N,), -1 where there is none.
+        labels: class number of each row of codes (R,), -1 where there is none.
+        names: of the rows of codes (R,); None is the pictures' numbers.
+        counts: how many rows of codes each picture has (N,), which sum to R; None is one.
+        trace_steps: S where the sampler's steps are kept, else 0.
 
     Attributes:
-        todo: rows that had no codes when this writer was made.
+        todo: pictures that lacked codes when this writer was made.
     """
 
-    def __init__(self, path: Path, meta: TokenMeta, indices: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self,
+        path: Path,
+        meta: TokenMeta,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        names: Sequence[str] | None = None,
+        counts: np.ndarray | None = None,
+        trace_steps: int = 0,
+    ) -> None:
         self.path = path
         self.indices = indices
+        counts = np.ones(len(indices), np.int64) if counts is None else counts
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
         self.tokens: TokenWriter | None = None
         self.todo = np.array([], np.int64)
         # Where the finished token file stands, only what comes after it is left to do.
         if not (path / TOKENS_FILE).exists():
-            names = [f"{index:06d}" for index in indices]
-            self.tokens = TokenWriter.create_or_resume(path / TOKENS_FILE, meta, names, labels)
-            self.todo = np.flatnonzero(~self.tokens.done)
+            names = names or [f"{index:06d}" for index in indices]
+            self.tokens = TokenWriter.create_or_resume(
+                path / TOKENS_FILE, meta, names, labels, steps=trace_steps
+            )
+            done = self.tokens.done
+            whole = [done[start:end].all() for start, end in zip(self._starts, self._ends, strict=True)]
+            self.todo = np.flatnonzero(~np.array(whole))
 
-    def image_path(self, row: int) -> Path:
-        """Where the picture of a row stands."""
-        return self.path / IMAGES / f"{self.indices[row]:06d}.png"
+    def image_path(self, picture: int) -> Path:
+        """Where a picture stands."""
+        return self.path / IMAGES / f"{self.indices[picture]:06d}.png"
 
-    def write(self, rows: np.ndarray, codes: np.ndarray, pngs: Sequence[bytes] = ()) -> None:
-        """Store pictures, PNG files of rows (B,) or none at all, and then codes (B, h, w).
+    def write(
+        self,
+        pictures: np.ndarray,
+        codes: np.ndarray,
+        pngs: Sequence[bytes] = (),
+        trace: Trace | None = None,
+        strips: Sequence[Mapping[str, bytes]] = (),
+    ) -> None:
+        """Store the files of pictures (B,), and then all their codes (rows, h, w) in order.
+
+        Args:
+            pictures: which these are.
+            codes: in [0, K).
+            pngs: PNG files of them, or none at all.
+            trace: what the sampler did to each row, if that is kept.
+            strips: pictures of that, files by their suffix for each picture, or none at all.
 
         Raises:
             OutputError: the disk is full or not writable.
         """
         assert self.tokens is not None
-        for row, png in zip(rows if len(pngs) else (), pngs, strict=True):
-            write_bytes(self.image_path(row), png)
-        self.tokens.write(rows, codes[:, None])
+        for picture, png in zip(pictures if len(pngs) else (), pngs, strict=True):
+            write_bytes(self.image_path(picture), png)
+        for picture, files in zip(pictures if len(strips) else (), strips, strict=True):
+            for suffix, content in files.items():
+                write_bytes(self.path / TRACES / f"{self.indices[picture]:06d}.{suffix}", content)
+        rows = np.concatenate([np.arange(self._starts[i], self._ends[i]) for i in pictures])
+        self.tokens.write(rows, codes[:, None], trace)
 
     def finish_tokens(self) -> TokenFile:
         """Turn the codes, all of which are there, into the finished token file.
@@ -285,7 +318,7 @@ class SampleWriter:
         """
         write_bytes(self.path / GRID_FILE, grid)
         if npz:
-            write_npz(self.path / NPZ_FILE, [self.image_path(row) for row in range(len(self.indices))])
+            write_npz(self.path / NPZ_FILE, [self.image_path(i) for i in range(len(self.indices))])
         _remove_leftovers(self.path)
         write_json(self.path / SETTINGS_FILE, {**record, "complete": True})
 

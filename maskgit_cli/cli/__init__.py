@@ -20,7 +20,7 @@ COMMANDS = {
     "tokenize": "Turn images into a token file.",
     "train": "Train a transformer on a token file.",
     "sample": "Draw images from a run or model.",
-    "inpaint": "Draw a part of an image anew.",
+    "inpaint": "Draw parts of an image anew, or more of it.",
     "fid": "Score samples against reference images or statistics.",
     "fid-stats": "Collect, or merge, reference statistics.",
     "sweep": "Draw and score samples with every combination of some settings.",

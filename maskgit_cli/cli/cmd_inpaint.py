@@ -2,46 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from maskgit_cli.cli import console, options, sampler_options
-from maskgit_cli.config import InpaintConfig
+from maskgit_cli.inpaint_config import Box, InpaintConfig, Outpaint
 
 TEXTS = {
-    "label": "Class of what is drawn, by number or name.",
+    "label": "Class of what is drawn, by number or name, where a box names none.",
     "n": "Variants.",
+    "window": "Side of the square, in pixels of IMAGE, that the model sees at a time.",
     "mask_rule": "Draw a code anew if any pixel of its cell is masked, or the majority.",
     "feather": "Pixels over which the new blends into the old, inside the mask.",
     "weights": "ema (averaged) or raw.",
     "seed": "Of every random number.",
 }
+SHOWN = {
+    "label": "no class, and no guidance",
+    "window": "the model's resolution, or twice what is drawn",
+}
+EXAMPLES = """\b
+Examples:
+  maskgit inpaint photo.jpg --box 100,80,120,90 --label cat --n 4
+  maskgit inpaint photo.jpg runs/imagenet --mask white-is-new.png --feather 4
+  maskgit inpaint street.jpg --box 90,600,300,300=cock --box 1600,560,360,360=zebra
+  maskgit inpaint photo.jpg --outpaint left:64,right:64,top:32
+  maskgit inpaint photo.jpg --keep-box 200,100,256,256 --label beach
+  maskgit --procs 4 inpaint edits.csv --n 4
+"""
 
 
-def _box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    """Read X,Y,W,H."""
-    if text is None:
-        return None
+def _boxes(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Box, ...]:
+    """Read X,Y,W,H[=CLASS] of each."""
+    return tuple(_parsed(Box.parse, text) for text in texts)
+
+
+def _sides(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> Outpaint | None:
+    """Read SIDE:PIXELS,..."""
+    return None if text is None else _parsed(Outpaint.parse, text)
+
+
+def _parsed(parse: Callable[[str], Any], text: str) -> Any:
     try:
-        x, y, width, height = map(int, text.split(","))
-        return x, y, width, height
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not X,Y,W,H, four numbers of pixels") from None
+        return parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
-@click.command(
-    "inpaint",
-    epilog="\b\nExamples:\n  maskgit inpaint photo.jpg --box 100,80,120,90 --label cat --n 4\n"
-    "  maskgit inpaint photo.jpg runs/imagenet --mask white-is-new.png --feather 4",
-)
+@click.command("inpaint", epilog=EXAMPLES)
 @options.path_argument("image")
 @options.path_argument("model", required=False)
 @options.path("--mask", "Picture of the image's size, white where it is drawn anew.")
-@click.option("--box", callback=_box, metavar="X,Y,W,H", help="What is drawn anew, in pixels of IMAGE.")
+@click.option(
+    "--box",
+    multiple=True,
+    callback=_boxes,
+    metavar="X,Y,W,H[=CLASS]",
+    help="Draw this box of IMAGE anew, with a class of its own if one is named. May be repeated.",
+)
+@click.option(
+    "--keep-box",
+    multiple=True,
+    callback=_boxes,
+    metavar="X,Y,W,H",
+    help="Leave this box as it is. Without --mask and --box, draw all else anew. May be repeated.",
+)
+@click.option(
+    "--outpaint",
+    callback=_sides,
+    metavar="SIDE:N,...",
+    help="Add N pixels on the left, right, top or bottom, and draw them.",
+)
 @options.path("--out", "Sample directory.  [default: samples/IMAGE-DIGEST]")
-@options.settings_of(InpaintConfig, TEXTS, {"label": "no class, and no guidance"})
+@options.settings_of(InpaintConfig, TEXTS, SHOWN)
 @sampler_options.sampler
 @options.batch_size(16)
 @options.device
@@ -51,18 +87,24 @@ def _box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> 
 def command(
     image: Path, model: Path | None, preset: str | None, as_json: bool, quiet: bool, **values: Any
 ) -> None:
-    """Draw a part of an image anew.
+    """Draw parts of an image anew, or more of it.
 
-    IMAGE may have any size, and keeps it: outside the mask or box every pixel stays as it is. MODEL is a
-    run or model directory, or `builtin`; without it, the newest run under runs/ is taken, or else the
-    built-in model.
+    IMAGE may have any size; every pixel stays as it is outside of what is drawn. That is what --mask, --box
+    and --outpaint cover, together, without what --keep-box covers. --box with --label or =CLASS puts
+    another object into a picture and keeps its background.
+
+    IMAGE may also be a manifest, a CSV whose first line names its columns: image, and if you like mask, box
+    (several with ; between), keep_box, outpaint, label, seed, window, name. Paths are relative to the CSV.
+
+    MODEL is a run or model directory, or `builtin`; without it, the newest run under runs/ is taken, or
+    else the built-in model.
     """
     config = options.given(InpaintConfig, values)
     sampler = sampler_options.chosen(preset, values)
-    shared = {key: value for key, value in values.items() if key not in {*TEXTS, "box"}}
+    shared = {key: value for key, value in values.items() if not hasattr(config, key)}
     from maskgit_cli.inpainting import inpaint
 
     done = inpaint(image, model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)
     record = {"path": str(done.path), "images": done.images, "model": str(done.model), "tokens": done.tokens}
-    record |= {"window": list(done.window), "resumed": done.resumed, "settings": done.settings}
+    record |= {"windows": done.windows, "resumed": done.resumed, "settings": done.settings}
     console.result(done.path, record, as_json)

@@ -41,6 +41,12 @@ def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
 @click.option(
     "--range", "part", callback=_range, metavar="START:STOP", help="Draw only these of the N images."
 )
+@click.option("--trace", is_flag=True, help="Keep every step: in tokens.h5, and as strips and animations.")
+@click.option(
+    "--trace-as",
+    type=click.Choice(["webp", "gif"]),
+    help="The same, with animations in this format.  [default: webp]",
+)
 @sampler_options.sampler
 @options.batch_size(64)
 @options.device
@@ -50,6 +56,8 @@ def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
 def command(
     model: Path | None,
     part: tuple[int, int] | None,
+    trace: bool,
+    trace_as: str | None,
     preset: str | None,
     as_json: bool,
     quiet: bool,
@@ -61,7 +69,8 @@ def command(
     else the built-in model. Run the same command again to go on after an interruption.
     """
     start, stop = part or (0, None)
-    config = options.given(SampleConfig, {**values, "start": start, "stop": stop})
+    steps = trace_as or ("webp" if trace else None)
+    config = options.given(SampleConfig, {**values, "start": start, "stop": stop, "trace": steps})
     sampler = sampler_options.chosen(preset, values)
     shared = {key: value for key, value in values.items() if key not in TEXTS}
     from maskgit_cli.sampling import sample
