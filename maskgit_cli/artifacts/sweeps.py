@@ -133,6 +133,8 @@ def write_sweep(path: Path, record: Mapping[str, Any]) -> None:
     write_bytes(path / TABLE_FILE, sweep_table(record))
     if record["complete"]:
         remove_leftovers_below(path)
+        if (path / POINTS).is_dir() and not any((path / POINTS).iterdir()):
+            (path / POINTS).rmdir()
     write_json(path / RECORD_FILE, record)
 
 
