@@ -369,6 +369,10 @@ class ScoreConfig(Settings):
 BENCH_STAGES = ("tokenize", "train", "sample", "raster", "decode")
 
 
+# Precision and recall compare every sample with every reference image, so `sweep` scores them when asked to.
+SWEEP_METRICS = ("fid", "is")
+
+
 @dataclass(frozen=True)
 class SweepConfig(Settings):
     """Settings of ``sweep`` besides what is swept and how it is scored.

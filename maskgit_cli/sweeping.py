@@ -26,7 +26,7 @@ from maskgit_cli.artifacts.sweeps import (
     sweep_record,
     write_sweep,
 )
-from maskgit_cli.config import SampleConfig, ScoreConfig, SweepConfig
+from maskgit_cli.config import SWEEP_METRICS, SampleConfig, ScoreConfig, SweepConfig
 from maskgit_cli.distributed import barrier, dtype_name, on_main, resolve_device
 from maskgit_cli.drawing import choose_sampler
 from maskgit_cli.errors import ConfigError, InputError
@@ -41,8 +41,6 @@ from maskgit_cli.scoring import fid_stats, score
 from maskgit_cli.settings import option, require
 from maskgit_cli.sweep_plots import best_point, better, plot_files
 from maskgit_cli.sweep_points import points_of, show_value
-
-METRICS = ("fid", "is")  # PRDC compares every sample with every reference image: only when asked for
 
 
 class Swept(NamedTuple):
@@ -88,7 +86,7 @@ def sweep(
     ref: Path,
     out: Path = Path("sweep"),
     config: SweepConfig = SweepConfig(),  # noqa: B008 (frozen)
-    scoring: ScoreConfig = ScoreConfig(metrics=METRICS),  # noqa: B008 (frozen)
+    scoring: ScoreConfig = ScoreConfig(metrics=SWEEP_METRICS),  # noqa: B008 (frozen)
     *,
     inception: Path | None = None,
     batch_size: int = 64,

@@ -337,6 +337,24 @@ def test_overwrite_begins_anew_and_leaves_what_is_not_ours(model, images, whole,
     assert (tmp_path / "s" / "notes.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("damage", ["points", "settings", "swept", "metrics", "json"])
+def test_a_damaged_record_is_named(model, images, whole, tmp_path, damage):
+    record = read_sweep(whole)
+    if damage == "swept":
+        del record["settings"]["swept"]
+    elif damage == "metrics":
+        del record["points"][1]["metrics"]
+    else:
+        record.pop(damage, None)
+    (tmp_path / "s").mkdir()
+    text = json.dumps(record)[: 100 if damage == "json" else None]
+    (tmp_path / "s" / "sweep.json").write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(ArtifactError, match=r"sweep\.json (is damaged|cannot be read)"):
+            run_sweep(model, images, tmp_path / "s", overwrite=overwrite)
+    assert (tmp_path / "s" / "sweep.json").read_text() == text
+
+
 # --- the command ------------------------------------------------------------------------------------
 
 
@@ -349,6 +367,14 @@ def test_the_command_takes_lists_and_both_spellings(model, images, tmp_path, mas
     assert record["settings"]["swept"] == {"gumbel_temp": [0.0, 4.5], "schedule": ["root", "pow3"]}
     assert record["path"] == "sweep"
     assert "best frechet_vqgan" in done.stderr
+    facts = json.loads(maskgit("info", "sweep", "--json").stdout)
+    assert (facts["kind"], facts["complete"], facts["points"], facts["scored"]) == (
+        "maskgit-sweep",
+        True,
+        4,
+        4,
+    )
+    assert record["best"][0]["point"] in facts["best"]["frechet_vqgan"]
     assert record["best"][0]["commands"][0] in done.stderr
     assert done.stderr.count("covariance is singular") <= 2
     again = maskgit("sweep", model, "--schedule", "root,pow3", "--gumbel-temp", "0,4.5", *words)

@@ -25,12 +25,13 @@ from maskgit_cli.artifacts.atomic import (
     write_json,
 )
 from maskgit_cli.artifacts.samples import record_difference
-from maskgit_cli.errors import OutputError
+from maskgit_cli.errors import ArtifactError, OutputError
 
 SWEEP_FORMAT, SWEEP_VERSION = "maskgit-sweep", 1
 RECORD_FILE, TABLE_FILE, REFERENCE_FILE = "sweep.json", "sweep.csv", "reference.npz"
 POINTS, PLOTS = "points", "plots"
 WHAT = "a sweep"
+POINT_KEYS = {"name", "values", "sampler", "n", "metrics", "left_out", "seconds"}
 
 
 def sweep_record(
@@ -65,6 +66,15 @@ def read_sweep(path: Path) -> dict[str, Any]:
     """
     record = read_json(path / RECORD_FILE, WHAT)
     check_format(record, path, SWEEP_FORMAT, SWEEP_VERSION)
+    kinds = {"settings": dict, "points": list, "best": list, "warnings": list, "parents": list}
+    for key, kind in {**kinds, "complete": bool}.items():
+        if not isinstance(record.get(key), kind):
+            raise ArtifactError(f"{path / RECORD_FILE} is damaged: it has no {key}")
+    if not isinstance(record["settings"].get("swept"), dict):
+        raise ArtifactError(f"{path / RECORD_FILE} is damaged: it does not say what was swept")
+    for point in record["points"]:
+        if not (isinstance(point, dict) and point.keys() >= POINT_KEYS):
+            raise ArtifactError(f"{path / RECORD_FILE} is damaged: a point lacks some of its keys")
     return record
 
 

@@ -10,7 +10,7 @@ import click
 
 from maskgit_cli.cli import console, options, sampler_options
 from maskgit_cli.cli.cmd_fid import TEXTS as SCORES
-from maskgit_cli.config import ScoreConfig, SweepConfig
+from maskgit_cli.config import SWEEP_METRICS, ScoreConfig, SweepConfig
 from maskgit_cli.sampler_config import PRESETS, SAMPLERS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,7 +68,9 @@ def _show(record: Mapping[str, Any]) -> None:
 @_swept
 @options.settings_of(SweepConfig, TEXTS)
 @options.settings_of(ScoreConfig, SCORES)
-@click.option("--metrics", default="fid,is", show_default=True, metavar="A,B,...", help="As in fid.")
+@click.option(
+    "--metrics", default=",".join(SWEEP_METRICS), show_default=True, metavar="A,B,...", help="As in fid."
+)
 @options.path("--inception", "Inception's weights.  [default: the published ones, fetched once]")
 @options.batch_size(64)
 @options.device
