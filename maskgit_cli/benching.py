@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig, TransformerConfig
 from maskgit_cli.distributed import autocast, resolve_device, resolve_dtype
-from maskgit_cli.errors import ConfigError
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.sampler_config import ConfidenceConfig, RasterConfig, SamplerConfig
 from maskgit_cli.samplers import draw_samples
+from maskgit_cli.settings import require
 
 Work = Callable[[], object]
 
@@ -48,6 +48,8 @@ def bench(
         ConfigError: the resolution is not a multiple of the tokenizer's factor.
     """
     config = config or BenchConfig()
+    factor = TOKENIZER_SIZES[config.tokenizer].factor
+    require(config.res % factor == 0, "res", config.res, f"a multiple of {factor} for {config.tokenizer}")
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     limit = _limit(target, precision)
@@ -72,8 +74,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _seconds(work: Work, least: float, device: torch.device) -> float:
-    """Seconds a call takes, after one that nobody timed: the median of as many as fill ``least`` seconds."""
+def _times(work: Work, least: float, device: torch.device) -> list[float]:
+    """Seconds of each of as many calls as fill ``least`` seconds, the quickest first."""
     _wait(device)
     times: list[float] = []
     while not times or sum(times) < least:
@@ -81,25 +83,26 @@ def _seconds(work: Work, least: float, device: torch.device) -> float:
         work()
         _wait(device)
         times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
+    return sorted(times)
 
 
 def _limit(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product."""
+    """Floating-point operations a second of a large square matrix product, at its quickest."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.rand(side, side, device=device, dtype=dtype)
     a @ a
-    return 2 * side**3 / _seconds(lambda: a @ a, 0.5, device)
+    return 2 * side**3 / _times(lambda: a @ a, 1.0, device)[0]
 
 
 def _measure(
     work: Work, images: int, least: float, device: torch.device, limit: float
 ) -> dict[str, float | int]:
     with FlopCounterMode(display=False) as counter:
-        work()
+        work()  # the one call that nobody times
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = _seconds(work, least, device)
+    times = _times(work, least, device)
+    seconds = times[len(times) // 2]
     rate = counter.get_total_flops() / seconds
     result = {
         "images": images,
@@ -119,13 +122,10 @@ def _tokenizer(config: BenchConfig, device: torch.device) -> VQGAN:
 
 def _transformer(config: BenchConfig, device: torch.device) -> MaskGIT:
     codec = TOKENIZER_SIZES[config.tokenizer]
-    if config.res % codec.factor:
-        raise ConfigError(f"--res {config.res}: must be a multiple of {codec.factor} for {config.tokenizer}")
     size = dataclasses.asdict(SIZES[config.size])
     grid = config.res // codec.factor
-    return MaskGIT(TransformerConfig(**size, codebook_size=codec.codebook_size, classes=1000, grid=grid)).to(
-        device
-    )
+    sizes = TransformerConfig(**size, codebook_size=codec.codebook_size, classes=1000, grid=grid)
+    return MaskGIT(sizes).to(device)
 
 
 def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
@@ -134,20 +134,21 @@ def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> 
 
     @torch.inference_mode()
     def work() -> object:
+        """One batch of images into codes."""
         with autocast(device, dtype):
             return codec.encode(images)
 
     return work, config.batch_size
 
 
-def _decode(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+def _decode(config: BenchConfig, device: torch.device, _: torch.dtype) -> tuple[Work, int]:
     codec = _tokenizer(config, device)
     codes = torch.zeros(config.batch_size, codec.config.grid, codec.config.grid, dtype=torch.int64)
 
     @torch.inference_mode()
     def work() -> object:
-        with autocast(device, dtype):
-            return codec.decode(codes.to(device))
+        """One batch of codes into images, in float32 as wherever codes are decoded."""
+        return codec.decode(codes.to(device))
 
     return work, config.batch_size
 
@@ -160,6 +161,7 @@ def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tup
     labels = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
 
     def work() -> object:
+        """One optimiser step."""
         with autocast(device, dtype):
             logits = network(codes, labels)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), label_smoothing=0.1)
@@ -189,6 +191,7 @@ def _draw(
 
     @torch.inference_mode()
     def work() -> object:
+        """One batch of codes drawn from nothing."""
         with autocast(device, dtype):
             return draw_samples(
                 network, blank, index % sizes.classes, index, sampler, seed=0, mask_code=network.mask_code

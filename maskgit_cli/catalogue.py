@@ -192,6 +192,16 @@ _MODELS = (
 PUBLISHED: dict[str, Published] = {model.name: model for model in _MODELS}
 
 
+def similar_names(name: str, cutoff: float = 0.8) -> list[str]:
+    """Up to three names of published models that are like this one, the nearest first.
+
+    Args:
+        name: what a user wrote.
+        cutoff: how like they have to be, from 0 to 1 (the same).
+    """
+    return difflib.get_close_matches(name.lower(), PUBLISHED, n=3, cutoff=cutoff)
+
+
 def published_model(name: str) -> Published:
     """The model of a name.
 
@@ -200,5 +210,5 @@ def published_model(name: str) -> Published:
     """
     if name in PUBLISHED:
         return PUBLISHED[name]
-    near = difflib.get_close_matches(name.lower(), PUBLISHED, n=3, cutoff=0.4) or list(PUBLISHED)
+    near = similar_names(name, 0.4) or list(PUBLISHED)
     raise ConfigError(f"no published model is called {name}; there are {', '.join(near)} (pull --list: all)")

@@ -209,7 +209,8 @@ class TrainConfig(Settings):
         warmup: steps of linear warm-up; constant afterwards.
         clip: largest gradient norm.
         dropout: of the network.
-        drop_label: probability of replacing a label by "no class", for classifier-free guidance.
+        drop_label: probability of replacing a label by "no class", for classifier-free guidance; None
+            takes the report's 0.1, and 0 for a network that knows no such class.
         label_smoothing: of the cross-entropy.
         mask_schedule: function that turns a uniform number into a masking ratio.
         loss_on: ``all`` positions, as the report, or the ``masked`` ones only, as Google and Halton.
@@ -233,7 +234,7 @@ class TrainConfig(Settings):
     warmup: int = setting(2500, at_least(0))
     clip: float = setting(1.0, above(0))
     dropout: float = setting(0.1, below_one())
-    drop_label: float = setting(0.1, between(0, 1))
+    drop_label: float | None = setting(None, between(0, 1))
     label_smoothing: float = setting(0.1, below_one())
     mask_schedule: str = setting("arccos", a_schedule())
     loss_on: str = setting("all", among("all", "masked"))
@@ -248,6 +249,11 @@ class TrainConfig(Settings):
     def default_batch_size(resolution: int) -> int:
         """The report's batch: 512 images up to 256 px, 128 above."""
         return 512 if resolution <= 256 else 128
+
+    @staticmethod
+    def default_drop_label(drops_labels: bool) -> float:
+        """The report's probability, for a network that knows a dropped class."""
+        return 0.1 if drops_labels else 0.0
 
 
 @dataclass(frozen=True)

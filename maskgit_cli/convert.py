@@ -205,6 +205,7 @@ class Published(NamedTuple):
         tensors: by their published names.
         weights: ``ema`` if they are said to be averaged, else ``raw``.
         step: optimiser steps behind them, where the file says so.
+        epoch: whole passes over the training images behind them, likewise.
         forget: gives back the memory that tensors have taken by being looked at.
     """
 
@@ -213,6 +214,7 @@ class Published(NamedTuple):
     tensors: Mapping[str, Tensor | PackedArray]
     weights: str
     step: int | None
+    epoch: int | None
     forget: Callable[[], None]
 
     def load(self, name: str) -> Tensor:
@@ -334,15 +336,19 @@ def to_ours(published: Published, sizes: Any, network: nn.Module) -> Ours:
     here = sorted(theirs & tensors.keys())
     shapes = {t: _to_torch(t, torch.empty(tensors[t].shape, device="meta")).shape for t in here}
     faults = {
-        "lacks": sorted(theirs - tensors.keys()),
-        "has besides": sorted(n for n in tensors.keys() - theirs if not unneeded.fullmatch(n)),
-        "has in other shapes": [
+        "lacks {}": sorted(theirs - tensors.keys()),
+        "has {} too many": sorted(n for n in tensors.keys() - theirs if not unneeded.fullmatch(n)),
+        "has {} of another shape": [
             f"{t} {tuple(tensors[t].shape)} for {tuple(wanted[name])}"
             for name, t in names.items()
             if t in shapes and shapes[t] != wanted[name]
         ],
     }
-    texts = [f"{what} {len(them)}: {listed(them)}" for what, them in faults.items() if them]
+    texts = [
+        f"{what.format('1 tensor' if len(them) == 1 else f'{len(them)} tensors')}: {listed(them)}"
+        for what, them in faults.items()
+        if them
+    ]
     if texts:
         raise WeightsError(f"{published.path} is not {family.title} as published: it {'; it '.join(texts)}")
     _check_values(published, sorted(theirs))

@@ -7,6 +7,7 @@ way between them and the -1..1 that the networks see.
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import hashlib
 import json
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from maskgit_cli.artifacts.samples import SETTINGS_FILE
 from maskgit_cli.config import VIEWS
 from maskgit_cli.errors import InputError
 
@@ -122,7 +124,7 @@ def _list_folder(root: Path, class_names: list[str] | None) -> Source:
         images, folders = _children(root)
         inside = {folder.name: list(_walk(folder, frozenset())) for folder in folders}
     except OSError as error:
-        raise InputError(f"{root}: {error.strerror}") from error
+        raise InputError(f"{error.filename or root}: {str(error.strerror).lower()}") from error
     count = sum(map(len, inside.values()))
     if not images and not count:
         raise InputError(f"{root}: no image in it (known endings: {_ENDINGS})")
@@ -133,7 +135,7 @@ def _list_folder(root: Path, class_names: list[str] | None) -> Source:
     if images:
         names = [image.name for image in images]
         return Source(images, names, np.full(len(images), -1, np.int32), class_names or [])
-    _refuse_splits(root, folders)
+    _check_classes(root, folders)
     paths = [image for group in inside.values() for image in group]
     classes = [name for name, group in inside.items() for _ in group]
     labels, known = _number(classes, class_names or sorted(inside), root)
@@ -144,13 +146,18 @@ def _children(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images and the folders directly in a folder, each in the order of their names."""
     with os.scandir(folder) as entries:
         visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    folders = [folder / e.name for e in visible if e.is_dir()]
-    images = [
-        folder / e.name
-        for e in visible
-        if os.path.splitext(e.name)[1].lower() in EXTENSIONS and not e.is_dir()
-    ]
-    return images, folders
+    folders = {e.name: folder / e.name for e in visible if _is_folder(e)}
+    others = [folder / e.name for e in visible if e.name not in folders]
+    return [path for path in others if path.suffix.lower() in EXTENSIONS], list(folders.values())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself; if it is called like an image, reading it says what is wrong
 
 
 def _walk(folder: Path, above: frozenset[str]) -> list[Path]:
@@ -162,11 +169,14 @@ def _walk(folder: Path, above: frozenset[str]) -> list[Path]:
     return images + [image for child in folders for image in _walk(child, above | {here})]
 
 
-def _refuse_splits(root: Path, folders: list[Path]) -> None:
-    """``train/`` and ``val/`` full of class folders are parts of a data set and not its classes."""
+def _check_classes(root: Path, folders: list[Path]) -> None:
+    """``train/`` and ``val/`` full of class folders are no classes, nor are what `sample` wrote."""
     if {folder.name.lower() for folder in folders} <= SPLITS and any(_children(f)[1] for f in folders):
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{root}: its folders ({names}) are splits, not classes; give {folders[0]} instead")
+    samples = [folder for folder in folders if (folder / SETTINGS_FILE).is_file()]
+    if samples:
+        raise InputError(f"{root}: its folders are sample directories, no classes; give {samples[0]} instead")
 
 
 def _number(classes: list[str], class_names: list[str], where: Path) -> tuple[np.ndarray, list[str]]:

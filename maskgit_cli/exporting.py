@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,21 @@ from maskgit_cli.artifacts.models import (
     TRANSFORMERS,
     WEIGHTS_FILE,
     Tokenizer,
+    find_named,
+    format_of,
     load_model,
     load_tokenizer,
-    named,
     network_of,
     read_tokenizer_record,
     save_model,
     save_tokenizer,
     weights_of,
 )
-from maskgit_cli.artifacts.runs import RUN_FORMAT
+from maskgit_cli.artifacts.runs import RUN_FORMAT, read_metrics
 from maskgit_cli.artifacts.tensors import read_tensors
 from maskgit_cli.config import TrainConfig, VQGANConfig
 from maskgit_cli.convert import v1_published_name
-from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
+from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.optim import load_optimizer
@@ -90,9 +90,7 @@ def export(
         raise ConfigError("--half: the files of v1.0 are float32; leave --half or --to v1 out")
     if push is not None:
         check_repository(push)
-    source = named(source)
-    if not source.exists():
-        raise InputError(f"nothing to export at {source}: it does not exist")
+    source = find_named(source, "run, model or tokenizer")
     if source.resolve() == out.resolve():
         raise ConfigError(f"{out} is what is to be exported; choose another place to write to")
     check_output(out, overwrite)
@@ -123,7 +121,7 @@ def _check_replaceable(out: Path, kind: str) -> None:
 def _kind_of(out: Path) -> str | None:
     """The format of a directory that an export or training made; v1.0's files count as what they hold."""
     if (out / "config.json").is_file():
-        return read_json(out / "config.json", "an artifact of ours").get("format")
+        return format_of(out)
     for file, kind in ((out / "VQGAN" / V1_SIZES, MODEL_FORMAT), (out / V1_SIZES, TOKENIZER_FORMAT)):
         if file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(_BY_US):
             return kind
@@ -167,6 +165,7 @@ def _export_model(source: Path, out: Path, weights: str, half: bool) -> None:
         "weights": weights if own == "run" else record.get("weights", "raw"),
         "half": half,
         "step": step,
+        "epoch": _epoch(source, record, step),
         "parents": [parent(own, source.resolve(), sha256_file(file)), *record["parents"]],
     }
     assert file.name == ("ema.safetensors" if own == "run" and weights == "ema" else WEIGHTS_FILE)
@@ -188,7 +187,7 @@ def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None
     names = {name: v1_published_name(name) for name in model.network.state_dict()}
     content = {
         "iter": step or 0,
-        "global_epoch": _epoch(source, step),
+        "global_epoch": _epoch(source, record, step) or 0,
         "model_state_dict": {names[name]: t for name, t in model.network.state_dict().items()},
         "optimizer_state_dict": _v1_optimizer(model.network, record, file),
     }
@@ -200,13 +199,15 @@ def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None
         reporter.warn(f"v1.0's files don't tell the number of heads: say --heads {heads} to import them")
 
 
-def _epoch(source: Path, step: int | None) -> int:
-    """Whole epochs behind a run's checkpoint, as its log tells them; 0 where nothing does."""
-    log = source / "metrics.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    values = [json.loads(line) for line in lines]
-    epochs = [v["epoch"] for v in values if "epoch" in v and (step is None or v["step"] <= step)]
-    return int(epochs[-1]) if epochs else 0
+def _epoch(source: Path, record: Mapping[str, Any], step: int | None) -> int | None:
+    """Whole passes over the images behind the weights: a model's record says it, or a run's log.
+
+    None where neither does.
+    """
+    if record["format"] == MODEL_FORMAT:
+        return record.get("epoch")
+    epochs = [v["epoch"] for v in read_metrics(source) if "epoch" in v and v["step"] <= (step or 0)]
+    return int(epochs[-1]) if epochs else None
 
 
 def _v1_optimizer(network: MaskGIT, record: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -256,10 +257,10 @@ def _write_v1_tokenizer(codec: Tokenizer, folder: Path) -> None:
     assert isinstance(codec.config, VQGANConfig)
     folder.mkdir(exist_ok=True)
     torch.save({"state_dict": dict(codec.network.state_dict())}, folder / V1_TOKENIZER)
-    (folder / V1_SIZES).write_text(_model_yaml(codec.config), encoding="utf-8")
+    (folder / V1_SIZES).write_text(v1_model_yaml(codec.config), encoding="utf-8")
 
 
-def _model_yaml(sizes: VQGANConfig) -> str:
+def v1_model_yaml(sizes: VQGANConfig) -> str:
     """The sizes of a VQGAN as v1.0's code reads them, in YAML."""
     return f"""\
 {_BY_US} {__version__}

@@ -95,6 +95,7 @@ class _Share:
         self._waiting: list[np.ndarray] = []
 
     def add(self, images: list[Tensor], result: Features) -> None:
+        """Take in images as they were read, and their features."""
         self.digests += map(_pixel_digest, images)
         self.sizes.update((image.shape[1], image.shape[2]) for image in images)
         self._waiting.append(result.features)
@@ -106,6 +107,7 @@ class _Share:
             self.flush()
 
     def flush(self) -> None:
+        """Add the features that wait to the sums."""
         if self._waiting:
             self.sums = add_sums(self.sums, sums_of(np.concatenate(self._waiting)))
             self._waiting = []
@@ -128,10 +130,14 @@ def extract(
     here = world()
     mine = range(here.rank, len(images), here.size)
     share = _Share(space.dimension, keep_features, keep_logits)
+    remaining = len(images)
     with reporter.task(f"features of {images.origin.path.name}", len(images)) as task:
         for batch in images.batches(mine, batch_size):
             share.add(batch, _features(space, [_prepare(image, space.side, protocol) for image in batch]))
-            task.advance(min(len(batch) * here.size, len(images)))
+            # The others are about as fast, so what this process does stands for all of them.
+            step = min(remaining, len(batch) * here.size)
+            remaining -= step
+            task.advance(step)
     share.flush()
     shares: list[_Share] = gather_objects(share)
     sums, sizes = shares[0].sums, shares[0].sizes

@@ -35,6 +35,10 @@ class UnreachableError(WeightsError):
     """A server doesn't answer at all, so that a copy from before may do."""
 
 
+class AbsentError(WeightsError):
+    """A server answers that it has no such file."""
+
+
 class RemoteFile(NamedTuple):
     """A file on a server, and what the server says of it.
 
@@ -92,7 +96,7 @@ def ask_server(url: str) -> RemoteFile:
             length = answer.headers.get("Content-Length")
             return RemoteFile(url, int(length) if length else None, _md5(answer.headers))
     except urllib.error.HTTPError as error:
-        raise WeightsError(refusal(url, error.code, error.headers.get("Retry-After"))) from error
+        raise refused(url, error.code, error.headers.get("Retry-After")) from error
     except _BROKEN as error:
         raise UnreachableError(f"{url} cannot be reached: {_reason(error)}") from error
 
@@ -104,8 +108,8 @@ def _md5(headers: Message) -> str | None:
     return "md5:" + base64.b64decode(found[1]).hex() if found else None
 
 
-def refusal(what: str, status: int, retry_after: str | None = None) -> str:
-    """What to say of a server's answer that isn't the file: what it means, and what to do."""
+def refused(what: str, status: int, retry_after: str | None = None) -> WeightsError:
+    """The error that a server's answer stands for which isn't the file: what it means, and what to do."""
     if status == 401:
         told = "it isn't there, or asks for a login (set HF_TOKEN)"
     elif status == 403:
@@ -119,7 +123,8 @@ def refusal(what: str, status: int, retry_after: str | None = None) -> str:
         told = "the server failed; try again later"
     else:
         told = "the server refuses"
-    return f"{what} cannot be fetched: {told} (HTTP status {status})"
+    kind = AbsentError if status in (404, 410) else WeightsError
+    return kind(f"{what} cannot be fetched: {told} (HTTP status {status})")
 
 
 def _reason(error: Exception) -> str:
@@ -205,7 +210,7 @@ def _append(remote: RemoteFile, file: BinaryIO, task: Task) -> bool:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             _empty(file)
             return False
-        raise WeightsError(refusal(remote.shown, error.code, error.headers.get("Retry-After"))) from error
+        raise refused(remote.shown, error.code, error.headers.get("Retry-After")) from error
     with answer:
         if have and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             _empty(file)  # the server begins anew, whatever we have

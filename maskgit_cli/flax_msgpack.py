@@ -76,9 +76,9 @@ def read_flax(path: Path) -> Checkpoint:
                 raise ValueError("there is more in it than one value")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    # msgpack's own errors are of both families, and the text of the last one is empty.
+    # msgpack's own errors are of both families, and the text of some is empty.
     except (ValueError, msgpack.UnpackException) as error:
-        reason = str(error) or "it is cut short"
+        reason = "it is cut short" if isinstance(error, msgpack.OutOfData) else str(error) or "it is damaged"
         raise InputError(f"{path} cannot be read as flax's msgpack: {reason}") from None
     return Checkpoint(value, mapped.forget)
 

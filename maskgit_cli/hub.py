@@ -25,7 +25,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import HfHubHTTPError, LocalEntryNotFoundError, build_hf_headers
 
 from maskgit_cli.errors import WeightsError
-from maskgit_cli.fetching import RemoteFile, UnreachableError, difference, refusal
+from maskgit_cli.fetching import RemoteFile, UnreachableError, difference, refused
 
 # What its library raises where there is no answer. The first base of its error is that of the HTTP
 # library it uses, which has changed over time.
@@ -39,7 +39,7 @@ def hub_endpoint() -> str:
 
 def brief(error: BaseException) -> str:
     """An error's text in one line of reasonable length."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def _errors(url: str) -> Iterator[None]:
         raise UnreachableError(f"{url} cannot be reached: {brief(error.__cause__ or error)}") from error
     except HfHubHTTPError as error:
         retry_after = error.response.headers.get("Retry-After")
-        raise WeightsError(refusal(url, error.response.status_code, retry_after)) from error
+        raise refused(url, error.response.status_code, retry_after) from error
     except TRANSPORT_ERRORS as error:
         raise UnreachableError(f"{url} cannot be reached: {brief(error)}") from error
 

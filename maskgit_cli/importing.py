@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from maskgit_cli.artifacts.atomic import (
     check_output,
     parent,
-    read_json,
     remove_leftovers,
     replacing_directory,
     sha256_file,
@@ -25,6 +24,8 @@ from maskgit_cli.artifacts.models import (
     TOKENIZER_FORMAT,
     TOKENIZERS,
     TRANSFORMERS,
+    find_named,
+    format_of,
     load_tokenizer,
     read_tokenizer_record,
     save_model,
@@ -35,6 +36,7 @@ from maskgit_cli.convert import FAMILIES, Published, family_of, to_ours
 from maskgit_cli.errors import ConfigError, InputError, OutputError
 from maskgit_cli.flax_msgpack import PackedArray, read_flax
 from maskgit_cli.imagenet import imagenet_names
+from maskgit_cli.mapped_file import Checkpoint
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.published_sizes import (
     RESOLUTION,
@@ -50,8 +52,18 @@ _Tensors = dict[str, Tensor | PackedArray]
 # Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
-# How published files in a folder are told from others; Google's have no suffix and are named one by one.
-_SUFFIXES = (".pth", ".pt", ".ckpt", ".yaml")
+# Where it says how many optimiser steps and how many passes over the data are behind them.
+_STEP_KEYS, _EPOCH_KEYS = ("iter", "global_step"), ("global_epoch", "epoch")
+# How published files in a folder are told from others; the last is Google's way of naming them.
+_ENDINGS = (".pth", ".pt", ".ckpt", ".yaml", "_checkpoint")
+# How files begin that are taken for published ones, and what they are.
+_OTHERS = (
+    (rb"$", "is empty"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself; `git lfs pull` fetches that"),
+    (rb"\s*<", "is a web page, not the file itself; its page has a link to download that"),
+    (rb".{8}\{\"", "is a safetensors file, which none of these networks was published as"),
+    (rb"\x89HDF|\x89PNG|\x93NUMPY", "is no file of weights"),
+)
 # Which tokenizer each transformer was published with.
 _PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "official": "official_vqgan"}
 # What trainers put before every name of a network that they have wrapped.
@@ -164,6 +176,7 @@ def _record(model: _Converted, codec: _Tokenizer, settings: dict[str, Any]) -> d
         "weights": model.published.weights,
         "half": False,
         "step": model.published.step,
+        "epoch": model.published.epoch,
         "settings": settings,
         "parents": [model.parent, *codec.parents],
     }
@@ -173,8 +186,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
     """Refuse a place that holds something, or that is not ours to replace."""
     check_output(out, overwrite)
     remove_leftovers(out)
-    config = out / "config.json"
-    ours = config.is_file() and read_json(config, "a model").get("format") in (MODEL_FORMAT, TOKENIZER_FORMAT)
+    ours = format_of(out) in (MODEL_FORMAT, TOKENIZER_FORMAT)
     if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
         raise OutputError(f"{out} is no model or tokenizer directory, so --overwrite does not replace it")
 
@@ -183,7 +195,9 @@ def _tell(converted: _Converted, reporter: Reporter) -> None:
     """Say what a file was found to be."""
     millions = f"{converted.parameters / 1e6:.3f} M parameters"
     sizes = ", ".join(f"{key} {value}" for key, value in converted.sizes.to_json().items())
-    reporter.info(f"{converted.published.path} is {converted.published.family.title}, {millions}: {sizes}")
+    reporter.info(
+        f"{converted.published.path.name} is {converted.published.family.title}, {millions}: {sizes}"
+    )
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -198,9 +212,9 @@ def _sort(files: Sequence[Path], tokenizer: Sequence[Path], weights: str) -> _So
             raise ConfigError(f"{path} is a second {kind}; name one")
         found[kind] = value
 
-    named = [(path, False) for given in files for path in _expanded(given)]
-    named += [(path, True) for given in tokenizer for path in _expanded(given)]
-    for path, is_tokenizer in named:
+    all_paths = [(path, False) for given in files for path in _expanded(given)]
+    all_paths += [(path, True) for given in tokenizer for path in _expanded(find_named(given, "tokenizer"))]
+    for path, is_tokenizer in all_paths:
         if path.is_dir():
             add("tokenizer", path, path)
         elif path.suffix.lower() in (".yaml", ".yml"):
@@ -229,11 +243,11 @@ def _expanded(path: Path) -> list[Path]:
     """A file or directory of ours as it is; of another folder, the published files in it."""
     if not path.exists():
         raise InputError(f"no weights at {path}: it does not exist")
-    if not path.is_dir() or (path / "config.json").exists():
+    if not path.is_dir() or format_of(path):
         return [path]
-    inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(_ENDINGS) and p.is_file())
     if not inside:
-        raise InputError(f"{path} holds no weights: no file in it ends with {', '.join(_SUFFIXES)}")
+        raise InputError(f"{path} holds no weights: no file in it ends with {', '.join(_ENDINGS)}")
     return inside
 
 
@@ -254,14 +268,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, weights: str) -> Published:
     """The weights in a published file."""
-    try:
-        with open(path, "rb") as file:
-            begin = file.read(1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    # Maps of msgpack: short, of 16 and of 32 bits. A pickle begins with 0x80, an empty map's byte.
-    flax = begin in (b"\xde", b"\xdf") or b"\x81" <= begin <= b"\x8f"
-    container, forget = read_flax(path) if flax else read_checkpoint(path)
+    container, forget = _open(path)
     try:
         tensors, chosen = _weights_in(container, weights)
     except InputError as error:
@@ -272,8 +279,32 @@ def _read(path: Path, weights: str) -> Published:
         raise InputError(f"{path} is none of the networks that are known here: {known}")
     if chosen != weights and weights == "raw":
         raise InputError(f"{path} has averaged weights only; leave --weights raw out")
-    step = container.get("iter", container.get("global_step")) if isinstance(container, dict) else None
-    return Published(path, family, tensors, chosen, step if isinstance(step, int) else None, forget)
+    step, epoch = (_count(container, keys) for keys in (_STEP_KEYS, _EPOCH_KEYS))
+    return Published(path, family, tensors, chosen, step, epoch, forget)
+
+
+def _open(path: Path) -> Checkpoint:
+    """What is in a published file of any kind, which its first bytes tell."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(64)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    for pattern, what in _OTHERS:
+        if re.match(pattern, begin, re.DOTALL):
+            raise InputError(f"{path} {what}")
+    if begin[:2] == b"PK" or begin[:1] == b"\x80":
+        return read_checkpoint(path)
+    # Maps of msgpack: short, of 16 and of 32 bits. A pickle's 0x80 would be an empty one.
+    if begin[:1] in (b"\xde", b"\xdf") or b"\x81" <= begin[:1] <= b"\x8f":
+        return read_flax(path)
+    raise InputError(f"{path} is no weights: neither a checkpoint of PyTorch nor flax's msgpack")
+
+
+def _count(container: Any, keys: Sequence[str]) -> int | None:
+    """The whole number that a checkpoint has under the first of some keys; None where it has none."""
+    values = (container.get(key) for key in keys) if isinstance(container, dict) else ()
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
 
 
 def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:
@@ -367,7 +398,9 @@ def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, 
 
 def _import_tokenizer(sources: _Sources, out: Path, reporter: Reporter) -> Path:
     if sources.directory is not None:
-        raise ConfigError(f"{sources.directory} is a tokenizer of this package already; copy it as it is")
+        raise ConfigError(
+            f"{sources.directory} is a directory of this package already; there is nothing to import"
+        )
     converted = _convert_tokenizer(sources, None, reporter)
     with replacing_directory(out) as temporary:
         _write_tokenizer(temporary, converted, [converted.parent])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -17,12 +18,16 @@ from maskgit_cli.sheets import captioned_sheet
 SHEET_WIDTH, SHEET_PICTURES = 1600, 100
 # It shows large pictures at this many pixels on their longer side; in a row of many, at least the second.
 LARGEST_SIDE, SMALLEST_SIDE = 512, 160
+# Small pictures are enlarged to no more than this.
+ENLARGED_SIDE = 256
 # Variants of each line of a manifest.
 SHOWN_VARIANTS = 8
 # What was added to an image is empty at first; what is drawn is marked like what is transparent in editors
 # of pictures, by squares of two greys, this many on the longer side.
 EMPTY, LIGHT, DARK = 232, 200, 150
-SQUARES = 32
+SQUARES = 48
+# Around each picture, so that white ones end somewhere.
+FRAME = 176
 
 
 class SheetRow(NamedTuple):
@@ -85,16 +90,18 @@ def _pictures(row: SheetRow, side: int) -> list[Tensor]:
     before[:, *region.inside] = region.picture[:, *region.inside]
     before = _fit(before, side)
     marked = torch.where(_fit_mask(region.masked, before), _squares(before), before)
-    return [before, marked, *(_fit(picture, side) for picture in row.drawn)]
+    shown = [before, marked, *(_fit(picture, side) for picture in row.drawn)]
+    return [F.pad(picture, (1, 1, 1, 1), value=FRAME) for picture in shown]
 
 
 def _fit(picture: Tensor, side: int) -> Tensor:
-    """Scale uint8 (3, H, W) down to a longer side of ``side``, or up by a whole factor to no more."""
+    """Scale uint8 (3, H, W) down to a longer side of ``side``, or a small one up by a whole factor."""
     longer = max(picture.shape[1:])
     if longer > side:
         size = [max(1, round(x * side / longer)) for x in picture.shape[1:]]
         return transforms.resize(picture, size, antialias=True)
-    return picture.repeat_interleave(side // longer, 1).repeat_interleave(side // longer, 2)
+    factor = max(1, min(side, ENLARGED_SIDE) // longer)
+    return picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def _fit_mask(masked: Tensor, picture: Tensor) -> Tensor:

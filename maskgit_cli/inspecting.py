@@ -14,7 +14,7 @@ from maskgit_cli.artifacts.models import (
     TOKENIZERS,
     TRANSFORMERS,
     WEIGHTS_FILE,
-    named,
+    find_named,
     network_of,
 )
 from maskgit_cli.artifacts.pictures import PICTURES_FORMAT, RECORD_FILE
@@ -29,6 +29,8 @@ from maskgit_cli.data import list_images
 from maskgit_cli.errors import ArtifactError, InputError
 
 Facts = dict[str, Any]
+# Names of the records in directories of ours, and the order in which they are looked for.
+RECORDS = ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE, SWEEP_FILE)
 
 
 def describe(path: Path) -> Facts:
@@ -42,9 +44,7 @@ def describe(path: Path) -> Facts:
         InputError: there is nothing at ``path``, or nothing that this package knows.
         ArtifactError: it is one of ours, but incomplete or damaged.
     """
-    path = named(path)
-    if not path.exists():
-        raise InputError(f"nothing at {path}: it does not exist")
+    path = find_named(path, "file or directory")
     if path.is_dir():
         return _directory(path)
     readers: dict[str, Callable[[Path], Facts]] = {
@@ -67,7 +67,7 @@ def _common(record: Facts) -> Facts:
 
 
 def _directory(path: Path) -> Facts:
-    for name in ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE, SWEEP_FILE):
+    for name in RECORDS:
         if (path / name).exists():
             return _record(path, read_json(path / name, "an artifact of ours"))
     return _images(path)
@@ -118,7 +118,17 @@ def _run(path: Path, record: Facts) -> Facts:
 
 def _model(path: Path, record: Facts) -> Facts:
     sizes = network_of(record, TRANSFORMERS, "maskgit", path).key
-    keys = ("network", "resolution", "step", "weights", "half", sizes, "tokenizer_sha256", "class_names")
+    keys = (
+        "network",
+        "resolution",
+        "step",
+        "epoch",
+        "weights",
+        "half",
+        sizes,
+        "tokenizer_sha256",
+        "class_names",
+    )
     return {**{key: record[key] for key in keys if key in record}, **_parameters(path / WEIGHTS_FILE)}
 
 
@@ -148,6 +158,8 @@ def _sweep(path: Path, record: Facts) -> Facts:
 
 
 def _json(path: Path) -> Facts:
+    if path.name in RECORDS:
+        return _directory(path.parent)
     return _record(path, read_json(path, "an artifact of ours"))
 
 

@@ -35,7 +35,7 @@ HALTON_HEADS = {
 def _shape(published: Published, name: str, sides: int) -> tuple[int, ...]:
     """The shape of a tensor that sizes are read from."""
     if name not in published.tensors:
-        raise _unlike(published, f"it lacks 1: {name}")
+        raise _unlike(published, f"it lacks 1 tensor: {name}")
     shape = tuple(published.tensors[name].shape)
     if len(shape) != sides or 0 in shape:
         raise _unlike(published, f"{name} has shape {shape}")

@@ -8,14 +8,15 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from maskgit_cli.artifacts.atomic import check_output, read_json, replacing_directory
-from maskgit_cli.artifacts.models import MODEL_FORMAT, WEIGHTS_FILE, load_model, load_tokenizer
+from maskgit_cli.artifacts.models import MODEL_FORMAT, MODELS, WEIGHTS_FILE, load_model, load_tokenizer
 from maskgit_cli.catalogue import Published, PublishedFile, published_model
 from maskgit_cli.errors import WeightsError
-from maskgit_cli.fetching import RemoteFile, UnreachableError, ask_server, difference, fetch_file
+from maskgit_cli.fetching import AbsentError, RemoteFile, UnreachableError, ask_server, difference, fetch_file
 from maskgit_cli.hub import cached_from_hub, enter_in_cache, find_on_hub
 from maskgit_cli.importing import import_weights
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.settings import offline as forbidden
+from maskgit_cli.sharing import check_repository
 
 # What a model directory consists of, as `export --push` uploads it.
 NATIVE_FILES = ("config.json", WEIGHTS_FILE, "tokenizer/config.json", f"tokenizer/{WEIGHTS_FILE}")
@@ -52,16 +53,26 @@ def pull(
         ArtifactError: a file isn't what its family's files are.
         OutputError: ``out`` is there already and isn't this model, or the file system refuses.
     """
-    ours = "/" not in name
-    model = published_model(name) if ours else None
-    out = out or Path("models") / name.rsplit("/", 1)[-1]
-    if model and not overwrite and holds_model(out, model):
+    model = None
+    if "/" in name:
+        check_repository(name, "pull")
+    else:
+        model = published_model(name)
+    out = out or MODELS / name.rsplit("/", 1)[-1]
+    if model and not overwrite and holds_model(out, model, weights):
         reporter.info(f"{out} is {name} already; --overwrite makes it anew")
         return out
     check_output(out, overwrite)
     if model is None:
         return _pull_native(name, out, offline, reporter)
-    paths = [fetch_published(file, offline, reporter) for file in model.files]
+    try:
+        paths = [fetch_published(file, offline, reporter) for file in model.files]
+    except AbsentError as error:
+        if model.listed:
+            raise
+        raise WeightsError(
+            f"{name} is a name of its authors' scheme, but they list no such file: {error}"
+        ) from None
     return import_weights(
         paths[:1],
         out,
@@ -73,13 +84,14 @@ def pull(
     )
 
 
-def holds_model(path: Path, model: Published) -> bool:
-    """Whether a directory is what :func:`pull` makes of a published model."""
+def holds_model(path: Path, model: Published, weights: str) -> bool:
+    """Whether a directory is what :func:`pull` makes of a published model, with these weights asked for."""
     if not (path / "config.json").is_file():
         return False
     record = read_json(path / "config.json", "a model directory")
     names = {p["name"] for p in record.get("parents", [])}
-    return record.get("format") == MODEL_FORMAT and model.weights.name in names
+    asked = record.get("settings", {}).get("weights")
+    return record.get("format") == MODEL_FORMAT and model.weights.name in names and asked == weights
 
 
 def _pull_native(repository: str, out: Path, offline: bool, reporter: Reporter) -> Path:

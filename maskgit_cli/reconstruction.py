@@ -22,6 +22,9 @@ def reconstruction_quality(network: VQGAN, source: Source, batch_size: int = 32)
     Returns:
         ``psnr``: mean over the images of 10·log10(255²/mean squared error) of their uint8 pixels, in dB;
         ``usage``: share of the codebook that occurs; ``perplexity``: exp of the entropy of the codes.
+
+    Raises:
+        InputError: none of the images can be read.
     """
     device = network.quantize.embedding.weight.device
     dataset = ImageDataset(source, network.config.resolution)

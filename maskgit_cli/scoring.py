@@ -27,9 +27,7 @@ from maskgit_cli.artifacts.feature_statistics import (
 from maskgit_cli.artifacts.models import builtin_tokenizer, find_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.samples import SCORES_FILE, TOKENS_FILE, read_record
 from maskgit_cli.artifacts.scores import SCORES_FORMAT, SCORES_VERSION, write_scores
-from maskgit_cli.config import (
-    ScoreConfig,
-)
+from maskgit_cli.config import ScoreConfig
 from maskgit_cli.distributed import broadcast_object, resolve_device, world
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
 from maskgit_cli.extraction import Extracted, extract
@@ -47,6 +45,13 @@ from maskgit_cli.image_sets import ImageSet, is_sample_directory, open_image_set
 from maskgit_cli.metrics import frechet_distance, inception_score, prdc
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.settings import require
+
+# What the metrics that one can ask for are called in a sentence.
+METRIC_TITLES = {
+    "fid": "the Fréchet distance (fid)",
+    "is": "the Inception Score (is)",
+    "prdc": "precision, recall, density and coverage (prdc)",
+}
 
 
 class Scores(NamedTuple):
@@ -200,7 +205,7 @@ def scores_path(samples: Path) -> Path:
     """Where scores go: into a sample directory, else beside what was scored, never among images."""
     if is_sample_directory(samples):
         return samples / SCORES_FILE
-    whole = samples.resolve()
+    whole = samples if samples.name not in ("", "..") else samples.resolve()
     return whole.parent / f"{whole.name if whole.is_dir() else whole.stem}.{SCORES_FILE}"
 
 
@@ -361,7 +366,7 @@ def _record(
     """The object of scores.json; docs/artifacts.md specifies it."""
     scores, left_out = _metrics(ours.statistics, theirs.statistics, config, identity, means.device)
     for name, reason in left_out.items():
-        means.reporter.info(f"left out {name}: {reason}")
+        means.reporter.info(f"left out {METRIC_TITLES[name]}: {reason}")
     warnings = _warnings(ours, theirs, identity)
     for text in warnings:
         means.reporter.warn(text)

@@ -19,14 +19,18 @@ from maskgit_cli.progress import SILENT, Reporter
 CARD = "README.md"
 
 
-def check_repository(name: str) -> None:
+def check_repository(name: str, what: str = "--push") -> None:
     """Make sure that a repository's name can be one.
 
+    Args:
+        name: ``user/name``.
+        what: what it was given as, for the error.
+
     Raises:
-        ConfigError: it is not ``user/name``.
+        ConfigError: it cannot.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
-        raise ConfigError(f"--push {name}: must be user/name, a repository of the Hugging Face hub")
+        raise ConfigError(f"{what} {name}: must be user/name, a repository of the Hugging Face hub")
 
 
 def upload(folder: Path, repository: str, licence: str | None = None, reporter: Reporter = SILENT) -> str:
@@ -143,7 +147,7 @@ def _files(folder: Path) -> str:
 
 def _settings(record: Mapping[str, Any]) -> str:
     rows = [(f"`{key}`", f"`{value}`") for key, value in record.get("settings", {}).items()]
-    return _table("Training", ("setting", "value"), rows)
+    return _table("Settings", ("setting", "value"), rows)
 
 
 def _parents(record: Mapping[str, Any]) -> str:

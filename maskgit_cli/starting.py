@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import parent
-from maskgit_cli.artifacts.models import TRANSFORMERS, Model, load_model, named, weights_of
+from maskgit_cli.artifacts.models import TRANSFORMERS, Model, find_named, load_model, weights_of
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.config import SIZES, Size, TrainConfig, TransformerConfig
-from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.errors import ConfigError
 from maskgit_cli.imagenet import same_classes
 
 # The tables with a row a place, by network: their names, and the rows before and after the grid's, which
@@ -82,18 +82,6 @@ def network_sizes(tokens: TokenFile, config: TrainConfig) -> TransformerConfig:
     )
 
 
-def find_model(path: Path) -> Path:
-    """The directory a user's word means: a path, ``builtin``, or the name of a model under ``models/``.
-
-    Raises:
-        InputError: there is none; the message says how to get it.
-    """
-    for place in (named(path), Path("models") / path):
-        if place.exists():
-            return place
-    raise InputError(f"no model at {path}, nor at models/{path}; `maskgit pull --list` shows what can be had")
-
-
 def start_from(path: Path, tokens: TokenFile, config: TrainConfig) -> Start:
     """The weights of a model, made to fit a token file.
 
@@ -107,7 +95,7 @@ def start_from(path: Path, tokens: TokenFile, config: TrainConfig) -> Start:
         ArtifactError: it is incomplete or damaged.
         ConfigError: its codes, classes or sizes are others than asked for.
     """
-    place = find_model(path)
+    place = find_named(path, "run or model")
     model = load_model(place)
     _check_codes(path, model, tokens)
     _check_classes(path, model, tokens)
@@ -150,6 +138,11 @@ def _check_classes(path: Path, model: Model, tokens: TokenFile) -> None:
     if len(wanted) not in (0, known) or highest > known:
         found = len(wanted) or highest
         raise ConfigError(f"--init-from {path}: it knows {known} classes, but {tokens.path} has {found}")
+    if not model.config.drops_labels and tokens.labels.min(initial=0) < 0:
+        raise ConfigError(
+            f"--init-from {path}: this network needs a class for every image, and {tokens.path} has images "
+            "without one"
+        )
     if wanted and names and not same_classes(names, wanted):
         number = next(i for i in range(known) if not same_classes(names[i : i + 1], wanted[i : i + 1]))
         raise ConfigError(
@@ -161,9 +154,10 @@ def _check_classes(path: Path, model: Model, tokens: TokenFile) -> None:
 def _check_sizes(path: Path, model: Model, config: TrainConfig) -> None:
     if config.size is not None and size_name(model.config) != config.size:
         raise ConfigError(f"--size {config.size}: the model at {path} is of another size; leave --size out")
-    if not model.config.drops_labels and config.drop_label > 0:
+    if not model.config.drops_labels and config.drop_label:
         raise ConfigError(
-            f"--init-from {path}: this network knows no dropped class; train it with --drop-label 0"
+            f"--drop-label {config.drop_label}: the network of --init-from {path} knows no dropped class; "
+            "leave --drop-label out"
         )
 
 

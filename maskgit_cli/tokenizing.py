@@ -8,17 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskgit_cli.artifacts.atomic import parent
-from maskgit_cli.artifacts.models import Tokenizer, TokenizerNetwork, builtin_tokenizer, load_tokenizer
+from maskgit_cli.artifacts.models import Tokenizer, builtin_tokenizer, load_tokenizer
 from maskgit_cli.artifacts.token_writing import TokenWriter, completed
 from maskgit_cli.artifacts.tokens import TokenMeta
-from maskgit_cli.config import (
-    VIEWS,
-    TokenizeConfig,
-)
+from maskgit_cli.config import VIEWS, TokenizeConfig
 from maskgit_cli.data import (
     ImageBatch,
     ImageDataset,
@@ -30,10 +26,13 @@ from maskgit_cli.data import (
 )
 from maskgit_cli.distributed import autocast, barrier, gather_objects, resolve_device, resolve_dtype, world
 from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.inference import apply_to_rows
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.settings import require
 
 Failures = list[tuple[int, str]]
+# Squares a call on a GPU, whatever the batch size: the kernels are then always the same ones.
+GPU_ROWS = 16
 
 
 class Tokenized(NamedTuple):
@@ -53,7 +52,7 @@ class Tokenized(NamedTuple):
 
 
 class _Compute(NamedTuple):
-    """Where and how squares are encoded: ``squares`` at a time."""
+    """Where and how squares are encoded, and how many are read at a time."""
 
     tokenizer: Tokenizer
     device: torch.device
@@ -83,7 +82,7 @@ def tokenize(
         out: the token file.
         tokenizer: a tokenizer, run or model directory; None is the built-in one.
         config: resolution, views, and what to do about unreadable images.
-        batch_size: squares (images times views) encoded at a time by each process.
+        batch_size: squares (images times views) read and encoded at a time by each process.
         workers: further processes that read images, for each process.
         device: where the network runs.
         dtype: precision of its matrix products and convolutions.
@@ -196,26 +195,17 @@ def _batches(
 
 
 def _encode(images: Tensor, compute: _Compute) -> np.ndarray:
-    """Codes (B, V, h, w) of images uint8 (B, V, 3, side, side).
-
-    Every pass has the same number of squares, the last one filled up with black ones: kernels are
-    chosen by shape, and so an image gets the same codes however an interruption, unreadable
-    neighbours or other processes cut the batches.
-    """
+    """Codes (B, V, h, w) of images uint8 (B, V, 3, side, side); an image's depend on nothing else."""
     squares = images.flatten(0, 1)  # (B·V, 3, side, side)
-    parts = []
-    for part in squares.split(compute.squares):
-        padded = F.pad(part, (0, 0, 0, 0, 0, 0, 0, compute.squares - len(part)))
-        pixels = to_model(padded.to(compute.device, non_blocking=True))
-        codes = _codes(compute.tokenizer.network, pixels, compute)
-        parts.append(codes[: len(part)].cpu())
-    return torch.cat(parts).unflatten(0, images.shape[:2]).numpy()
+    codes = apply_to_rows(lambda part: _codes(part, compute), (squares,), compute.device, GPU_ROWS)
+    return codes.unflatten(0, images.shape[:2]).numpy()
 
 
-def _codes(network: TokenizerNetwork, pixels: Tensor, compute: _Compute) -> Tensor:
-    """Codes (B, h, w) of pixels (B, 3, H, W) in -1..1; distances to the codebook are always float32."""
+def _codes(squares: Tensor, compute: _Compute) -> Tensor:
+    """Codes (B, h, w) of uint8 (B, 3, side, side); distances to the codebook are always float32."""
+    network = compute.tokenizer.network
     with autocast(compute.device, compute.dtype):
-        latents = network.latents(pixels)  # (B, D, h, w)
+        latents = network.latents(to_model(squares))  # (B, D, h, w)
     return network.quantize.nearest(latents.float())
 
 

@@ -59,10 +59,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(_read_legacy(path, mapped), mapped.forget)
     except Refused as reason:
         raise InputError(f"{path} cannot be read as a checkpoint of PyTorch: {reason}") from None
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+    except zipfile.BadZipFile:  # a zip's directory stands at its end
+        raise InputError(
+            f"{path} cannot be read as a checkpoint of PyTorch: it is cut short or damaged"
+        ) from None
+    except (OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(f"{path} cannot be read as a checkpoint of PyTorch: {error}") from None
-    if begin.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the file itself; `git lfs pull` fetches that")
     raise InputError(f"{path} is no checkpoint of PyTorch")
 
 
@@ -72,12 +74,13 @@ def _read_zip(path: Path, mapped: MappedFile) -> Any:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise Refused(f"it is a zip file with {len(pickles)} data.pkl inside")
+            raise Refused(f"it is a zip file with {len(pickles) or 'no'} data.pkl inside")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in entries and _stored(file, entries[f"{folder}byteorder"])[:6] != b"little":
             raise Refused("it was written on a big-endian machine")
 
         def find(identifier: Any) -> Storage:
+            """The numbers of a storage, a view of the mapped file; None for a type that is not read."""
             dtype, key, count, view = _described(identifier)
             if dtype is None:
                 return Storage(None)
@@ -117,6 +120,7 @@ def _read_legacy(path: Path, mapped: MappedFile) -> Any:
     """
 
     def none(identifier: Any) -> Storage:
+        """Of the pickles before and after the main one: they have no storages."""
         raise Refused("it refers to a storage where it has none")
 
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickles:
@@ -130,6 +134,7 @@ def _read_legacy(path: Path, mapped: MappedFile) -> Any:
         known: dict[str, tuple[torch.dtype, int]] = {}
 
         def learn(identifier: Any) -> Storage:
+            """Note the type and size of a storage; its numbers can wait."""
             dtype, key, count, _ = _described(identifier)
             if dtype is None:
                 raise Refused(f"it holds numbers of type {identifier[1].name!r}, which are not read here")
@@ -141,6 +146,7 @@ def _read_legacy(path: Path, mapped: MappedFile) -> Any:
         storages = dict(_legacy_storages(mapped, stream, keys, known))
 
         def find(identifier: Any) -> Storage:
+            """The numbers of a storage, or of the part of it that is meant."""
             dtype, key, count, view = _described(identifier)
             if key not in storages or (dtype, count) != known[key]:
                 raise Refused(f"the numbers of storage {key!r} are missing")

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,14 +29,7 @@ from maskgit_cli.artifacts.runs import (
 from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
 from maskgit_cli.config import TrainConfig
 from maskgit_cli.data import to_pixels
-from maskgit_cli.distributed import (
-    barrier,
-    make_accelerator,
-    on_main,
-    resolve_device,
-    resolve_dtype,
-    world,
-)
+from maskgit_cli.distributed import make_accelerator, on_main, resolve_device, resolve_dtype, world
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
@@ -118,23 +112,23 @@ def train(
     """
     data = open_tokens(tokens)
     held_out = open_tokens(val) if val else None
-    start, config = _start(data, _resolved(data, held_out, config or TrainConfig(), res), init_from)
-    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, start.near(tokens))
+    start, config = _start(data, _resolved(data, held_out, config or TrainConfig(), res), init_from, reporter)
     out = out or Path("runs") / f"{tokens.stem}-{config.size or start.network}-{data.meta.resolution}"
+    near = [out / "tokenizer", *start.near(tokens)]  # a run that is resumed has it itself
+    codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near, out if overwrite else None)
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
     on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite))
-    training = _build(config, start, accelerator)
-    step = _resume(out, training)
+    training, meter = _build(config, start, accelerator), _Meter()
+    step = _resume(out, training, meter)
     if step >= (config.steps or 0):
         reporter.info(f"{out} has its {step} steps already; more --steps go on, --overwrite begins anew")
         return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
-    log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
+    log = MetricsLog(out, step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
     with held(out, world().main), reporter.task("train", config.steps, step, unit="steps") as task:
-        meter = _Meter()
         while step < config.steps:
             step += 1
             loss, norm = _train_step(step, data, config, training)
@@ -156,7 +150,7 @@ def train(
                 preview.draw(step, training.ema)
             if checkpoint:  # last of all: what is lost in an interruption before it is done again
                 meter.check(step)
-                _checkpoint(out, step, training, config)
+                _checkpoint(out, step, training, meter, config)
     return out
 
 
@@ -187,13 +181,22 @@ def _resolved(
     return dataclasses.replace(config, batch_size=batch, steps=steps)
 
 
-def _start(data: TokenFile, config: TrainConfig, init_from: Path | None) -> tuple[Start, TrainConfig]:
-    """The network to train, and the settings with its size named where it has a name."""
+def _start(
+    data: TokenFile, config: TrainConfig, init_from: Path | None, reporter: Reporter = SILENT
+) -> tuple[Start, TrainConfig]:
+    """The network to train, and the settings that depend on it: its size's name if it has one."""
     if init_from is not None:
         start = start_from(init_from, data, config)
-        return start, dataclasses.replace(config, size=size_name(start.sizes))
-    config = dataclasses.replace(config, size=config.size or "base")
-    return Start("maskgit", network_sizes(data, config)), config
+        size = size_name(start.sizes)
+    else:
+        size = config.size or "base"
+        start = Start("maskgit", network_sizes(data, dataclasses.replace(config, size=size)))
+    if not start.sizes.drops_labels:
+        reporter.info("this network knows no dropped class, so no label is hidden, and there is no guidance")
+    drop = config.drop_label
+    if drop is None:
+        drop = TrainConfig.default_drop_label(start.sizes.drops_labels)
+    return start, dataclasses.replace(config, size=size, drop_label=drop)
 
 
 def _record(data: TokenFile, config: TrainConfig, start: Start) -> dict[str, Any]:
@@ -239,7 +242,7 @@ def _build(config: TrainConfig, start: Start, accelerator: Any) -> _Training:
     return _Training(network, wrapped, prepared, EMA(network, config.ema), accelerator)
 
 
-def _resume(out: Path, training: _Training) -> int:
+def _resume(out: Path, training: _Training, meter: _Meter) -> int:
     """Take up the newest checkpoint; gives the steps done."""
     checkpoint = load_checkpoint(out)
     if checkpoint is None:
@@ -247,19 +250,19 @@ def _resume(out: Path, training: _Training) -> int:
     training.network.load_state_dict(checkpoint.tensors["model"])
     training.ema.load(checkpoint.tensors["ema"])
     load_optimizer(training.optimizer, training.network, checkpoint.tensors["optimizer"])
+    meter.load(checkpoint.tensors.get("window", {}), training.accelerator.device)
     return checkpoint.step
 
 
-def _checkpoint(out: Path, step: int, training: _Training, config: TrainConfig) -> None:
+def _checkpoint(out: Path, step: int, training: _Training, meter: _Meter, config: TrainConfig) -> None:
     """Write everything that :func:`_resume` reads; all other state is a function of the step."""
-    if world().main:
-        tensors = {
-            "model": training.network.state_dict(),
-            "ema": training.ema.tensors,
-            "optimizer": optimizer_tensors(training.optimizer, training.network),
-        }
-        save_checkpoint(out, step, tensors, config.keep)
-    barrier()
+    state = {
+        "model": training.network.state_dict(),
+        "ema": training.ema.tensors,
+        "optimizer": optimizer_tensors(training.optimizer, training.network),
+    }
+    window = {"window": meter.tensors()} if meter.losses else {}
+    on_main(lambda: save_checkpoint(out, step, state | window, config.keep))
 
 
 # --- one step ---------------------------------------------------------------------------------------
@@ -272,6 +275,7 @@ def draw_batch(step: int, data: TokenFile, config: TrainConfig, device: torch.de
     that probability (arXiv 2310.14400, section 3.2).
     """
     assert config.batch_size is not None
+    assert config.drop_label is not None
     share = config.batch_size // world().size
     first = (step - 1) * config.batch_size + world().rank * share
     rows = batch_rows(config.seed, len(data), first, share)
@@ -373,6 +377,17 @@ class _Meter:
         self.norms: list[Tensor] = []
         self.images = 0
         self.began = time.perf_counter()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, so that the next line is the same after a resume."""
+        return {"losses": torch.stack(self.losses), "norms": torch.stack(self.norms)}
+
+    def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take up what :meth:`tensors` gave; speed counts from now."""
+        self._clear()
+        if tensors:
+            self.losses = list(tensors["losses"].to(device))
+            self.norms = list(tensors["norms"].to(device))
 
     def add(self, loss: Tensor, norm: Tensor, images: int) -> None:
         """Take in one step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli.artifacts.atomic import CREATED_BY, parent
-from maskgit_cli.artifacts.models import (
-    TOKENIZER_FORMAT,
-    TOKENIZER_VERSION,
-    WEIGHTS_FILE,
-    save_tokenizer,
-)
+from maskgit_cli.artifacts.models import TOKENIZER_FORMAT, TOKENIZER_VERSION, WEIGHTS_FILE, save_tokenizer
 from maskgit_cli.artifacts.runs import MetricsLog, held, load_checkpoint, save_checkpoint, settle_record
-from maskgit_cli.config import (
-    TOKENIZER_SIZES,
-    VQGANConfig,
-    VQGANTrainConfig,
-)
+from maskgit_cli.config import TOKENIZER_SIZES, VQGANConfig, VQGANTrainConfig
 from maskgit_cli.data import (
     ImageDataset,
     Source,
@@ -34,14 +25,7 @@ from maskgit_cli.data import (
     to_model,
     to_pixels,
 )
-from maskgit_cli.distributed import (
-    barrier,
-    make_accelerator,
-    on_main,
-    resolve_device,
-    resolve_dtype,
-    world,
-)
+from maskgit_cli.distributed import make_accelerator, on_main, resolve_device, resolve_dtype, world
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, WeightsError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.models.discriminator import PatchDiscriminator
@@ -144,11 +128,11 @@ def train_vqgan(
         return out
     torch.manual_seed(config.seed)
     nets = _build(config, sizes, accelerator)
-    step = _resume(out, nets) if resumed else 0
-    perceptual = _perceptual(config, accelerator.device, reporter)
-    log = MetricsLog(out / "metrics.jsonl", step) if world().main else None
-    batches = _batches(source, config, step, workers, reporter)
     meter = _Meter(sizes.codebook_size, accelerator.device)
+    step = _resume(out, nets, meter) if resumed else 0
+    perceptual = _perceptual(config, accelerator.device, reporter)
+    log = MetricsLog(out, step) if world().main else None
+    batches = _batches(source, config, step, workers, reporter)
     with held(out, world().main), reporter.task("train-vqgan", config.steps, step, unit="steps") as task:
         while step < config.steps:
             pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
@@ -159,21 +143,20 @@ def train_vqgan(
             nets.last_used[counts > 0] = step
             meter.add(values, counts, config.batch_size)
             task.advance(1, loss=values["l1"])
-            checkpoint = step % config.checkpoint_every == 0 or step == config.steps
-            if checkpoint or step % config.log_every == 0:
+            last = step == config.steps
+            checkpoint, line = (step % n == 0 or last for n in (config.checkpoint_every, config.log_every))
+            if checkpoint or line:
                 _check_finite(nets, step)
-            if log and step % config.log_every == 0:
+            if log and line:
                 log.append(step=step, **meter.flush())
-            if log and config.preview_every and step % config.preview_every == 0:
+            if log and config.preview_every and (step % config.preview_every == 0 or last):
                 _preview(out, step, pixels, reconstruction)
             if checkpoint and held_out is not None and log:
                 log.append(step=step, **_validate(nets, sizes, held_out, config))
             if checkpoint:  # last of all: what is lost in an interruption before it is done again
-                _checkpoint(out, step, nets, config)
-    if world().main:
-        tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
-        save_tokenizer(out, tensors, sizes, record["settings"], record["parents"])
-    barrier()
+                _checkpoint(out, step, nets, meter, config)
+    tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
+    on_main(lambda: save_tokenizer(out, tensors, sizes, record["settings"], record["parents"]))
     return out
 
 
@@ -206,7 +189,7 @@ def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> _N
     return _Networks(vqgan, discriminator, wrapped, wrapped_d, optimizer, optimizer_d, ema, last_used)
 
 
-def _resume(out: Path, nets: _Networks) -> int:
+def _resume(out: Path, nets: _Networks, meter: _Meter) -> int:
     """Take up the newest checkpoint; gives the steps done."""
     checkpoint = load_checkpoint(out)
     if checkpoint is None:
@@ -218,7 +201,22 @@ def _resume(out: Path, nets: _Networks) -> int:
     load_optimizer(nets.optimizer, nets.vqgan, tensors["optimizer"])
     load_optimizer(nets.discriminator_optimizer, nets.discriminator, tensors["discriminator_optimizer"])
     nets.last_used.copy_(tensors["codebook"]["last_used"])
+    meter.load(tensors.get("window", {}))
     return checkpoint.step
+
+
+def _checkpoint(out: Path, step: int, nets: _Networks, meter: _Meter, config: VQGANTrainConfig) -> None:
+    """Write everything that :func:`_resume` reads."""
+    state = {
+        "model": nets.vqgan.state_dict(),
+        "ema": nets.ema.tensors,
+        "optimizer": optimizer_tensors(nets.optimizer, nets.vqgan),
+        "discriminator": nets.discriminator.state_dict(),
+        "discriminator_optimizer": optimizer_tensors(nets.discriminator_optimizer, nets.discriminator),
+        "codebook": {"last_used": nets.last_used},
+    }
+    window = {"window": meter.tensors()} if meter.sums else {}
+    on_main(lambda: save_checkpoint(out, step, state | window, config.keep))
 
 
 def _check_finite(nets: _Networks, step: int) -> None:
@@ -234,21 +232,6 @@ def _check_finite(nets: _Networks, step: int) -> None:
             f"the weights at step {step} are not finite any more; the checkpoint before it is intact: "
             "begin anew with a lower --lr, or with --dtype fp32"
         )
-
-
-def _checkpoint(out: Path, step: int, nets: _Networks, config: VQGANTrainConfig) -> None:
-    """Write everything that :func:`_resume` reads."""
-    if world().main:
-        tensors = {
-            "model": nets.vqgan.state_dict(),
-            "ema": nets.ema.tensors,
-            "optimizer": optimizer_tensors(nets.optimizer, nets.vqgan),
-            "discriminator": nets.discriminator.state_dict(),
-            "discriminator_optimizer": optimizer_tensors(nets.discriminator_optimizer, nets.discriminator),
-            "codebook": {"last_used": nets.last_used},
-        }
-        save_checkpoint(out, step, tensors, config.keep)
-    barrier()
 
 
 def _perceptual(config: VQGANTrainConfig, device: torch.device, reporter: Reporter) -> PerceptualLoss | None:
@@ -429,10 +412,29 @@ class _Meter:
         self.began = time.perf_counter()
         self.counts.zero_()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, so that the next line is the same after a resume."""
+        sums = {f"sums/{name}": total for name, total in self.sums.items()}
+        steps = {f"steps/{name}": torch.tensor(n) for name, n in self.steps.items()}
+        return sums | steps | {"counts": self.counts}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`tensors` gave; speed counts from now."""
+        self._clear()
+        if tensors:
+            self.counts.copy_(tensors["counts"])
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == "sums":
+                self.sums[name] = value
+            elif kind == "steps":
+                self.steps[name] = int(value)
+
     def add(self, values: dict[str, Tensor], counts: Tensor, images: int) -> None:
         """Take in the losses and the codes' counts of one step."""
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float().cpu()
+            # Stays where it was computed: reading it would wait for the GPU at every step.
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float()
             self.steps[name] = self.steps.get(name, 0) + 1
         self.counts += counts
         self.images += images

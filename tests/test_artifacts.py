@@ -490,14 +490,34 @@ def test_a_run_that_cannot_be_opened(run, tmp_path):
 
 def test_the_log_drops_what_comes_after_a_step_and_half_a_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = runs.MetricsLog(path, 0)
+    log = runs.MetricsLog(tmp_path, 0)
     for step in (1, 2, 3):
         log.append(step=step, loss=0.5)
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
-    runs.MetricsLog(path, 2).append(step=3, loss=0.25)
+    runs.MetricsLog(tmp_path, 2).append(step=3, loss=0.25)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert runs.read_metrics(tmp_path) == lines
     assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.25}]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1', "[1]", '{"loss": 0.5}', '{"step": "1"}'])
+def test_a_damaged_log_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line + '\n{"step": 2, "loss": 0.5}\n')
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl: line 1 is damaged; remove that line"):
+        runs.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("network", ["halton", "official"])
+def test_another_size_of_any_network_is_another_run(tmp_path, network):
+    """Whatever the sizes stand under, they have to be those that the run was begun with."""
+    record = {"format": runs.RUN_FORMAT, "version": 1, "network": network, network: {"width": 8}}
+    record |= {"settings": {"keep": 2}, "parents": [], "created_by": "maskgit-cli 0.0.1"}
+    assert not runs.settle_record(tmp_path / "run", record, False, "a run", set())
+    later = {**record, "created_by": "maskgit-cli 0.0.2"}
+    assert runs.settle_record(tmp_path / "run", later, False, "a run", set())
+    with pytest.raises(OutputError, match=f"was begun with other {network}"):
+        runs.settle_record(tmp_path / "run", {**later, network: {"width": 16}}, False, "a run", set())
 
 
 def test_a_full_disk_in_the_middle_of_training_is_one_line_and_resumable(run, tokens, tmp_path, monkeypatch):

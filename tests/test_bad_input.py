@@ -98,6 +98,8 @@ def make_folders():
         Path(folder, "text.png").write_text("I am no picture")
     Path("some-bad/good.png").write_bytes(png)
     Image.new("1", Image.open("images/cat/0.png").size).save("black.png")
+    edits = 'image,box\nimages/cat/0.png,"1,1,4,4"\nimages/cat/none.png,"1,1,4,4"\n'
+    Path("edits.csv").write_text(edits)
     Image.new("1", (7, 7), 1).save("small.png")
 
 
@@ -439,6 +441,7 @@ REFUSED = {
     f"sweep model model --steps 2,4 --ref images --out new {FEATURES}": ["named twice"],
     "sweep model --steps 2,4 --ref images --out new --inception nowhere": ["--inception nowhere", "no such"],
     "bench --batch-size 0": ["--batch-size 0", "1 or more"],
+    "bench --res 250 --stages decode": ["--res 250", "a multiple of 16"],
     "bench --stages train,cook": ["--stages cook", "tokenize"],
     "--procs 0 info tokens.h5": ["--procs 0", "1 or more"],
 }

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from maskgit_cli import __version__, config, training
 from maskgit_cli.artifacts.models import load_model
-from maskgit_cli.cli import COMMANDS, group, launch
+from maskgit_cli.cli import COMMANDS, cmd_demo, group, launch
 from maskgit_cli.errors import InputError
 
 COMMAND = [sys.executable, "-m", "maskgit_cli"]
@@ -34,14 +35,18 @@ def options_of(name):
 
 
 def test_help_is_quick():
+    def worked():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = worked()
         done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - began)
+        times.append(worked() - before)
     assert "Usage: maskgit" in done.stdout
-    # 0.2 s on a machine of its own; tests may share one.
-    assert statistics.median(times) < 0.5
+    # Seconds of work, not of waiting: tests may share their machine with others.
+    assert min(times) < 0.2
 
 
 def test_no_help_imports_torch():
@@ -172,6 +177,30 @@ def test_what_a_user_can_mend_is_one_line(maskgit, monkeypatch):
     assert (done.status, done.stdout, done.stderr) == (1, "", "maskgit: the file is gone\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "secret/t.h5"),
+            "secret/t.h5: no permission for it; change that, or name another place",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "standard output: the disk is full"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(maskgit, monkeypatch, error, line):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "train", refuse)
+    assert maskgit("train", "tokens.h5") == (1, "", f"maskgit: {line}\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_one_may_not_read_is_no_matter_of_words(name):
+    paths = [p.type for p in command(name).params if isinstance(p.type, click.Path)]
+    assert not any(kind.readable for kind in paths)
+
+
 def test_a_defect_of_ours_is_one_line_too(maskgit, monkeypatch):
     train_ends_with(monkeypatch, ZeroDivisionError("by\nzero " + "x" * 1000))
     done = maskgit("train", "tokens.h5")
@@ -200,6 +229,22 @@ def test_a_reader_that_has_left_is_no_defect():
 
 
 # --- several processes ------------------------------------------------------------------------------
+
+
+def test_the_demo_can_be_run_again(maskgit, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(cmd_demo, "_run", lambda line, quiet: lines.append(line))
+    out = tmp_path / "demo"
+    assert maskgit("demo", str(out)).stdout == f"{out}\n"
+    scores = next(i for i, line in enumerate(lines) if line.startswith("fid "))
+    assert not any("--overwrite" in line for line in lines)
+    (out / "samples").mkdir()
+    (out / "samples" / "scores.json").touch()
+    first = lines.copy()
+    lines.clear()
+    again = maskgit("demo", str(out), "--quiet")
+    assert (again.status, again.stderr) == (0, "")
+    assert lines == [line + " --overwrite" if i == scores else line for i, line in enumerate(first)]
 
 
 def test_processes_are_at_least_one(maskgit):
@@ -254,3 +299,5 @@ def test_results_alone_are_on_stdout(maskgit, run, tokens, tmp_path):
         told = maskgit("info", path, "--json")
         assert told.status == 0, told.stderr
         assert json.loads(told.stdout)
+    record = tmp_path / "model" / "config.json"
+    assert maskgit("info", record).stdout == maskgit("info", record.parent).stdout

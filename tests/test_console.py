@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import time
 
@@ -74,6 +75,21 @@ def test_a_terminal_gets_a_bar_with_rate_loss_and_memory(monkeypatch):
     assert "\x1b[" in text
 
 
+def test_a_bar_never_wraps(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "features of a-folder-with-quite-a-long-name"
+    with console.ConsoleReporter().task(name, 50_000, 12_345, "steps") as task:
+        task.advance(1, loss=42.46)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
+    shown = [line for line in lines if line.strip()]
+    assert shown
+    assert all(line.startswith("features of a-folder-wi…") for line in shown)
+    assert shown[-1].endswith("GB  loss 42.46")
+
+
 def test_quiet_leaves_warnings_alone(capsys, clock):
     reporter = console.ConsoleReporter(quiet=True)
     with reporter.task("train", 2) as task:
@@ -126,3 +142,17 @@ def test_a_training_says_its_loss(tokens, tmp_path, capsys, monkeypatch):
     assert out == ""
     assert err.splitlines()[0].startswith("train: 1/2 steps, ")
     assert ", loss 2." in err.splitlines()[1]
+
+
+def test_bytes_are_said_in_units_people_read(capsys):
+    assert [console.size(n) for n in (0, 645, 12_345, 2_090_306_069)] == [
+        "0 bytes",
+        "645 bytes",
+        "12.3 kB",
+        "2.09 GB",
+    ]
+    with console.ConsoleReporter().task("fetching x.pth", 4_000_000, 1_000_000, unit="bytes") as task:
+        task.advance(1_000_000)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fetching x.pth: 2 MB of 4 MB, ")
+    assert line.count("B/s") == 1

@@ -72,7 +72,7 @@ def published(name, **changes) -> Published:
     tensors = {theirs: torch.zeros(shapes[ours]) for ours, theirs in names(name).items()}
     tensors |= changes
     kept = {key: value for key, value in tensors.items() if value is not None}
-    return Published("file.pth", BY_NETWORK[name], kept, "raw", None, lambda: None)
+    return Published("file.pth", BY_NETWORK[name], kept, "raw", None, None, lambda: None)
 
 
 def convert(name, **changes) -> dict[str, torch.Tensor]:
@@ -93,9 +93,9 @@ def test_missing_extra_and_misshapen_tensors_are_all_named():
     with pytest.raises(WeightsError) as error:
         convert("maskgit", **changes)
     assert str(error.value) == (
-        "file.pth is not the report's transformer as published: it lacks 2: first_layer.2.bias, "
-        "last_layer.0.weight; it has besides 1: first_layer.9.bias; "
-        "it has in other shapes 1: tok_emb.weight (3, 8) for (10, 8)"
+        "file.pth is not the report's transformer as published: it lacks 2 tensors: first_layer.2.bias, "
+        "last_layer.0.weight; it has 1 tensor too many: first_layer.9.bias; "
+        "it has 1 tensor of another shape: tok_emb.weight (3, 8) for (10, 8)"
     )
 
 
@@ -115,9 +115,9 @@ def test_what_is_no_part_of_a_network_is_left_out():
     assert convert("vqgan", **losses).keys() == network("vqgan").state_dict().keys()
     used = {"quantize.codebook_used": torch.zeros(65536)}
     assert convert("llamagen", **used).keys() == network("llamagen").state_dict().keys()
-    with pytest.raises(WeightsError, match=r"has besides 1: quantize\.codebook_used"):
+    with pytest.raises(WeightsError, match=r"has 1 tensor too many: quantize\.codebook_used"):
         convert("vqgan", **used)
-    with pytest.raises(WeightsError, match=r"has besides 1: loss\.logvar"):
+    with pytest.raises(WeightsError, match=r"has 1 tensor too many: loss\.logvar"):
         convert("maskgit", **{"loss.logvar": torch.zeros(1)})
 
 

@@ -76,11 +76,31 @@ def test_folders_of_splits_are_not_classes(tmp_path):
         data.list_images(tmp_path)
 
 
+def test_folders_of_samples_are_not_classes(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / name / "images" / "000000.png")
+        save(tmp_path / name / "grid.png")
+        (tmp_path / name / "settings.json").write_text("{}")
+    with pytest.raises(InputError, match=r"sample directories, no classes; give .*a instead"):
+        data.list_images(tmp_path)
+    assert data.list_images(tmp_path / "a" / "images").names == ["000000.png"]
+
+
 def test_images_beside_class_folders_are_an_error(tmp_path):
     save(tmp_path / "cat/x.png")
     save(tmp_path / "grid.png")
     with pytest.raises(InputError, match=r"beside class folders \(grid.png\)"):
         data.list_images(tmp_path)
+
+
+def test_a_link_to_itself_is_one_unreadable_image(tmp_path):
+    save(tmp_path / "cat/x.png")
+    (tmp_path / "cat/self.png").symlink_to("self.png")
+    (tmp_path / "cat/self").symlink_to("self")
+    source = data.list_images(tmp_path)
+    assert source.names == ["cat/self.png", "cat/x.png"]
+    with pytest.raises(InputError, match="symbolic link"):
+        data.read_image(source.paths[0])
 
 
 def test_loop_of_links_ends(tmp_path):

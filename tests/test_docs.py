@@ -213,6 +213,9 @@ def make_samples(root, run, picture):
     Image.new("1", Image.open(picture).size, 1).save(mask)
     inpaint(picture, run, root / "masked", mask, InpaintConfig(n=2, label="dog"), device="cpu")
     inpaint(picture, run, root / "boxed", config=InpaintConfig(box=(Box(2, 2, 9, 9),)), device="cpu")
+    edits = root / "edits.csv"
+    edits.write_text(f'image,box,keep_box,outpaint\n{picture.resolve()},"2,2,9,9=dog","3,3,1,1",left:4\n')
+    inpaint(edits, run, root / "edited", device="cpu")
 
 
 def make_scores(root, tokenizer, images):

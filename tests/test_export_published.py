@@ -68,6 +68,7 @@ def test_published_files_come_back_as_they_were(imported, tmp_path):
     assert list(ours) == list(theirs)
     assert_equal(ours["model_state_dict"], theirs["model_state_dict"])
     assert ours["iter"] == theirs["iter"] == 12345
+    assert ours["global_epoch"] == theirs["global_epoch"] == 7
     groups = [content["optimizer_state_dict"]["param_groups"][0] for content in (ours, theirs)]
     for key in ("lr", "betas", "eps", "weight_decay", "amsgrad", "params"):
         assert groups[0][key] == groups[1][key], key
@@ -87,7 +88,7 @@ def test_exported_files_come_back_as_they_were(imported, tmp_path):
     for name in ("model.safetensors", "tokenizer/model.safetensors"):
         assert (again / name).read_bytes() == (imported / name).read_bytes()
     records = [json.loads((path / "config.json").read_text()) for path in (imported, again)]
-    for key in ("transformer", "resolution", "step", "tokenizer_sha256"):
+    for key in ("transformer", "resolution", "step", "epoch", "tokenizer_sha256"):
         assert records[0][key] == records[1][key]
 
 
@@ -107,6 +108,12 @@ def test_a_run_with_its_optimiser(v1_run, tmp_path):
         assert torch.equal(optimizer.state[theirs]["exp_avg"], own.state[ours]["exp_avg"])
         assert optimizer.state[theirs]["step"] == 6
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.96)
+
+
+def test_epochs_go_along_through_a_model_directory(v1_run, tmp_path):
+    model = export(v1_run, tmp_path / "model")
+    content = load(export(model, tmp_path / "v1", to="v1") / "MaskGIT_16.pth")
+    assert (content["iter"], content["global_epoch"]) == (6, 2)
 
 
 def test_averaged_weights_have_a_new_optimiser(v1_run, tmp_path):

@@ -4,8 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from tiny_models import make_model
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
+from maskgit_cli.artifacts.tokens import open_tokens
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.imagenet import (
     imagenet_classes,
@@ -98,3 +100,13 @@ def test_same_classes():
     assert not same_classes(["tench", "mine"], ["mine", "tench"])
     assert not same_classes(NAMES, NAMES[:-1])
     assert not same_classes(["panda"], ["Panda"]), "two bears"
+
+
+@pytest.mark.parametrize("spelling", ["--label", "--labels"])
+@pytest.mark.parametrize("word", ["goldfish", "n01443537", "1", "Carassius auratus"])
+def test_sample_takes_the_class_in_each_of_its_ways(tmp_path, maskgit, spelling, word):
+    model = make_model(tmp_path / "model", NAMES, classes=1000)
+    words = ["--n", 2, "--steps", 1, "--format", "tokens", "--out", tmp_path / "drawn"]
+    outcome = maskgit("sample", model, spelling, word, *words)
+    assert outcome.status == 0, outcome.stderr
+    assert open_tokens(tmp_path / "drawn/tokens.h5").labels.tolist() == [1, 1]

@@ -1,6 +1,7 @@
 """``import``: what is recognised, what is assumed aloud, what is refused, and what is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -284,7 +285,7 @@ def test_any_tensor_that_is_missing_is_named(tmp_path, refused, family):
         file = rewritten(
             family.transformer, tmp_path / "x.pth", lambda c, n=name: c["model_state_dict"].pop(n)
         )
-        refused(family._replace(transformer=file), rf"it lacks 1: {name}")
+        refused(family._replace(transformer=file), rf"it lacks 1 tensor: {name}")
 
 
 def test_any_array_of_flax_that_is_missing_is_named(tmp_path, refused):
@@ -295,8 +296,9 @@ def test_any_array_of_flax_that_is_missing_is_named(tmp_path, refused):
 
     file = rewritten_flax(OFFICIAL.transformer, tmp_path / "x", change)
     says = (
-        r"lacks 1: TransformerLayer_1/Mlp_0/layer_output/bias; it has besides 1: extra/kernel; "
-        r"it has in other shapes 1: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
+        r"lacks 1 tensor: TransformerLayer_1/Mlp_0/layer_output/bias; "
+        r"it has 1 tensor too many: extra/kernel; "
+        r"it has 1 tensor of another shape: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
     )
     refused(OFFICIAL._replace(transformer=file), says)
 
@@ -306,7 +308,7 @@ def test_tensors_that_are_extra_misshapen_or_not_finite_are_named(tmp_path, refu
         state[name] = value
 
     for name, value, says in (
-        ("x.weight", torch.ones(2), r"has besides 1: x\.weight"),
+        ("x.weight", torch.ones(2), r"has 1 tensor too many: x\.weight"),
         ("last_layer.2.bias", torch.ones(47), r"last_layer\.2\.bias \(47,\) for \(48,\)"),
         ("pos_emb", torch.ones(65, 48), r"pos_emb has shape \(65, 48\)"),
         ("last_layer.2.bias", torch.full((48,), torch.nan), r"NaN, infinity .*: last_layer\.2\.bias"),
@@ -322,7 +324,7 @@ def test_tensors_of_a_tokenizer_are_as_strict(tmp_path, refused):
     del state["decoder.up.2.block.1.conv2.bias"]
     torch.save({"state_dict": state}, tmp_path / "x.ckpt")
     family = V1._replace(tokenizer=(tmp_path / "x.ckpt", V1.tokenizer[1]))
-    refused(family, r"lacks 1: decoder\.up\.2\.block\.1\.conv2\.bias")
+    refused(family, r"lacks 1 tensor: decoder\.up\.2\.block\.1\.conv2\.bias")
 
 
 def _state(path):
@@ -385,11 +387,43 @@ def test_calls_that_make_no_sense_are_refused(tmp_path, refused):
     with pytest.raises(InputError, match="none of the networks"):
         import_weights([tmp_path / "other.pth"], tmp_path / "out")
     codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
-    with pytest.raises(ConfigError, match="already"):
+    with pytest.raises(ConfigError, match="directory of this package already"):
         import_weights([codec], tmp_path / "out")
     with pytest.raises(ConfigError, match="is of no use beside"):
         import_weights([HALTON.transformer, V1.tokenizer[1]], tmp_path / "out", tokenizer=[codec], heads=4)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"\n<!DOCTYPE html>", "is a web page"),
+        (b'\x80\0\0\0\0\0\0\0{"bias":{}}', "is a safetensors file"),
+        (b"\x89HDF\r\n\x1a\n", "is no file of weights"),
+        (b"hello", "neither a checkpoint of PyTorch nor flax's msgpack"),
+        (V1.transformer.read_bytes()[:9999], "it is cut short or damaged"),
+        (OFFICIAL.transformer.read_bytes()[:9999], "it is cut short"),
+    ],
+)
+def test_files_that_are_taken_for_weights(tmp_path, data, says):
+    path = tmp_path / "MaskGIT_ImageNet_256.pth"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"^{path} .*{says}"):
+        import_weights([path], tmp_path / "out")
+
+
+def test_a_folder_of_files_beside_others(tmp_path):
+    """Google's files have no suffix; a config.json that is not ours makes no directory of ours."""
+    folder = tmp_path / "google"
+    folder.mkdir()
+    for path in (OFFICIAL.transformer, *OFFICIAL.tokenizer):
+        shutil.copy(path, folder)
+    (folder / "config.json").write_text('{"by": "them"}')
+    (folder / "README").write_text("about")
+    model = import_weights([folder], tmp_path / "model")
+    assert load_model(model).sha256 == load_model(take(OFFICIAL, tmp_path / "one by one")).sha256
 
 
 def test_nothing_is_replaced_unasked(tmp_path):
@@ -443,7 +477,7 @@ def test_a_gadget_in_place_of_a_tensor_is_a_missing_tensor(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     gadget = OBJECTS["os.system"]
     family = v1_with(tmp_path / "x.pth", lambda state: state.update({"last_layer.0.bias": gadget}))
-    refused(family, r"lacks 1: last_layer\.0\.bias")
+    refused(family, r"lacks 1 tensor: last_layer\.0\.bias")
     assert not (tmp_path / "pwned").exists()
 
 

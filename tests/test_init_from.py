@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from documents import ROOT, Document, Specification
 from published import FAMILIES, OFFICIAL
 from tiny_models import CODES, make_model, tiny_transformer
 from tiny_training import train_tiny, write_tokens
@@ -180,20 +182,52 @@ def test_a_name_under_models(model, tmp_path, monkeypatch, maskgit):
     assert (outcome.status, outcome.stdout) == (0, "runs/tokens32-maskgit-32\n"), outcome.stderr
     missing = maskgit("train", tokens, "--init-from", "maskgit-256", *words)
     assert missing.status == 1
-    assert "no model at maskgit-256, nor at models/maskgit-256" in missing.stderr
+    assert (
+        "no run or model at maskgit-256, nor at models/maskgit-256; `maskgit pull maskgit-256`"
+        in missing.stderr
+    )
 
 
 def test_googles_network_is_trained_with_a_class_for_every_image(tmp_path):
     path = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
     sizes = load_model(path).config
     tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
-    with pytest.raises(ConfigError, match="knows no dropped class; train it with --drop-label 0"):
-        start(tokens, tmp_path / "run", path)
-    settings = {"steps": 1, "drop_label": 0.0, "batch_size": 2, "preview_every": 1}
-    run = start(tokens, tmp_path / "run", path, **settings)
+    with pytest.raises(ConfigError, match=r"--drop-label 0\.1: .* knows no dropped class; leave"):
+        start(tokens, tmp_path / "run", path, drop_label=0.1)
+    run = start(tokens, tmp_path / "run", path, steps=1, batch_size=2, preview_every=1)
+    assert json.loads((run / "config.json").read_text())["settings"]["drop_label"] == 0
     before, after = load_model(path).network.state_dict(), load_model(run, weights="raw").network.state_dict()
     assert before.keys() == after.keys()
     assert not torch.equal(before["output.weight"], after["output.weight"])
+
+
+@pytest.mark.parametrize("family", ["halton", "official"])
+def test_the_record_of_a_run_of_another_network(family, tmp_path):
+    """As the documents specify it: a run's, with the sizes under the network's own key."""
+    files = FAMILIES[family]
+    path = import_weights([files.transformer, *files.tokenizer], tmp_path / "model", heads=files.heads)
+    sizes = load_model(path).config
+    tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
+    run = start(tokens, tmp_path / "run", path, steps=1, batch_size=2)
+    record = json.loads((run / "config.json").read_text())
+    Specification(Document(ROOT / "docs" / "networks.md")).check(record[family], f"sizes-of-{family}")
+    assert record["network"] == family
+    record["transformer"] = load_model(make_model(tmp_path / "ours")).config.to_json()
+    del record[family]
+    Specification(Document(ROOT / "docs" / "artifacts.md")).check(record, "record-of-a-run")
+    again = {"steps": 2, "batch_size": 2}
+    assert load_model(start(tokens, tmp_path / "run", path, **again)).step == 2
+
+
+def test_googles_network_needs_labels(tmp_path):
+    path = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
+    sizes = load_model(path).config
+    tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
+    with h5py.File(tokens, "r+") as file:
+        file["labels"][1] = -1
+    with pytest.raises(ConfigError, match=r"needs a class for every image, and .*tokens\.h5 has images"):
+        start(tokens, tmp_path / "run", path)
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_model_no_change(tokens, tmp_path):
@@ -242,5 +276,5 @@ def test_another_size(model, tmp_path):
 
 def test_no_model(model, tmp_path):
     tokens = larger_tokens(tmp_path / "tokens.h5", model)
-    with pytest.raises(InputError, match=r"no model at .*absent.*`maskgit pull --list` shows"):
+    with pytest.raises(InputError, match=r"no run or model at .*absent: it does not exist"):
         start(tokens, tmp_path / "run", tmp_path / "absent")

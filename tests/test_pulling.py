@@ -124,6 +124,8 @@ def test_what_is_there_already(hub):
     assert "is tiny-v1 already" in heard.texts[-1]
     with pytest.raises(OutputError, match="exists"):
         pull("tiny-official", Path("models/tiny-v1"))
+    with pytest.raises(OutputError, match="exists"):
+        pull("tiny-v1", weights="raw")  # which may be others than those that are there
     pull("tiny-official", Path("models/tiny-v1"), overwrite=True)
     assert load_model(Path("models/tiny-v1")).config.drops_labels is False
 
@@ -289,6 +291,17 @@ def test_refusals_get_one_line(hub, status, method, name, file, tmp_path, maskgi
     assert half_written(tmp_path) == []
 
 
+def test_a_name_of_which_no_file_was_listed(hub, monkeypatch, tmp_path, maskgit):
+    monkeypatch.setitem(PUBLISHED, "tiny-v1", PUBLISHED["tiny-v1"]._replace(listed=False))
+    hub.status["HEAD", WEIGHTS] = 404
+    outcome = maskgit("pull", "tiny-v1", "--quiet")
+    assert outcome.status == 1
+    assert "tiny-v1 is a name of its authors' scheme, but they list no such file: http" in outcome.stderr
+    assert "it isn't there (HTTP status 404)" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    assert half_written(tmp_path) == []
+
+
 def test_a_hub_that_is_not_there(hub, monkeypatch, tmp_path, maskgit):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -373,6 +386,7 @@ def test_the_environment_is_honoured(hub, uploaded, tmp_path):
 def test_list(maskgit):
     shown = maskgit("pull", "--list")
     assert shown.status == 0
+    assert "halton-256-large and halton-384-tiny: names of the authors' scheme" in shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].split() == ["name", "parameters", "resolution", "FID", "size"]
     assert [line.split()[0] for line in lines[1:]] == list(PUBLISHED)
@@ -388,6 +402,13 @@ def test_an_unknown_name(maskgit):
     assert "there are maskgit-256" in outcome.stderr
     with pytest.raises(ConfigError):
         pull("maskgit-257")
+
+
+@pytest.mark.parametrize("name", ["user/", "/name", "a/b/c", "../x"])
+def test_a_repository_that_cannot_be(name, maskgit):
+    outcome = maskgit("pull", name)
+    assert (outcome.status, outcome.stdout) == (1, "")
+    assert f"pull {name}: must be user/name" in outcome.stderr
 
 
 def test_digests_of_files(tmp_path):

@@ -22,7 +22,12 @@ from maskgit_cli.config import SampleConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
 from maskgit_cli.grids import png_bytes
-from maskgit_cli.sampler_config import ConfidenceConfig
+from maskgit_cli.sampler_config import (
+    ConfidenceConfig,
+    HaltonSamplerConfig,
+    OfficialSamplerConfig,
+    RasterConfig,
+)
 from maskgit_cli.sampling import grid_rows, sample, sheet_texts
 from maskgit_cli.sheets import captioned_sheet
 
@@ -75,11 +80,14 @@ def test_a_sample_directory(model, tmp_path):
     assert np.abs(stored.transpose(2, 0, 1) - pixels[3].numpy().astype(int)).max() <= 1
 
 
-def test_an_image_depends_neither_on_batch_size_nor_on_range(model, tmp_path):
-    whole = draw(model, tmp_path / "whole", n=8, labels="uniform", batch_size=8).path
-    alone = draw(model, tmp_path / "alone", n=8, labels="uniform", batch_size=1).path
+@pytest.mark.parametrize(
+    "sampler", [STEPS, HaltonSamplerConfig(steps=4), OfficialSamplerConfig(steps=4, cfg=1.0), RasterConfig()]
+)
+def test_an_image_depends_neither_on_batch_size_nor_on_range(model, tmp_path, sampler):
+    whole = draw(model, tmp_path / "whole", 8, sampler, labels="uniform", batch_size=8).path
+    alone = draw(model, tmp_path / "alone", 8, sampler, labels="uniform", batch_size=1).path
     assert contents(whole) == contents(alone)
-    part = draw(model, tmp_path / "part", n=8, labels="uniform", start=3, stop=6).path
+    part = draw(model, tmp_path / "part", 8, sampler, labels="uniform", start=3, stop=6).path
     a, b = open_tokens(whole / "tokens.h5"), open_tokens(part / "tokens.h5")
     assert np.array_equal(a.codes[3:6], b.codes)
     assert np.array_equal(a.labels[3:6], b.labels)

@@ -328,6 +328,13 @@ def test_truncated(path, part):
         open_tokens(path)
 
 
+def test_a_file_one_may_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "t.h5").write_bytes(b"x")
+    monkeypatch.setattr(tokens.os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(ArtifactError, match=r"t.h5 cannot be read: no permission"):
+        open_tokens(tmp_path / "t.h5")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 5000])
 def test_not_hdf5(tmp_path, content):
     (tmp_path / "t.h5").write_bytes(content)

@@ -35,6 +35,8 @@ from maskgit_cli.errors import ArtifactError, ConfigError, MaskGITError, OutputE
 from maskgit_cli.models.maskgit import MaskGIT
 
 CPU = torch.device("cpu")
+# What the settings of a training come to, once its network is known.
+RESOLVED = TRAINING | {"drop_label": 0.1}
 
 
 def weights(run):
@@ -57,7 +59,7 @@ def steps_of(run):
 
 @pytest.fixture(scope="module")
 def batch(tokens):
-    config = TrainConfig(batch_size=12_000)
+    config = TrainConfig(batch_size=12_000, drop_label=0.1)
     return training.draw_batch(3, open_tokens(tokens), config, CPU)
 
 
@@ -92,7 +94,7 @@ def test_a_label_is_dropped_one_time_in_ten(batch):
 
 def test_an_epoch_takes_every_image_once(tokens):
     data = open_tokens(tokens)
-    config = TrainConfig(batch_size=8)
+    config = TrainConfig(batch_size=8, drop_label=0.1)
     drawn = [training.draw_batch(step, data, config, CPU) for step in (1, 2, 3)]
     codes = torch.cat([part.codes for part in drawn]).flatten(1)
     labels = torch.cat([part.labels for part in drawn])
@@ -104,7 +106,7 @@ def test_an_epoch_takes_every_image_once(tokens):
 
 
 def test_processes_share_a_batch(tokens, monkeypatch):
-    data, config = open_tokens(tokens), TrainConfig(batch_size=8)
+    data, config = open_tokens(tokens), TrainConfig(batch_size=8, drop_label=0.1)
     whole = training.draw_batch(5, data, config, CPU)
     for rank in (0, 1):
         monkeypatch.setattr(training, "world", lambda rank=rank: World(rank, 2))
@@ -116,7 +118,7 @@ def test_processes_share_a_batch(tokens, monkeypatch):
 def test_views_are_taken_at_random(tokenizer, tmp_path):
     codes = np.broadcast_to(np.arange(2).reshape(1, 2, 1, 1), (4, 2, GRID, GRID))
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="flip")
-    drawn = training.draw_batch(1, open_tokens(path), TrainConfig(batch_size=4000), CPU)
+    drawn = training.draw_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
     assert drawn.codes.double().mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -138,7 +140,7 @@ def test_smoothing_spreads_over_the_codes_and_the_mask(batch):
 @pytest.mark.parametrize("loss_on", ["all", "masked"])
 def test_the_loss_is_a_mean_over_the_positions_it_is_on(tokens, tmp_path, loss_on):
     run = train_tiny(tokens, tmp_path / "run", steps=1, dropout=0.0, loss_on=loss_on, seed=4)
-    config = TrainConfig(**TRAINING | {"loss_on": loss_on, "seed": 4, "dropout": 0.0})
+    config = TrainConfig(**RESOLVED | {"loss_on": loss_on, "seed": 4, "dropout": 0.0})
     batch = training.draw_batch(1, open_tokens(tokens), config, CPU)
     logits = initial(run, 4)(batch.inputs, batch.labels, batch.drop)
     positions = batch.masked.numel() if loss_on == "all" else int(batch.masked.sum())
@@ -150,7 +152,7 @@ def test_the_steps_are_those_of_a_plain_loop(tokens, tmp_path):
     """The recipe written down once more, with torch's own AdamW and no Accelerate."""
     settings = {"dropout": 0.0, "weight_decay": 0.5, "clip": 0.2, "warmup": 3, "lr": 2e-3, "steps": 4}
     run = train_tiny(tokens, tmp_path / "run", **settings)
-    config, data = TrainConfig(**TRAINING | settings), open_tokens(tokens)
+    config, data = TrainConfig(**RESOLVED | settings), open_tokens(tokens)
     network = initial(run, 0)
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.96), weight_decay=0.5, foreach=False)
@@ -196,7 +198,7 @@ def test_a_run_directory_holds_what_it_should(run, tokens, tokenizer):
         "config.json", "tokenizer", "metrics.jsonl", "previews", "checkpoints", ".lock"
     }  # fmt: skip
     record = json.loads((run / "config.json").read_text())
-    assert record["settings"] == TrainConfig(**TRAINING | {"preview_every": 6}).to_json()
+    assert record["settings"] == TrainConfig(**RESOLVED | {"preview_every": 6}).to_json()
     assert record["parents"] == [
         {"kind": "tokens", "name": "tokens.h5", "sha256": open_tokens(tokens).sha256},
         {"kind": "images", "name": "photos", "sha256": "0" * 64},
@@ -333,6 +335,16 @@ def test_what_was_logged_after_the_checkpoint_is_dropped(run, tokens, tmp_path):
     assert metrics(tmp_path / "run") == metrics(run)
 
 
+def test_a_damaged_line_of_the_log_is_named(tokens, tmp_path):
+    train_tiny(tokens, tmp_path / "run", steps=4)
+    log = tmp_path / "run" / "metrics.jsonl"
+    before = log.read_text()
+    log.write_text(before + "\0\0\0\n")
+    with pytest.raises(ArtifactError, match=r"metrics.jsonl: line 5 is damaged; remove that line"):
+        train_tiny(tokens, tmp_path / "run")
+    assert log.read_text() == before + "\0\0\0\n"
+
+
 def test_interrupted_after_a_checkpoint_nothing_of_the_log_is_lost(
     undisturbed, tokens, tmp_path, monkeypatch
 ):
@@ -345,6 +357,35 @@ def test_interrupted_after_a_checkpoint_nothing_of_the_log_is_lost(
             train_tiny(tokens, tmp_path / "run", {"val": tokens}, steps=6, preview_every=3)
     train_tiny(tokens, tmp_path / "run", {"val": tokens}, steps=6, preview_every=3)
     assert metrics(tmp_path / "run") == metrics(undisturbed[0])
+
+
+def test_a_line_of_the_log_covers_steps_before_a_resume(tokens, tmp_path, monkeypatch):
+    uneven = {"checkpoint_every": 2, "log_every": 3, "steps": 7}
+    wanted = train_tiny(tokens, tmp_path / "wanted", **uneven)
+    with monkeypatch.context() as patch:
+        whole_step = training._train_step
+
+        def stop_at_five(step, *rest):
+            if step == 5:
+                raise KeyboardInterrupt
+            return whole_step(step, *rest)
+
+        patch.setattr(training, "_train_step", stop_at_five)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tokens, tmp_path / "run", **uneven)
+    resumed = train_tiny(tokens, tmp_path / "run", **uneven)
+    assert [line["step"] for line in metrics(resumed)] == [3, 6, 7]
+    assert contents(resumed) == contents(wanted)
+
+
+def test_a_run_that_is_moved_is_resumed_with_its_own_tokenizer(tokens, tmp_path, monkeypatch):
+    alone = shutil.copyfile(tokens, tmp_path / tokens.name)  # no tokenizer stands beside it
+    given = {"tokenizer": tokens.parent / "tokenizer"}
+    moved = tmp_path / "elsewhere" / "run"
+    train_tiny(alone, moved, given, steps=2)
+    monkeypatch.chdir(tmp_path)
+    train_tiny(alone, moved, steps=4)
+    assert metrics(moved)[-1]["step"] == 4
 
 
 def test_a_finished_run_is_left_as_it_is(run, tokens, tmp_path):
@@ -458,6 +499,21 @@ def test_overwrite_begins_anew_and_spares_what_is_not_ours(run, tokens, tmp_path
     assert (tmp_path / "photos" / "a.png").exists()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_overwriting_never_loses_the_only_tokenizer(tokens, tmp_path, monkeypatch, named):
+    alone = shutil.copyfile(tokens, tmp_path / tokens.name)
+    monkeypatch.chdir(tmp_path)
+    run = train_tiny(alone, tmp_path / "runs" / "a", {"tokenizer": tokens.parent / "tokenizer"}, steps=2)
+    before = contents(run)
+    extra = {"overwrite": True} | ({"tokenizer": run} if named else {})
+    with pytest.raises(ArtifactError, match=r"would go with .*; copy it elsewhere first"):
+        train_tiny(alone, run, extra, steps=2)
+    assert contents(run) == before
+    shutil.copytree(run / "tokenizer", tmp_path / "tokenizers" / "mine")
+    train_tiny(alone, run, {"overwrite": True}, steps=2)
+    assert contents(run) == before
+
+
 def test_overwriting_that_is_interrupted_leaves_nothing_half_removed(run, tokens, tmp_path, monkeypatch):
     twin = shutil.copytree(run, tmp_path / "run")
 
@@ -535,12 +591,13 @@ def test_the_command_names_its_run_and_prints_it(maskgit, tokens, tmp_path, monk
 def test_the_reports_recipe_is_the_default(tokens):
     wanted = {
         "lr": 1e-4, "beta1": 0.9, "beta2": 0.96, "weight_decay": 1e-5, "warmup": 2500, "clip": 1.0,
-        "dropout": 0.1, "drop_label": 0.1, "label_smoothing": 0.1, "mask_schedule": "arccos",
+        "dropout": 0.1, "label_smoothing": 0.1, "mask_schedule": "arccos",
         "loss_on": "all", "ema": 0.9999, "epochs": 300,
     }  # fmt: skip
     assert wanted.items() <= dataclasses.asdict(TrainConfig()).items()
     assert (TrainConfig.default_batch_size(256), TrainConfig.default_batch_size(512)) == (512, 128)
-    assert training._start(open_tokens(tokens), TrainConfig(), None)[1].size == "base"
+    settings = training._start(open_tokens(tokens), TrainConfig(), None)[1]
+    assert (settings.size, settings.drop_label) == ("base", 0.1)
     assert training._resolved(open_tokens(tokens), None, TrainConfig(), None).steps == math.ceil(
         300 * 24 / 512
     )

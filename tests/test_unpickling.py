@@ -401,7 +401,6 @@ def test_bytes_that_were_changed_do_no_harm(watched):
     ("data", "says"),
     [
         (b"", "is no checkpoint"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (b"<html>404</html>", "is no checkpoint"),
         (b"PK\x03\x04 but no zip", "cannot be read"),
         (pickle.dumps({"a": 1}), "not one of PyTorch's"),
@@ -423,7 +422,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 def test_zips_that_torch_would_not_write_are_refused(tmp_path):
     good = pickle.dumps({}, 2)
-    with pytest.raises(InputError, match=r"0 data\.pkl"):
+    with pytest.raises(InputError, match=r"no data\.pkl"):
         read_checkpoint(_renamed(tmp_path / "b.pt"))
     with pytest.raises(InputError, match="big-endian"):
         read_checkpoint(container(tmp_path / "c.pt", good, byteorder=b"big"))

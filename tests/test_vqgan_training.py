@@ -249,6 +249,25 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(trained, images, tmp
     assert contents(tmp_path / "out") == contents(wanted), f"seed {seed}"
 
 
+def test_a_line_of_the_log_covers_steps_before_a_resume(images, tmp_path, monkeypatch):
+    uneven = {"checkpoint_every": 2, "log_every": 4}
+    wanted = train_tiny_vqgan(images, tmp_path / "wanted", **uneven)
+    with monkeypatch.context() as patch:
+        whole_step = vqgan_training._train_step
+
+        def stop_at_four(pixels, step, *rest):
+            if step == 4:
+                raise KeyboardInterrupt
+            return whole_step(pixels, step, *rest)
+
+        patch.setattr(vqgan_training, "_train_step", stop_at_four)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny_vqgan(images, tmp_path / "out", **uneven)
+    resumed = train_tiny_vqgan(images, tmp_path / "out", **uneven)
+    assert [line["step"] for line in metrics(resumed)] == [4, 6]
+    assert contents(resumed) == contents(wanted)
+
+
 def test_an_unfinished_one_is_not_taken_for_a_tokenizer(images, tmp_path, trained):
     kill_at(trained[1] - 2, train_tiny_vqgan, images, tmp_path / "out", preview_every=3)
     with pytest.raises(MaskGITError, match="run the same `maskgit train-vqgan` command again to finish it"):

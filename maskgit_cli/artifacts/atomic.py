@@ -31,6 +31,8 @@ _REASONS = {
     errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a symbolic link on the way leads back to itself",
+    errno.EIO: "the disk reports an error",
 }
 
 

@@ -24,6 +24,7 @@ from maskgit_cli.artifacts.atomic import (
 )
 from maskgit_cli.artifacts.runs import RUN_FORMAT, RUN_VERSION, newest_checkpoint
 from maskgit_cli.artifacts.tensors import load_weights, read_tensors, write_tensors
+from maskgit_cli.catalogue import PUBLISHED, similar_names
 from maskgit_cli.config import TransformerConfig, VQGANConfig
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
 from maskgit_cli.models.halton import Halton
@@ -37,6 +38,8 @@ from maskgit_cli.published_config import HaltonConfig, OfficialConfig, OfficialV
 TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 1
 MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 1
 WEIGHTS_FILE = "model.safetensors"
+# Where `pull` puts models, which any command then takes by name.
+MODELS = Path("models")
 
 TransformerNetwork = MaskGIT | Halton | Official
 TransformerSizes = TransformerConfig | HaltonConfig  # Google's are of the report's class
@@ -128,8 +131,44 @@ def builtin_pictures() -> Path:
 
 
 def named(path: Path) -> Path:
-    """The directory a user's word means: ``builtin``, where nothing of that name is here, or itself."""
-    return builtin_model() if path == Path("builtin") and not path.exists() else path
+    """The directory a user's word means: what is there; else ``builtin``, or a model under ``models/``."""
+    if path.exists():
+        return path
+    if path == Path("builtin"):
+        return builtin_model()
+    pulled = MODELS / path
+    return pulled if pulled.is_dir() else path
+
+
+def find_named(path: Path, what: str) -> Path:
+    """The directory a user's word means, as :func:`named` tells.
+
+    Args:
+        path: what the user said.
+        what: what it should be, for the error.
+
+    Raises:
+        InputError: there is none; where a published model is called so, the message says how to get it.
+    """
+    place = named(path)
+    if place.exists():
+        return place
+    if str(path) in PUBLISHED:
+        raise InputError(f"no {what} at {path}, nor at {MODELS / path}; `maskgit pull {path}` fetches it")
+    near = similar_names(str(path))
+    hint = f"; did you mean the published {near[0]}?" if near else ""
+    raise InputError(f"no {what} at {path}: it does not exist{hint}")
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a directory's ``config.json`` names; None where there is none, or not one of ours.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    config = path / "config.json"
+    found = read_json(config, "an artifact of ours").get("format") if config.is_file() else None
+    return found if found in (MODEL_FORMAT, TOKENIZER_FORMAT, RUN_FORMAT) else None
 
 
 def run_of_checkpoint(path: Path) -> Path | None:
@@ -185,9 +224,7 @@ def tokenizer_directory(path: Path) -> Path:
         InputError: there is nothing at ``path``.
         ArtifactError: what is there holds no tokenizer.
     """
-    path = named(path)
-    if not path.exists():
-        raise InputError(f"no tokenizer at {path}: it does not exist")
+    path = find_named(path, "tokenizer")
     path = run_of_checkpoint(path) or path
     record = read_json(path / "config.json", "a tokenizer, run or model directory")
     if record.get("format") in (MODEL_FORMAT, RUN_FORMAT):
@@ -229,7 +266,9 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     return Tokenizer(network, config, sha256_file(weights), directory)
 
 
-def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] = ()) -> Path:
+def find_tokenizer(
+    sha256: str, given: Path | None = None, near: Sequence[Path] = (), doomed: Path | None = None
+) -> Path:
     """The directory of the tokenizer with this digest.
 
     Args:
@@ -237,10 +276,12 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
         given: the one the user named; nothing else is looked at then.
         near: directories to look at before the usual places, which are the package's own tokenizer
             and those under ``tokenizers/``, ``runs/`` and ``models/`` of the working directory.
+        doomed: a directory that is about to be removed: nothing in it is taken, lest it be lost.
 
     Raises:
         InputError: ``given`` does not exist.
-        ArtifactError: ``given`` is another tokenizer, or none of the places has the one wanted.
+        ArtifactError: ``given`` is another tokenizer, none of the places has the one wanted, or only one
+            that is about to be removed.
     """
     if given is not None:
         directory = tokenizer_directory(given)
@@ -251,20 +292,35 @@ def find_tokenizer(sha256: str, given: Path | None = None, near: Sequence[Path] 
                 f"{given} is tokenizer {found[:12]}…, but the codes came from {sha256[:12]}…; "
                 "name the one they were made with"
             )
-        return directory
+        return _spared(directory, doomed)
     here = Path()
     usual = [
         p
         for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer")
         for p in here.glob(pattern)
     ]
-    for directory in (*near, builtin_tokenizer(), *sorted(usual)):
+    places = [*near, builtin_tokenizer(), *sorted(usual)]
+    for directory in sorted(places, key=lambda place: _inside(place, doomed)):  # those last
         weights = directory / WEIGHTS_FILE
         if weights.is_file() and sha256_file(weights) == sha256:
-            return directory
+            return _spared(directory, doomed)
     raise ArtifactError(
         f"the codes came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
     )
+
+
+def _inside(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def _spared(directory: Path, doomed: Path | None) -> Path:
+    """A tokenizer's directory, unless it would go with another."""
+    if _inside(directory, doomed):
+        raise ArtifactError(
+            f"the tokenizer {directory} would go with {doomed}, which is to be replaced; "
+            "copy it elsewhere first, and name that with --tokenizer"
+        )
+    return directory
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:
@@ -340,9 +396,7 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
         InputError: there is nothing at ``path``.
         ArtifactError: it is neither, or a run without a checkpoint.
     """
-    path = named(path)
-    if not path.exists():
-        raise InputError(f"no run or model at {path}: it does not exist")
+    path = find_named(path, "run or model")
     run = run_of_checkpoint(path)
     record = read_json((run or path) / "config.json", "a run or model directory")
     if record.get("format") == RUN_FORMAT:
@@ -380,7 +434,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
         InputError: there is nothing at ``path``.
         ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
     """
-    path = named(path)
+    path = find_named(path, "run or model")
     record, file, step = weights_of(path, weights)
     kind = network_of(record, TRANSFORMERS, "maskgit", path)
     config = _sizes(kind, record, path)

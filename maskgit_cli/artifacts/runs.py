@@ -32,6 +32,7 @@ from maskgit_cli.errors import ArtifactError, OutputError
 
 RUN_FORMAT, RUN_VERSION = "maskgit-run", 1
 LOCK_FILE = ".lock"
+METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 1
 
 
@@ -205,32 +206,58 @@ def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free
                 f"{path} was begun with {key} {before.get(key)}, not {after.get(key)}; "
                 "use the same setting, another --out, or --overwrite to begin anew"
             )
-    for key in ("parents", "transformer", "vqgan"):
+    # What it is made from comes first, for all else follows from that: the network with its sizes, whatever
+    # it is, the classes, the resolution.
+    others = (old.keys() | new.keys()) - {"settings", "created_by"}
+    for key in ("parents", *sorted(others)):
         if old.get(key) != new.get(key):
             raise OutputError(
                 f"{path} was begun with other {key}; choose another --out, or --overwrite to begin anew"
             )
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``, oldest first; half a line that a kill left is not one.
+
+    Raises:
+        ArtifactError: one of them is no JSON object with a step.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [_metrics_line(line, number, path) for number, line in enumerate(lines, 1)]
+
+
+def _metrics_line(text: str, number: int, path: Path) -> dict[str, Any]:
+    """A line of ``metrics.jsonl``, which a power failure may have damaged."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        raise ArtifactError(
+            f"{path}: line {number} is damaged; remove that line, then run the same command again"
+        )
+    return line
+
+
 class MetricsLog:
     """``metrics.jsonl``: one JSON object a line, appended; lines after the resumed step are dropped.
 
     Args:
-        path: the file.
+        run: the training directory.
         step: the step that training resumes from.
+
+    Raises:
+        ArtifactError: the lines that are there are damaged.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        write_bytes(path, "".join(line + "\n" for line in kept).encode())
-
-    def _lines(self) -> list[str]:
-        """The whole lines of the file; a kill can leave half a line at its end."""
-        if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8")
-        return text[: text.rfind("\n") + 1].splitlines()
+    def __init__(self, run: Path, step: int) -> None:
+        self.path = run / METRICS_FILE
+        kept = [line for line in read_metrics(run) if line["step"] <= step]
+        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def append(self, **values: float | int | None) -> None:
         """Add a line; ``step`` is among the values.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,6 +241,8 @@ def read_header(path: Path) -> tuple[TokenMeta, np.ndarray, Layout, bool]:
     Raises:
         ArtifactError: it is damaged, of another format or version, or not consistent.
     """
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise ArtifactError(f"{path} cannot be read: no permission; change that first")
     if not path.is_file() or not h5py.is_hdf5(path):
         raise ArtifactError(f"{path} is not a token file (not HDF5); `maskgit tokenize` makes one")
     try:

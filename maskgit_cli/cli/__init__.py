@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -102,6 +103,23 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+# What the system refuses anywhere at all; where files are written, the library says more.
+REFUSALS = {
+    errno.EACCES: "no permission for it; change that, or name another place",
+    errno.EPERM: "no permission for it; change that, or name another place",
+    errno.ENOSPC: "the disk is full",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def _unforeseen(error: Exception) -> str:
+    """One line about an error that no part of the library has put into words of its own."""
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return f"{error.filename or 'standard output'}: {REFUSALS[error.errno]}"
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text} (run it again with --debug for the whole story)"
+
+
 def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (it failed), 2 (wrong words) or 130 (interrupted)."""
     words = sys.argv[1:] if args is None else args
@@ -125,6 +143,5 @@ def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
     except Exception as error:
         if "--debug" in words:
             raise
-        text = " ".join(str(error).split())[:300]
-        _fail(f"{type(error).__name__}: {text} (run it again with --debug for the whole story)", 1)
+        _fail(_unforeseen(error), 1)
     sys.exit(0)

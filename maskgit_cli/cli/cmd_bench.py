@@ -22,31 +22,30 @@ TEXTS = {
 
 @click.command(epilog="\b\nExample:\n  maskgit bench --size tiny --tokenizer small --res 64")
 @options.settings_of(BenchConfig, TEXTS)
-@click.option(
+@options.listed(
     "--stages",
-    default=",".join(BenchConfig.stages),
-    show_default=True,
-    metavar="A,B,...",
-    help=f"Which are measured, of {', '.join(BENCH_STAGES)} (sample with one code a pass).",
+    BenchConfig.stages,
+    f"Which are measured, of {', '.join(BENCH_STAGES)} (sample with one code a pass).",
 )
 @options.device
 @options.dtype
 @options.output
-def command(stages: str, device: str, dtype: str, as_json: bool, quiet: bool, **values: Any) -> None:
+def command(device: str, dtype: str, as_json: bool, quiet: bool, **values: Any) -> None:
     """Measure images a second of each stage's networks, with random weights.
 
     Beside them stands how near a stage comes to what a large matrix product reaches on this machine.
     """
-    config = options.given(BenchConfig, {**values, "stages": tuple(s.strip() for s in stages.split(","))})
+    config = options.given(BenchConfig, values)
     from maskgit_cli.benching import bench
 
     record = bench(config, device=device, dtype=dtype, reporter=console.reporter(quiet))
     if as_json:
         console.result(None, record, True)
         return
-    machine = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
-    click.echo(machine)
+    machine = dict(record["machine"])
+    limit = machine.pop("limit_tflops")
+    click.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
+    click.echo(f"limit: a large matrix product reaches {limit:.4g} TFLOP/s")
     for stage, row in record["stages"].items():
-        rate, share = row["images_per_second"], 100 * row["of_limit"]
-        flops = row["tflops"]
+        rate, flops, share = row["images_per_second"], row["tflops"], 100 * row["of_limit"]
         click.echo(f"{stage:<10} {rate:>10.3f} images/s  {flops:>8.3f} TFLOP/s  {share:>5.1f}% of limit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import shlex
 import sys
 import time
@@ -17,6 +18,7 @@ from maskgit_cli.errors import OutputError
 
 # Short enough for two CPU cores; see docs/builtin.md for what made the built-in model.
 TRAIN_STEPS = 240
+RESULTS = ("samples/grid.png", "samples-of-run/grid.png", "inpainted/grid.png", "samples/scores.json")
 PICTURE = "smileys/noto__slightly-smiling-face.png"
 
 
@@ -24,6 +26,8 @@ def _lines(out: Path) -> list[str]:
     """The commands of the demo, which a user could type."""
     pictures, run, half = out / "pictures", out / "run", TRAIN_STEPS // 2
     inpainted = out / "inpainted"
+    # Every other command finds its result complete when the demo is run again; scores are computed anew.
+    again = " --overwrite" if (out / "samples" / "scores.json").exists() else ""
     return [
         f"tokenize {pictures} {out / 'tokens.h5'}",
         f"decode {out / 'tokens.h5'} {out / 'reconstructions'}",
@@ -32,24 +36,30 @@ def _lines(out: Path) -> list[str]:
         f"sample {run} --out {out / 'samples-of-run'} --n 36",
         f"sample builtin --out {out / 'samples'} --n 81",
         f"inpaint {pictures / PICTURE} builtin --label smileys --box 8,8,48,24 --n 7 --out {inpainted}",
-        f"fid {out / 'samples'} --ref {pictures} --features vqgan",
+        f"fid {out / 'samples'} --ref {pictures} --features vqgan{again}",
         f"info {out / 'samples'}",
     ]
 
 
 def _unpack(archive: Path, out: Path) -> None:
     """Write the built-in pictures as a folder a class."""
-    with zipfile.ZipFile(archive) as pictures:
+    from maskgit_cli.artifacts.atomic import disk_errors
+
+    with disk_errors(out), zipfile.ZipFile(archive) as pictures:
         pictures.extractall(out)
 
 
-def _run(line: str) -> None:
-    """Run one command as the shell would; what it prints on stdout goes to stderr."""
+def _run(line: str, quiet: bool) -> None:
+    """Run one command as the shell would; what it prints on stdout goes to stderr, or with quiet nowhere."""
     from maskgit_cli.cli import group
 
-    click.echo(f"\n$ maskgit {line}", err=True)
-    with contextlib.redirect_stdout(sys.stderr):
-        group.main(shlex.split(line), prog_name="maskgit", standalone_mode=False)
+    words = shlex.split(line)
+    if quiet:
+        words.append("--quiet")
+    else:
+        click.echo(f"\n$ maskgit {line}", err=True)
+    with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stderr):
+        group.main(words, prog_name="maskgit", standalone_mode=False)
 
 
 @click.command(epilog="\b\nExample:\n  maskgit demo\n  maskgit demo somewhere/else")
@@ -69,8 +79,9 @@ def command(out: Path, as_json: bool, quiet: bool, **_: Any) -> None:
     _unpack(builtin_pictures(), out / "pictures")
     lines = _lines(out)
     for line in lines:
-        _run(line + (" --quiet" if quiet else ""))
-    click.echo(f"\nDone in {console.duration(time.monotonic() - began)}. Look at:", err=True)
-    for name in ("samples/grid.png", "samples-of-run/grid.png", "inpainted/grid.png", "samples/scores.json"):
-        click.echo(f"  {out / name}", err=True)
+        _run(line, quiet)
+    if not quiet:
+        click.echo(f"\nDone in {console.duration(time.monotonic() - began)}. Look at:", err=True)
+        for name in RESULTS:
+            click.echo(f"  {out / name}", err=True)
     console.result(out, {"path": str(out), "commands": [f"maskgit {line}" for line in lines]}, as_json)

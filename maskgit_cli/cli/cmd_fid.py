@@ -21,23 +21,18 @@ TEXTS = {
 @click.command(
     "fid",
     epilog="\b\nExamples:\n  maskgit fid --ref imagenet/val\n"
-    "  maskgit fid samples/ --ref imagenet-256.npz --metrics fid,is",
+    "  maskgit fid samples/mine --ref imagenet-256.npz --metrics fid,is",
 )
 @options.path_argument("samples", required=False)
 @options.path("--ref", "What samples are compared with.", required=True)
 @options.path("--out", "File to write.  [default: scores.json in a sample directory, else beside SAMPLES]")
 @options.settings_of(ScoreConfig, TEXTS)
-@click.option(
+@options.listed(
     "--metrics",
-    default=",".join(ScoreConfig.metrics),
-    show_default=True,
-    metavar="A,B,...",
-    help="Which of fid, is (Inception Score), prdc (precision, recall, density, coverage).",
+    ScoreConfig.metrics,
+    "Which of fid, is (Inception Score), prdc (precision, recall, density, coverage).",
 )
-@options.path("--weights", "Inception's weights.  [default: the published ones, fetched once]")
-@options.path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")
-@options.batch_size(32)
-@options.device
+@options.feature_space
 @options.overwrite
 @options.output
 def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **values: Any) -> None:
@@ -47,7 +42,6 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     statistics (made by fid-stats, or of ADM or pytorch-fid), or an .npz of images. Without SAMPLES, the
     newest sample directory under samples/ is scored.
     """
-    values["metrics"] = tuple(name.strip() for name in values["metrics"].split(","))
     config = options.given(ScoreConfig, values)
     shared = {key: value for key, value in values.items() if key not in {*TEXTS, "metrics"}}
     from maskgit_cli.scoring import score

@@ -23,10 +23,7 @@ TEXTS = {name: FID_TEXTS[name] for name in ("features", "protocol")}
 @options.path_argument("out", metavar="REF.npz")
 @options.settings_of(ScoreConfig, TEXTS)
 @click.option("--with-features", is_flag=True, help="Keep each image's features, which PRDC needs.")
-@options.path("--weights", "Inception's weights.  [default: the published ones, fetched once]")
-@options.path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")
-@options.batch_size(32)
-@options.device
+@options.feature_space
 @options.overwrite
 @options.output
 def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **values: Any) -> None:

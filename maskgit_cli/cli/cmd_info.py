@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,18 @@ from maskgit_cli.cli import console, options
 
 
 def _text(value: Any) -> str:
-    """A value on one line; long lists are cut."""
+    """A value on one line; long lists are cut, and what is inside another value stands in brackets."""
     if isinstance(value, list) and len(value) > 12:
         return f"{', '.join(map(str, value[:12]))} … ({len(value)})"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{k} {json.dumps(v, ensure_ascii=False)}" for k, v in value.items()) or "none"
+        return ", ".join(f"{name} {_inner(inner)}" for name, inner in value.items()) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _inner(value: Any) -> str:
+    return f"({_text(value)})" if isinstance(value, list | dict) else str(value)
 
 
 @click.command(epilog="\b\nExample:\n  maskgit info tokens.h5\n  maskgit info runs/tokens-base-256 --json")

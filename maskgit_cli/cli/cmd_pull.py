@@ -35,7 +35,11 @@ def show_list(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None
         cells = [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]
         click.echo("  ".join(cells))
     unseen = [m.name for m in PUBLISHED.values() if not m.listed]
-    click.echo(f"{' and '.join(unseen)}: named by the authors, but not in their list of files", err=True)
+    click.echo(
+        f"{' and '.join(unseen)}: names of the authors' scheme, but not in their list of files, "
+        "so there is no score, and the hub may have no file",
+        err=True,
+    )
     ctx.exit()
 
 

@@ -37,7 +37,7 @@ def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
 )
 @options.path_argument("model", required=False)
 @options.path("--out", "Sample directory.  [default: samples/MODEL-DIGEST]")
-@options.settings_of(SampleConfig, TEXTS)
+@options.settings_of(SampleConfig, TEXTS, also={"labels": "--label"})
 @click.option(
     "--range", "part", callback=_range, metavar="START:STOP", help="Draw only these of the N images."
 )

@@ -38,6 +38,7 @@ SHOWN = {
     "size": "base, or that of --init-from",
     "steps": "from --epochs",
     "batch_size": "512 up to 256 px, 128 above",
+    "drop_label": "0.1; 0 where the network knows no dropped class",
 }
 
 

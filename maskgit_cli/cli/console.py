@@ -16,6 +16,8 @@ import click
 
 # Seconds between plain lines where stderr is no terminal.
 LINE_EVERY = 15.0
+# Characters of a task's name beside its bar.
+LONGEST_NAME = 24
 
 
 def memory_gb() -> float:
@@ -39,6 +41,24 @@ def duration(seconds: float) -> str:
     return f"{s // 86400}d{s % 86400 // 3600}h"
 
 
+def size(count: float) -> str:
+    """A number of bytes as people say it: ``645 bytes``, ``12.3 kB``, ``539 MB``, ``2.09 GB``."""
+    for unit, text in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {text}"
+    return f"{count:.0f} bytes"
+
+
+def amount(n: float, unit: str) -> str:
+    """A number of units as people read it."""
+    return size(n) if unit == "bytes" else f"{n:.0f}"
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most ``length`` characters, the end of a longer one replaced by a mark."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 class _PlainTask:
     """Progress as a line now and then."""
 
@@ -47,8 +67,10 @@ class _PlainTask:
         self.done = self.before = done
         self.began = self.spoke = time.monotonic()
         self.stats: dict[str, SupportsFloat] = {}
+        self.said = -1
 
     def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
+        """Count ``n`` more done, and say so if the last line is old."""
         self.done += n
         self.stats = stats or self.stats
         if time.monotonic() - self.spoke >= LINE_EVERY:
@@ -56,14 +78,22 @@ class _PlainTask:
             self.say()
 
     def say(self) -> None:
+        """Write the line, unless it was the last one written."""
+        if self.said == self.done:
+            return
+        self.said = self.done
         elapsed = max(time.monotonic() - self.began, 1e-9)
-        rate = (self.done - self.before) / elapsed
+        speed = (self.done - self.before) / elapsed
         left = ""
-        if rate and self.done < self.total:
-            left = f", {duration((self.total - self.done) / rate)} left"
+        if speed and self.done < self.total:
+            left = f", {duration((self.total - self.done) / speed)} left"
         stats = "".join(f", {name} {float(value):.4g}" for name, value in self.stats.items())
+        if self.unit == "bytes":  # what is fetched needs no memory to speak of
+            done = f"{size(self.done)} of {size(self.total)}" if self.total else size(self.done)
+            click.echo(f"{self.description}: {done}, {size(speed)}/s{left}", err=True)
+            return
         click.echo(
-            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.4g}/s{left}{stats}, "
+            f"{self.description}: {self.done}/{self.total} {self.unit}, {speed:.3g}/s{left}{stats}, "
             f"{memory_gb():.1f} GB",
             err=True,
         )
@@ -77,12 +107,31 @@ class _BarTask:
         self.shown = 0.0
 
     def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
+        """Move the bar on by ``n``."""
         self.progress.advance(self.task, n)
         # Reading a number off the GPU waits for it, so do that a few times a second at most.
         if stats and time.monotonic() - self.shown > 0.25:
             self.shown = time.monotonic()
-            text = "  ".join(f"{name} {float(value):.4g}" for name, value in stats.items())
+            text = "".join(f"  {name} {float(value):.4g}" for name, value in stats.items())
             self.progress.update(self.task, stats=text)
+
+
+def _beside_the_bar(task: Any, unit: str) -> str:
+    """Count, rate, time left, memory and a loss; each as wide at the end as now, so that nothing jumps."""
+    done, total = amount(task.completed, unit), amount(task.total or 0, unit)
+    if task.finished:
+        time_left = f"in {duration(task.finished_time)}"
+    elif task.time_remaining is None:
+        time_left = ""
+    else:
+        time_left = f"{duration(task.time_remaining)} left"
+    speed = task.finished_speed or task.speed
+    shown = (f"{size(speed)}/s" if unit == "bytes" else f"{speed:.3g}/s") if speed else ""
+    stats = task.fields["stats"]
+    if unit == "bytes":  # what is fetched needs no memory to speak of
+        counted = f"{done} of {total}" if task.total else done
+        return f"{counted} {shown:>11} {time_left:>11}"
+    return f"{done:>{len(total)}}/{total} {shown:>9} {time_left:>11}  {memory_gb():.1f} GB{stats}"
 
 
 class ConsoleReporter:
@@ -102,7 +151,8 @@ class ConsoleReporter:
         """Show a piece of work; see :class:`~maskgit_cli.progress.Reporter`."""
         if self.speaks and not self.quiet and sys.stderr.isatty():
             with self._progress(unit) as progress:
-                task = progress.add_task(description, total=total, completed=done, stats="")
+                name = shortened(description, LONGEST_NAME)
+                task = progress.add_task(name, total=total, completed=done, stats="")
                 yield _BarTask(progress, task)
             return
         plain = _PlainTask(description, total, done, unit)
@@ -113,35 +163,24 @@ class ConsoleReporter:
             plain.say()
 
     def _progress(self, unit: str) -> Any:
+        """A bar that takes what room the words leave, so that a line never wraps on 80 columns."""
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+        from rich.table import Column
         from rich.text import Text
 
-        class RateColumn(ProgressColumn):
-            """Units a second, and memory."""
+        class Words(ProgressColumn):
+            """What stands beside the bar."""
 
             def render(self, task: Any) -> Text:
-                speed = f"{task.speed:.3g} {unit}/s" if task.speed else ""
-                return Text(f"{speed}  {memory_gb():.1f} GB", style="dim")
+                return Text(_beside_the_bar(task, unit), style="dim")
 
         return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            RateColumn(),
-            TextColumn("{task.fields[stats]}"),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            Words(table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
+            expand=True,
         )
 
     def info(self, text: str) -> None:

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgit_cli.config import (
-    DTYPES,
-)
+from maskgit_cli.config import DTYPES
 from maskgit_cli.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
+
+# What may not be read is an error of the stage, not of the call's words: left to itself click ends with 2.
+_PATH = click.Path(path_type=Path, readable=False)
 
 
 def device(f: F) -> F:
@@ -57,15 +58,31 @@ def workers(default: int) -> Callable[[F], F]:
     return click.option("--workers", type=int, default=default, show_default=True, metavar="N", help=text)
 
 
+def listed(name: str, default: tuple[str, ...], text: str) -> Callable[[F], F]:
+    """An option that takes words with commas between them, and gives a tuple of them."""
+
+    def split(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in value.split(","))
+
+    joined = ",".join(default)
+    return click.option(name, default=joined, show_default=True, metavar="A,B,...", callback=split, help=text)
+
+
+def feature_space(f: F) -> F:
+    """``--weights``, ``--tokenizer``, ``--batch-size``, ``--device`` of what turns images into features."""
+    f = batch_size(32)(device(f))
+    f = path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one tokens name]")(f)
+    return path("--weights", "Inception's weights.  [default: the published ones, fetched once]")(f)
+
+
 def path(name: str, text: str, **extra: Any) -> Callable[[F], F]:
     """An option that takes a path."""
-    kind = click.Path(path_type=Path)
-    return click.option(name, type=kind, metavar="PATH", help=text, **extra)
+    return click.option(name, type=_PATH, metavar="PATH", help=text, **extra)
 
 
 def path_argument(name: str, **extra: Any) -> Callable[[F], F]:
     """An argument that is a path."""
-    return click.argument(name, type=click.Path(path_type=Path), **extra)
+    return click.argument(name, type=_PATH, **extra)
 
 
 def _plain_type(annotation: Any) -> type:
@@ -76,7 +93,10 @@ def _plain_type(annotation: Any) -> type:
 
 
 def settings_of(
-    kind: type[Settings], texts: Mapping[str, str], defaults: Mapping[str, str] | None = None
+    kind: type[Settings],
+    texts: Mapping[str, str],
+    defaults: Mapping[str, str] | None = None,
+    also: Mapping[str, str] | None = None,
 ) -> Any:
     """Options for fields of a settings class, their defaults read from it.
 
@@ -84,28 +104,31 @@ def settings_of(
         kind: the class.
         texts: help by field name; fields left out get no option. The order is that of the help page.
         defaults: what to show as the default of a field whose default is None.
+        also: a second spelling of a field's option.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
 
     def decorate(f: F) -> F:
         for name in reversed(list(texts)):
-            f = _option(fields[name], _plain_type(hints[name]), texts[name], (defaults or {}).get(name))(f)
+            shown, second = (defaults or {}).get(name), (also or {}).get(name)
+            f = _option(fields[name], _plain_type(hints[name]), texts[name], shown, second)(f)
         return f
 
     return decorate
 
 
-def _option(field: Any, kind: type, text: str, shown: str | None) -> Callable[[F], F]:
-    """One option from one field."""
+def _option(field: Any, kind: type, text: str, shown: str | None, second: str | None) -> Callable[[F], F]:
+    """One option from one field, with a second spelling if it has one."""
     flag = "--" + field.name.replace("_", "-")
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=field.default, show_default=True, help=text)
-    default = None if field.default is None else field.default
+    default = field.default
+    flags = (flag, second) if second else (flag,)
     metavar = {int: "N", float: "X"}.get(kind, "TEXT")
     show: bool | str = shown if shown is not None else default is not None
     return click.option(
-        flag, field.name, type=kind, default=default, show_default=show, metavar=metavar, help=text
+        *flags, field.name, type=kind, default=default, show_default=show, metavar=metavar, help=text
     )
 
 

@@ -1,0 +1,167 @@
+"""Import networks of published sizes with random weights: parameters, seconds, and the memory it takes.
+
+For each name of `maskgit pull --list`, files are written in the published containers, `maskgit import` makes
+a model directory of them in a process of its own, and a row of the table says what came of it. The last
+column is that process's highest memory, less what importing torch alone takes, over the size of the files.
+Up to 7 GB of disk and 5 GB of memory.
+
+python examples/full_size_import.py maskgit-256 halton-256-base official-256
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import torch
+from torch import Tensor, nn
+
+from maskgit_cli.artifacts.models import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.catalogue import PUBLISHED, Published
+from maskgit_cli.config import TransformerConfig, VQGANConfig
+from maskgit_cli.convert import FAMILIES, renamed
+from maskgit_cli.exporting import v1_model_yaml
+from maskgit_cli.inspecting import describe
+from maskgit_cli.published_config import HaltonConfig, OfficialConfig, OfficialVQGANConfig
+
+# Of Halton-MaskGIT: width, depth, heads, features of a head, hidden features of an MLP.
+HALTON = {
+    "tiny": (384, 6, 6, 64, 1024),
+    "small": (512, 12, 6, 85, 1536),
+    "base": (768, 12, 12, 64, 2048),
+    "large": (1024, 24, 16, 64, 2816),
+}
+TOKENIZER_SIZES = {
+    "maskgit": ("vqgan", VQGANConfig()),
+    "halton": ("llamagen", VQGANConfig(codebook_size=16384, embed_dim=8)),
+    "official": ("official_vqgan", OfficialVQGANConfig()),
+}
+
+# What a process does last: it says its highest memory in kB. (What its parent is told of it counts the
+# parent's own memory.) Linux has it in this file.
+SAY_MEMORY = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+IMPORT = f"""
+import sys
+from maskgit_cli.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    {SAY_MEMORY}
+"""
+
+
+def transformer_sizes(model: Published) -> Any:
+    """Sizes of a published model's transformer."""
+    grid = model.resolution // 16
+    if model.family == "halton":
+        return HaltonConfig(*HALTON[model.name.rsplit("-", 1)[1]], 16384, 1000, grid)
+    kind = OfficialConfig if model.family == "official" else TransformerConfig
+    return kind(768, 24, 16, 3072, 1024, 1000, grid)
+
+
+def published_tensors(network: nn.Module, family: str, sizes: Any) -> dict[str, Tensor]:
+    """A network's tensors under their published names."""
+    names = next(f for f in FAMILIES if f.network == family).names(sizes)
+    backwards = [(ours, theirs) for theirs, ours in names]
+    return {renamed(name, backwards) or "": tensor for name, tensor in network.state_dict().items()}
+
+
+def write_torch(path: Path, tensors: dict[str, Tensor], key: str, rest: int) -> None:
+    """A checkpoint of PyTorch with ``rest`` bytes beside the weights, which optimisers and losses take."""
+    others = {
+        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros(max(rest, 0), dtype=torch.uint8)}}}
+    }
+    torch.save({"iter": 300_000, "global_epoch": 100, key: tensors, **others}, path)
+
+
+def as_flax(name: str, tensor: Tensor, heads: int) -> Tensor:
+    """A tensor in flax's layout: the outputs of a layer are its last side, heads have a side of their own."""
+    if name.endswith("/kernel"):
+        tensor = tensor.permute(2, 3, 1, 0) if tensor.dim() == 4 else tensor.T
+    if re.search(r"self_attention/(query|key|value)/", name):
+        tensor = tensor.unflatten(-1, (heads, -1))
+    elif name.endswith("self_attention/out/kernel"):
+        tensor = tensor.unflatten(0, (heads, -1))
+    return tensor.contiguous()
+
+
+def write_flax(path: Path, tensors: dict[str, Tensor], heads: int) -> None:
+    """A msgpack file of nested maps, an array in it an extension of type 1."""
+    tree: dict[str, Any] = {}
+    for name, ours in tensors.items():
+        *folders, last = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        array = as_flax(name, ours, heads).numpy()
+        place[last] = msgpack.ExtType(1, msgpack.packb((array.shape, str(array.dtype), array.tobytes())))
+    path.write_bytes(msgpack.packb({"params": tree}))
+
+
+def write_files(model: Published, folder: Path) -> list[Path]:
+    """The published files of a model, with random weights."""
+    torch.manual_seed(0)
+    paths = [folder / model.weights.name, folder / model.tokenizer[0].name]
+    tokenizer, codec_sizes = TOKENIZER_SIZES[model.family]
+    sizes = transformer_sizes(model)
+    networks = (
+        (TRANSFORMERS[model.family], model.family, sizes),
+        (TOKENIZERS[tokenizer], tokenizer, codec_sizes),
+    )
+    for path, file, (kind, family, own) in zip(
+        paths, (model.weights, model.tokenizer[0]), networks, strict=True
+    ):
+        network = kind.build(own)
+        tensors = published_tensors(network, family, own)
+        if model.family == "official":
+            write_flax(path, tensors, sizes.heads)
+            continue
+        if family == "halton":
+            tensors["head.weight"] = tensors["tok_emb.weight"]
+        key = {"vqgan": "state_dict", "llamagen": "model"}.get(family, "model_state_dict")
+        write_torch(path, tensors, key, (file.bytes or 0) - 4 * sum(t.numel() for t in network.parameters()))
+    if model.family == "maskgit":
+        paths.append(folder / "model.yaml")
+        paths[-1].write_text(v1_model_yaml(codec_sizes))
+    return paths
+
+
+def measured(program: str, *words: str) -> tuple[float, int]:
+    """Seconds that a program takes in a Python of its own, and that process's highest memory in bytes."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} ended with status {done.returncode}")
+    return time.monotonic() - began, int(done.stdout.split()[-1]) * 1024
+
+
+def main(names: list[str]) -> None:
+    """Print a row for each model."""
+    _, alone = measured(f"import torch\n{SAY_MEMORY}")
+    print(
+        "| name | transformer | tokenizer | files | seconds | highest memory | torch alone | rest / files |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            files = write_files(PUBLISHED[name], Path(folder))
+            out = Path(folder) / "model"
+            words = ("import", *map(str, files), str(out), "--quiet")
+            seconds, highest = measured(IMPORT, *words)
+            size = sum(file.stat().st_size for file in files)
+            counts = [describe(path)["parameters"] / 1e6 for path in (out, out / "tokenizer")]
+        cells = [f"{count:.3f} M" for count in counts]
+        cells += [
+            f"{size / 1e9:.2f} GB",
+            f"{seconds:.1f}",
+            f"{highest / 1e9:.2f} GB",
+            f"{alone / 1e9:.2f} GB",
+        ]
+        print(f"| `{name}` | {' | '.join(cells)} | {(highest - alone) / size:.2f} |", flush=True)
+
+
+main(sys.argv[1:] or list(PUBLISHED))
