@@ -375,6 +375,30 @@ class ScoreConfig(Settings):
 BENCH_STAGES = ("tokenize", "train", "sample", "raster", "decode")
 
 
+# Precision and recall compare every sample with every reference image, so `sweep` scores them when asked to.
+SWEEP_METRICS = ("fid", "is")
+
+
+@dataclass(frozen=True)
+class SweepConfig(Settings):
+    """Settings of ``sweep`` besides what is swept and how it is scored.
+
+    Attributes:
+        n: images drawn at each point.
+        labels: which classes, as for ``sample``.
+        weights: ``ema`` or ``raw``.
+        seed: of every random number, at every point, so that points differ by their settings alone.
+        keep: what stays of each point's samples: ``images`` and codes, ``tokens`` (the codes, from which
+            ``decode`` makes the same images again), or ``none``.
+    """
+
+    n: int = setting(5000, at_least(2))
+    labels: str = "all"
+    weights: str = setting("ema", among("ema", "raw"))
+    seed: int = setting(0, at_least(0))
+    keep: str = setting("tokens", among("images", "tokens", "none"))
+
+
 @dataclass(frozen=True)
 class CompareConfig(Settings):
     """Settings of ``compare``.

@@ -136,6 +136,12 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def dtype_name(name: str, device: torch.device) -> str:
+    """The name of the precision that a name, ``auto`` too, stands for; see :func:`resolve_dtype`."""
+    found = resolve_dtype(name, device)
+    return next(known for known, dtype in _DTYPES.items() if dtype == found)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """A context in which matrix products and convolutions run at ``dtype``."""
     if dtype == torch.float32:

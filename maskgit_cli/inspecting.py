@@ -21,6 +21,8 @@ from maskgit_cli.artifacts.pictures import PICTURES_FORMAT, RECORD_FILE
 from maskgit_cli.artifacts.runs import CHECKPOINT_FORMAT, RUN_FORMAT, checkpoints
 from maskgit_cli.artifacts.samples import SAMPLES_FORMAT, SETTINGS_FILE
 from maskgit_cli.artifacts.scores import SCORES_FORMAT
+from maskgit_cli.artifacts.sweeps import RECORD_FILE as SWEEP_FILE
+from maskgit_cli.artifacts.sweeps import SWEEP_FORMAT
 from maskgit_cli.artifacts.tensors import read_tensors
 from maskgit_cli.artifacts.tokens import TOKENS_FORMAT, open_tokens
 from maskgit_cli.data import list_images
@@ -28,7 +30,7 @@ from maskgit_cli.errors import ArtifactError, InputError
 
 Facts = dict[str, Any]
 # Names of the records in directories of ours, and the order in which they are looked for.
-RECORDS = ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE)
+RECORDS = ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE, SWEEP_FILE)
 
 
 def describe(path: Path) -> Facts:
@@ -80,6 +82,7 @@ def _record(path: Path, record: Facts) -> Facts:
         PICTURES_FORMAT: _samples,
         CHECKPOINT_FORMAT: _checkpoint,
         SCORES_FORMAT: _scores,
+        SWEEP_FORMAT: _sweep,
     }
     name = str(record.get("format"))
     if name not in known:
@@ -146,6 +149,12 @@ def _checkpoint(path: Path, record: Facts) -> Facts:
 
 def _scores(path: Path, record: Facts) -> Facts:
     return {key: record[key] for key in ("n", "n_ref", "protocol", "features", "metrics") if key in record}
+
+
+def _sweep(path: Path, record: Facts) -> Facts:
+    best = {best["metric"]: f"{best['value']:.6g} with {best['point']}" for best in record["best"]}
+    scored = sum(point["metrics"] is not None for point in record["points"])
+    return {"complete": record["complete"], "points": len(record["points"]), "scored": scored, "best": best}
 
 
 def _json(path: Path) -> Facts:

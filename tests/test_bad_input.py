@@ -38,6 +38,8 @@ TOKENIZE = "tokenize images {} --tokenizer tokenizer --workers 0"
 NO_LPIPS = ("--perceptual-weight", "0", "--workers", "0")
 FID = "--features vqgan --tokenizer tokenizer"
 
+FEATURES = "--features vqgan"
+
 # Records that say what they are and nothing else.
 BARE = [
     ("run", "config.json", "run"),
@@ -418,6 +420,26 @@ REFUSED = {
     "compare samples/mine samples/mine --classes bat --out new.png": ["--classes bat", "did you mean cat"],
     "compare samples/mine samples/mine --classes 2-1 --out new.png": ["--classes 2-1", "1-2"],
     "compare samples/mine samples/mine --per-class 0 --out new.png": ["--per-class 0", "1 or more"],
+    f"sweep model --ref images --out new {FEATURES}": ["nothing to sweep", "--steps 4,8,12"],
+    f"sweep model --steps 4,x --ref images --out new {FEATURES}": ["--steps x", "START:STOP:STEP"],
+    f"sweep model --steps 8:4:1 --ref images --out new {FEATURES}": ["--steps 8:4:1", "goes up"],
+    f"sweep model --cfg 0:1:0.00001 --ref images --out new {FEATURES}": ["--cfg", "at most 1000"],
+    f"sweep model --cfg 1,1 --ref images --out new {FEATURES}": ["--cfg 1,1", "twice"],
+    f"sweep model --steps 4,17 --ref images --out new {FEATURES}": ["--steps 17", "16"],
+    f"sweep model --sampler best --ref images --out new {FEATURES}": ["--sampler best", "halton"],
+    f"sweep model --sampler halton --gumbel 1 --ref images --out new {FEATURES}": [
+        "--gumbel-temp",
+        "halton sampler has no such setting",
+    ],
+    f"sweep model --preset raster --sampler raster --ref images --out new {FEATURES}": ["one of the two"],
+    f"sweep nowhere --steps 2,4 --ref images --out new {FEATURES}": ["nowhere", "does not exist"],
+    f"sweep model --steps 2,4 --ref nowhere --out new {FEATURES}": ["--ref nowhere", "no such"],
+    f"sweep model --steps 2,4 --ref images --out notes {FEATURES}": ["notes exists", "not a sweep"],
+    f"sweep model --steps 2,4 --ref images --out new --n 1 {FEATURES}": ["--n 1", "2 or more"],
+    f"sweep model --steps 2,4 --ref images --out new --keep some {FEATURES}": ["--keep some", "tokens"],
+    f"sweep model --steps 2,4 --ref images --out new --labels bat {FEATURES}": ["--labels bat", "cat"],
+    f"sweep model model --steps 2,4 --ref images --out new {FEATURES}": ["named twice"],
+    "sweep model --steps 2,4 --ref images --out new --inception nowhere": ["--inception nowhere", "no such"],
     "bench --batch-size 0": ["--batch-size 0", "1 or more"],
     "bench --res 250 --stages decode": ["--res 250", "a multiple of 16"],
     "bench --stages train,cook": ["--stages cook", "tokenize"],

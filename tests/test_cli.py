@@ -118,6 +118,8 @@ def test_every_command_speaks_the_same_words(name):
         ("train-vqgan", config.VQGANTrainConfig),
         ("sample", config.SampleConfig),
         ("fid", config.ScoreConfig),
+        ("sweep", config.SweepConfig),
+        ("compare", config.CompareConfig),
     ],
 )
 def test_defaults_are_those_of_the_settings(name, kind):

@@ -32,6 +32,7 @@ from maskgit_cli.config import (
     SampleConfig,
     ScoreConfig,
     Size,
+    SweepConfig,
     TokenizeConfig,
 )
 from maskgit_cli.decoding import decode
@@ -44,6 +45,7 @@ from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.sampler_config import PRESETS
 from maskgit_cli.sampling import sample
 from maskgit_cli.scoring import fid_stats, score
+from maskgit_cli.sweeping import sweep
 from maskgit_cli.tokenizing import tokenize
 
 README = Document(ROOT / "README.md")
@@ -187,6 +189,7 @@ def made(tmp_path_factory, tokenizer, tokens, run, images) -> Path:
     decode(tokens, root / "first", device="cpu")
     decode(root / "flip.h5", root / "all", tokenizer, views="all", device="cpu")
     make_scores(root, tokenizer, images)
+    make_sweeps(root, images)
     return root
 
 
@@ -241,6 +244,20 @@ def make_scores(root, tokenizer, images):
     score(root / "theirs.npz", root / "theirs.npz", device="cpu")
 
 
+def make_sweeps(root, images):
+    settings = {"scoring": ScoreConfig(features="vqgan", metrics=("fid", "is")), "device": "cpu"}
+    swept = {"cfg_interval": [(0.0, 1.0), (0.5, 1.0)], "schedule": ["root", "pow3"]}
+    sweep([root / "model"], swept, images, root / "sweep", SweepConfig(n=4), **settings)
+    sweep(
+        [root / "model"],
+        {"steps": [2]},
+        root / "pictures.npz",
+        root / "small-sweep",
+        SweepConfig(n=4, keep="none"),
+        **settings,
+    )
+
+
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
@@ -286,6 +303,8 @@ def test_records(made, run, tokenizer):
         held.check(read(made / name / "decoded.json"), "record-of-decoded-pictures")
     for path in made.rglob("*scores.json"):
         held.check(read(path), "record-of-scores")
+    for name in ("sweep", "small-sweep"):
+        held.check(read(made / name / "sweep.json"), "record-of-a-sweep")
     for name in ("pictures.npz", "codes.npz", "merged.npz"):
         held.check(json.loads(str(np.load(made / name)["meta"])), "record-of-statistics")
     assert held.unmet() == {}
@@ -357,6 +376,21 @@ def test_files(made, run, tokenizer, anchor, folders):
         assert {name for name, text in rows.items() if not text.startswith("optional")} <= here, folder
         met |= here
     assert met == rows.keys()
+
+
+def test_files_and_columns_of_a_sweep(made):
+    rows = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows("files-of-a-sweep")}
+    here = {
+        name: {path.name + "/" * path.is_dir() for path in (made / name).iterdir()}
+        for name in ("sweep", "small-sweep")
+    }
+    assert here["sweep"] == rows.keys()
+    assert here["small-sweep"] == {name for name, text in rows.items() if not text.startswith("optional")}
+    record = read(made / "sweep" / "sweep.json")
+    columns = (made / "sweep" / "sweep.csv").read_text().splitlines()[0].split(",")
+    stated = FORMATS.column("columns-of-the-table")
+    many = {"SETTING": list(record["settings"]["swept"]), "METRIC": list(record["points"][0]["metrics"])}
+    assert columns == [name for column in stated for name in many.get(column, [column])]
 
 
 def test_checkpoints_hold_the_files_and_tensors(made, run):

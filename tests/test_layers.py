@@ -25,13 +25,14 @@ LAYERS = [
     {"data", "labels", "grids", "sheets", "windows", "optim", "perceptual"},
     {"samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub", "regions"},
-    {"features", "drawing", "tracing", "image_sets", "convert", "sharing", "starting"},
+    {"sweep_points"},
+    {"features", "drawing", "sweep_plots", "tracing", "image_sets", "convert", "sharing", "starting"},
     {"extraction", "published_sizes", "manifests", "inpaint_sheets", "painting"},
     {
         "tokenizing", "vqgan_training", "training", "sampling", "inpainting", "decoding", "scoring",
         "exporting", "importing", "inspecting", "benching", "comparing",
     },
-    {"pulling"},  # an import with the fetching of its files before it
+    {"pulling", "sweeping"},  # made of stages: an import after fetching its files, samples with their scores
     {"cli"},
 ]  # fmt: skip
 # What commands may import before they run.

@@ -171,6 +171,13 @@ def format_of(path: Path) -> str | None:
     return found if found in (MODEL_FORMAT, TOKENIZER_FORMAT, RUN_FORMAT) else None
 
 
+def run_of_checkpoint(path: Path) -> Path | None:
+    """The run that ``RUN/checkpoints/step-N`` is a checkpoint of; None where ``path`` is something else."""
+    whole = path.resolve()
+    inside = whole.parent.name == "checkpoints" and (whole / "state.json").exists()
+    return whole.parent.parent if inside else None
+
+
 def newest_run(root: Path = Path("runs")) -> Path | None:
     """The run under ``root`` whose newest checkpoint is the latest, or None."""
     found = []
@@ -218,6 +225,7 @@ def tokenizer_directory(path: Path) -> Path:
         ArtifactError: what is there holds no tokenizer.
     """
     path = find_named(path, "tokenizer")
+    path = run_of_checkpoint(path) or path
     record = read_json(path / "config.json", "a tokenizer, run or model directory")
     if record.get("format") in (MODEL_FORMAT, RUN_FORMAT):
         return path / "tokenizer"
@@ -382,17 +390,18 @@ def _sizes(kind: Network, record: Mapping[str, Any], path: Path) -> Any:
 
 
 def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, int | None]:
-    """The record, weights file and step that a run or model directory stands for.
+    """The record, weights file and step that a run, checkpoint or model directory stands for.
 
     Raises:
         InputError: there is nothing at ``path``.
         ArtifactError: it is neither, or a run without a checkpoint.
     """
     path = find_named(path, "run or model")
-    record = read_json(path / "config.json", "a run or model directory")
+    run = run_of_checkpoint(path)
+    record = read_json((run or path) / "config.json", "a run or model directory")
     if record.get("format") == RUN_FORMAT:
         check_format(record, path, RUN_FORMAT, RUN_VERSION)
-        checkpoint = newest_checkpoint(path)
+        checkpoint = path if run else newest_checkpoint(path)
         if checkpoint is None:
             raise ArtifactError(f"{path} has no checkpoint yet; run its `maskgit train` command to make one")
         name = "ema.safetensors" if weights == "ema" else WEIGHTS_FILE
@@ -414,10 +423,10 @@ def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Pat
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
-    """Open a model directory, or the newest checkpoint of a run directory.
+    """Open a model directory, the newest checkpoint of a run directory, or the one named.
 
     Args:
-        path: run or model directory.
+        path: run or model directory, or ``checkpoints/step-N`` of a run.
         device: where the network goes.
         weights: ``ema`` or ``raw``; a model directory has one set only.
 

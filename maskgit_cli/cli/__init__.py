@@ -24,6 +24,7 @@ COMMANDS = {
     "inpaint": "Draw parts of an image anew, or more of it.",
     "fid": "Score samples against reference images or statistics.",
     "fid-stats": "Collect, or merge, reference statistics.",
+    "sweep": "Draw and score samples with every combination of some settings.",
     "compare": "Set several sets of samples side by side, the same class and number in each column.",
     "train-vqgan": "Train a tokenizer on images.",
     "decode": "Turn a token file back into images.",

@@ -61,9 +61,14 @@ def sampler(f: F) -> F:
     return click.option("--sampler", "method", type=method, show_default="the model's own", help=text)(f)
 
 
+def also(name: str) -> list[str]:
+    """Other spellings of a setting's option."""
+    return [ALSO[name]] if name in ALSO else []
+
+
 def _option(name: str, kind: Any, text: str) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
-    flags = [flag, *([ALSO[name]] if name in ALSO else []), name]
+    flags = [flag, *also(name), name]
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
     if name == "cfg_interval":

@@ -1,0 +1,97 @@
+"""``maskgit sweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from maskgit_cli.cli import console, options, sampler_options
+from maskgit_cli.cli.cmd_fid import TEXTS as SCORES
+from maskgit_cli.config import SWEEP_METRICS, ScoreConfig, SweepConfig
+from maskgit_cli.sampler_config import PRESETS, SAMPLERS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TEXTS = {
+    "n": "Images at each point.",
+    "labels": "Classes: all (balanced), uniform, or a list of numbers, names and ranges (3-7), or @FILE.",
+    "weights": "ema (averaged) or raw.",
+    "seed": "Of every random number, at every point.",
+    "keep": "Of each point's samples: images, tokens (2 bytes a code), or none.",
+}
+SWEPT = {
+    "sampler": f"Samplers: {', '.join(SAMPLERS)}.",
+    "preset": f"Published settings: {', '.join(PRESETS)}.",
+    **sampler_options.TEXTS,
+}
+
+
+def _swept(f: F) -> F:
+    """An option that takes a list for everything that can be swept."""
+    for name, text in reversed(SWEPT.items()):
+        flags = ["--" + name.replace("_", "-"), *sampler_options.also(name)]
+        f = click.option(*flags, f"swept_{name}", metavar="LIST", help=text)(f)
+    return f
+
+
+def _values(values: dict[str, Any]) -> dict[str, list[Any]]:
+    """Take what is swept out of a command's values; raises ConfigError for what is no such value."""
+    from maskgit_cli.sweep_points import parse_values
+
+    given = {name: values.pop(f"swept_{name}") for name in SWEPT}
+    return {name: parse_values(name, text) for name, text in given.items() if text is not None}
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    """The scores of all points, the best of each metric, and the commands that repeat the first of these."""
+    metrics = list(dict.fromkeys(name for point in record["points"] for name in point["metrics"]))
+    rows = {point["name"]: [point["metrics"].get(name) for name in metrics] for point in record["points"]}
+    console.columns(f"{record['settings']['n']} samples a point", metrics, rows)
+    for best in record["best"]:
+        click.echo(f"best {best['metric']}: {best['value']:.6g} with {best['point']}", err=True)
+    for command in record["best"][0]["commands"] if record["best"] else ():
+        click.echo(f"  {command}", err=True)
+
+
+@click.command(
+    "sweep",
+    epilog="\b\nExamples:\n  maskgit sweep runs/imagenet --steps 4,8,12 --cfg 0:6:1 --ref imagenet-val.npz\n"
+    "  maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref pictures/ --features vqgan\n"
+    "  maskgit sweep runs/a/checkpoints/step-00010000 runs/a/checkpoints/step-00020000 --cfg 3 --ref val/",
+)
+@options.path_argument("models", nargs=-1)
+@options.path("--ref", "What samples are compared with, as in fid.", required=True)
+@options.path("--out", "Directory of the sweep.", default="sweep", show_default=True)
+@_swept
+@options.settings_of(SweepConfig, TEXTS)
+@options.settings_of(ScoreConfig, SCORES)
+@click.option(
+    "--metrics", default=",".join(SWEEP_METRICS), show_default=True, metavar="A,B,...", help="As in fid."
+)
+@options.path("--inception", "Inception's weights.  [default: the published ones, fetched once]")
+@options.batch_size(64)
+@options.device
+@options.dtype
+@options.overwrite
+@options.output
+def command(models: tuple[Path, ...], ref: Path, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Draw and score samples with every combination of some settings.
+
+    MODELS are runs, checkpoints (runs/NAME/checkpoints/step-N) or model directories; several are swept over
+    too. A LIST holds values and ranges START:STOP:STEP with commas between them: 4,8,12 or 0:6:1. Scores go
+    into OUT/sweep.csv and OUT/sweep.json, plots into OUT/plots. Run the same command again to go on.
+    """
+    values["metrics"] = tuple(name.strip() for name in values["metrics"].split(","))
+    config, scoring = options.given(SweepConfig, values), options.given(ScoreConfig, values)
+    swept = _values(values)
+    shared = {k: v for k, v in values.items() if k not in {*TEXTS, *SCORES, "metrics"}}
+    from maskgit_cli.sweeping import sweep
+
+    reporter = console.reporter(quiet)
+    done = sweep(models, swept, ref, config=config, scoring=scoring, reporter=reporter, **shared)
+    if reporter.speaks and not quiet:
+        _show(done.record)
+    console.result(done.path, {"path": str(done.path), "resumed": done.resumed, **done.record}, as_json)
