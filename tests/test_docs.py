@@ -198,8 +198,9 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     shutil.copytree(images, broken)
     (broken / "cat" / "broken.png").touch()
     tokenize(broken, root / "flip.h5", tokenizer, TokenizeConfig(views="flip"), workers=0, device="cpu")
-    train_tiny(tokens, root / "validated", {"val": tokens, "init_from": run}, steps=2)
-    train_tiny_vqgan(images, root / "vqgan", {"val": images}, preview_every=6)
+    between_lines = {"checkpoint_every": 4, "log_every": 3}  # what the next line needs is in a checkpoint
+    train_tiny(tokens, root / "validated", {"val": tokens, "init_from": run}, **between_lines)
+    train_tiny_vqgan(images, root / "vqgan", {"val": images}, preview_every=6, **between_lines)
     export(run, root / "model", half=True)
     export(root / "model", root / "model-again")
     import_weights([OFFICIAL.transformer], root / "imported", tokenizer=OFFICIAL.tokenizer)
