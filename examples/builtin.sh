@@ -8,7 +8,7 @@ pictures=$1
 build=$2
 
 maskgit train-vqgan "$pictures/train" --val "$pictures/val" --out "$build/tokenizer-full" --steps 2600 --lr 6e-4 \
-  --adversarial-start 1500 --checkpoint-every 200 --preview-every 200
+  --adversarial-start 1500 --perceptual-weight 0 --checkpoint-every 200 --preview-every 200
 # Half precision first: the transformer learns the codes of the tokenizer that is shipped.
 [ -e "$build/tokenizer" ] || maskgit export "$build/tokenizer-full" "$build/tokenizer" --half
 

@@ -19,6 +19,7 @@ from maskgit_cli.inference import Generator, choose_model, decode_codes, load_ge
 from maskgit_cli.labels import labels_for, readable_name
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.samplers import check_steps
+from maskgit_cli.settings import require
 from maskgit_cli.sheets import captioned_sheet
 from maskgit_cli.tracing import Tracer, trace_pictures
 
@@ -82,6 +83,7 @@ def sample(
         OutputError: the directory holds something else, or cannot be written.
     """
     config = config or SampleConfig()
+    require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     generator = load_generator(choose_model(model, reporter), config.weights, device, dtype)
     job = _plan(generator, config, sampler)
     record = samples_record("sample", _settings(job, config), generator.parents(), len(job.indices))

@@ -121,6 +121,9 @@ def train_vqgan(
     source, held_out = list_images(images), _validation_set(val)
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
+    perceptual = _perceptual(config, accelerator.device, reporter)
+    if perceptual is None:  # the record says so, and going on with it is refused
+        config = dataclasses.replace(config, perceptual_weight=0.0)
     record = _record(images, source, config, sizes)
     resumed = on_main(lambda: settle_record(out, record, overwrite, _WHAT, _FREE))
     if (out / WEIGHTS_FILE).exists():
@@ -130,7 +133,6 @@ def train_vqgan(
     nets = _build(config, sizes, accelerator)
     meter = _Meter(sizes.codebook_size, accelerator.device)
     step = _resume(out, nets, meter) if resumed else 0
-    perceptual = _perceptual(config, accelerator.device, reporter)
     log = MetricsLog(out, step) if world().main else None
     batches = _batches(source, config, step, workers, reporter)
     with held(out, world().main), reporter.task("train-vqgan", config.steps, step, unit="steps") as task:

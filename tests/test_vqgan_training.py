@@ -343,6 +343,18 @@ def test_without_lpips_it_says_so_and_goes_on(images, tmp_path, monkeypatch):
     out = train_tiny_vqgan(images, tmp_path / "out", {"reporter": listener}, steps=1, perceptual_weight=1.0)
     assert listener.warnings == ["training without the perceptual loss. LPIPS needs its weights"]
     assert load_tokenizer(out)
+    assert json.loads((out / "config.json").read_text())["settings"]["perceptual_weight"] == 0
+
+
+def test_what_was_begun_without_lpips_does_not_go_on_with_it(images, tmp_path, monkeypatch):
+    def distance(pictures, reconstructions):
+        return (pictures - reconstructions).pow(2).mean()
+
+    out = train_tiny_vqgan(images, tmp_path / "out", steps=1)
+    (out / "model.safetensors").unlink()
+    monkeypatch.setattr(vqgan_training, "lpips", lambda device: distance)
+    with pytest.raises(OutputError, match=r"was begun with perceptual_weight 0\.0, not 1\.0"):
+        train_tiny_vqgan(images, out, steps=1, perceptual_weight=1.0)
 
 
 def test_lpips_takes_part_where_it_can_be_had(images, tmp_path, monkeypatch):
