@@ -10,7 +10,17 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from maskgit_cli.settings import Settings, above, among, at_least, below_one, between, require, setting
+from maskgit_cli.settings import (
+    Settings,
+    a_seed,
+    above,
+    among,
+    at_least,
+    below_one,
+    between,
+    require,
+    setting,
+)
 
 VIEWS: dict[str, int] = {"none": 1, "flip": 2, "ten-crop": 10}
 SCHEDULES = ("root", "linear", "square", "cosine", "arccos")
@@ -239,7 +249,7 @@ class TrainConfig(Settings):
     mask_schedule: str = setting("arccos", a_schedule())
     loss_on: str = setting("all", among("all", "masked"))
     ema: float = setting(0.9999, below_one())
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, a_seed())
     checkpoint_every: int = setting(1000, at_least(1))
     keep: int = setting(2, at_least(1))
     preview_every: int = setting(1000, at_least(0))
@@ -308,7 +318,7 @@ class VQGANTrainConfig(Settings):
     revive_after: int = setting(50, at_least(0))
     flip: bool = True
     ema: float = setting(0.999, below_one())
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, a_seed())
     checkpoint_every: int = setting(1000, at_least(1))
     keep: int = setting(2, at_least(1))
     preview_every: int = setting(1000, at_least(0))
@@ -333,18 +343,18 @@ class SampleConfig(Settings):
 
     n: int = setting(64, at_least(1))
     labels: str = "all"
-    start: int = setting(0, at_least(0))
-    stop: int | None = setting(None, at_least(1))
+    start: int = 0
+    stop: int | None = None
     format: str = setting("png", among("png", "npz", "tokens"))
     trace: str | None = setting(None, among("webp", "gif"))
     weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, a_seed())
 
     def __post_init__(self) -> None:
         super().__post_init__()
         stop = self.n if self.stop is None else self.stop
         rule = f"a part of 0:{self.n} that is not empty"
-        require(self.start < stop <= self.n, "range", f"{self.start}:{stop}", rule)
+        require(0 <= self.start < stop <= self.n, "range", f"{self.start}:{stop}", rule)
 
 
 @dataclass(frozen=True)
@@ -395,7 +405,7 @@ class SweepConfig(Settings):
     n: int = setting(5000, at_least(2))
     labels: str = "all"
     weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, a_seed())
     keep: str = setting("tokens", among("images", "tokens", "none"))
 
 

@@ -86,13 +86,14 @@ def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> 
 
     Raises:
         ConfigError: a change is out of range or unknown to the sampler, or guidance is asked of a network
-            that has none.
+            that has none, or for pictures without a class.
     """
     if not isinstance(choice, SamplerConfig):
         changes = dict(choice or {})
         preset = PRESETS[preset_for(model.resolution, changes.pop("method", model.config.sampler))]
         asked = changes.get("cfg", 0)
         choice = changed(preset, changes)
+        require(guided or not asked, "cfg", f"{asked:g}", "0: the pictures have no class to guide by")
     else:
         asked = choice.cfg
     if not model.config.drops_labels:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from maskgit_cli.errors import ConfigError
-from maskgit_cli.settings import Settings, among, at_least, option, require, setting
+from maskgit_cli.settings import Settings, a_seed, among, at_least, option, require, setting
 
 
 class Box(NamedTuple):
@@ -107,7 +107,7 @@ class InpaintConfig(Settings):
     mask_rule: str = setting("any", among("any", "majority"))
     feather: int = setting(0, at_least(0))
     weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, a_seed())
 
     def __post_init__(self) -> None:
         super().__post_init__()

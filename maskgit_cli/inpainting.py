@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgit_cli import noise
 from maskgit_cli.artifacts.atomic import parent, sha256_bytes, sha256_file
 from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest, samples_record
 from maskgit_cli.artifacts.tokens import TokenFile
@@ -27,9 +26,10 @@ from maskgit_cli.inpaint_config import Box, InpaintConfig
 from maskgit_cli.inpaint_sheets import SheetRow, inpaint_sheet
 from maskgit_cli.labels import NO_CLASS, find_label
 from maskgit_cli.manifests import read_manifest
-from maskgit_cli.painting import Painter, plan_edit
+from maskgit_cli.painting import Painter, plan_edit, sampler_for
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.regions import Edit
+from maskgit_cli.samplers import check_steps
 from maskgit_cli.settings import option, require
 from maskgit_cli.windows import Window, cells_to_draw
 
@@ -119,7 +119,6 @@ def inpaint(
     config = config or InpaintConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     edits = _read_edits(image, mask, config)
-    noise.seeds_of_images([edit.seed for edit in edits])  # refuses those that are too large
     generator = load_generator(choose_model(model, reporter), config.weights, device, dtype)
     outlines = on_main(lambda: [_outline(edit, image, generator, config) for edit in edits])
     job = _plan(generator, edits, outlines, config, sampler, reporter)
@@ -195,7 +194,10 @@ def _plan(
     model = generator.model
     labels = np.array([label for outline in outlines for _ in range(config.n) for label in outline.labels])
     sampler = choose_sampler(choice, model, bool((labels != NO_CLASS).any()))
-    _tell_of_steps(sampler, [count for outline in outlines for count in outline.unknown], reporter)
+    unknown = [count for outline in outlines for count in outline.unknown]
+    for count in sorted(set(unknown) - {0}):  # some schedules can't have as many steps as a window has codes
+        check_steps(sampler_for(sampler, count, NO_CLASS), count)
+    _tell_of_steps(sampler, unknown, reporter)
     counts = np.array([len(outline.windows) for outline in outlines for _ in range(config.n)])
     names = [
         " ".join(filter(None, [f"{i:06d}", edits[i // config.n].name, f"{k}" if count > 1 else ""]))

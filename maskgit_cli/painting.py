@@ -66,9 +66,9 @@ def plan_edit(edit: Edit, model: Model) -> tuple[Region, Plan]:
         InputError: the image or mask cannot be used.
     """
 
-    def label_of(text: str | None) -> int:
+    def label_of(text: str | None, option: str) -> int:
         if text is not None:
-            return find_label(text, model.config.classes, model.class_names)
+            return find_label(text, model.config.classes, model.class_names, option)
         if not model.config.drops_labels:
             raise ConfigError("--label: this network was trained with a class for every image; name one")
         return NO_CLASS
@@ -156,19 +156,12 @@ class Painter:
         groups: dict[SamplerConfig, list[int]] = {}
         for i, unknown in enumerate((codes == mask_code).flatten(1).sum(1).tolist()):
             if unknown:
-                groups.setdefault(self._sampler_for(unknown, int(labels[i])), []).append(i)
+                groups.setdefault(sampler_for(self.sampler, unknown, int(labels[i])), []).append(i)
         for sampler, rows in groups.items():
             start, label, variant, seed = (x[rows].to(place) for x in (codes, labels, variants, seeds))
             drawn = draw_samples(self.generator.predict, start, label, variant, sampler, seed, mask_code)
             codes[rows] = drawn.to(codes.device)
         return codes
-
-    def _sampler_for(self, unknown: int, label: int) -> SamplerConfig:
-        """The sampler's settings for a window: no more steps than codes, no guidance without a class."""
-        changes: dict[str, Any] = {} if label != NO_CLASS else {"cfg": 0.0}
-        if getattr(self.sampler, "steps", 0) > unknown:  # not every sampler has steps
-            changes["steps"] = unknown
-        return dataclasses.replace(self.sampler, **changes)
 
 
 def window_seed(seed: int, number: int) -> int:
@@ -176,3 +169,17 @@ def window_seed(seed: int, number: int) -> int:
     if number == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:8])
+
+
+def sampler_for(sampler: SamplerConfig, unknown: int, label: int) -> SamplerConfig:
+    """The sampler's settings for a window: no more steps than codes, no guidance without a class.
+
+    Args:
+        sampler: the settings for all windows.
+        unknown: codes to draw in this one, 1 or more.
+        label: its class, -1 for none.
+    """
+    changes: dict[str, Any] = {} if label != NO_CLASS else {"cfg": 0.0}
+    if getattr(sampler, "steps", 0) > unknown:  # not every sampler has steps
+        changes["steps"] = unknown
+    return dataclasses.replace(sampler, **changes)

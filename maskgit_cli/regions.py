@@ -65,7 +65,7 @@ class Region(NamedTuple):
     parts: list[Part]
 
 
-def find_region(edit: Edit, label_of: Callable[[str | None], int]) -> Region:
+def find_region(edit: Edit, label_of: Callable[[str | None, str], int]) -> Region:
     """Read an edit's image and mask, and find what is drawn.
 
     What was added comes first, then what has no class of its own, then box after box. Where boxes
@@ -73,7 +73,8 @@ def find_region(edit: Edit, label_of: Callable[[str | None], int]) -> Region:
 
     Args:
         edit: what is asked for.
-        label_of: the class number that a label means, -1 for None.
+        label_of: the class number that a label means, -1 for None; it is also told the option that the
+            label stands in, for its errors.
 
     Raises:
         ConfigError: nothing is to be drawn, a box reaches beyond the picture, is covered by others or
@@ -99,10 +100,15 @@ def find_region(edit: Edit, label_of: Callable[[str | None], int]) -> Region:
     things |= owners == 0
     things &= owners <= 0
     _check_kept(edit.keep_box, things | added | (owners > 0), inside)
-    strips = (added & ~things & (owners < 0), label_of(edit.label), _strips(shape, inside))
-    masks = [strips, (things, label_of(edit.label), ())]
-    masks += [(owners == i, label_of(box.label), ()) for i, box in enumerate(_labelled(edit.box), 1)]
-    parts = [Part(mask & ~kept, label, sides) for mask, label, sides in masks]
+    strips = (added & ~things & (owners < 0), edit.label, "--label", _strips(shape, inside))
+    masks = [strips, (things, edit.label, "--label", ())]
+    for i, box in enumerate(_labelled(edit.box), 1):
+        masks.append((owners == i, box.label, f"--box {box._replace(label=None)}:", ()))
+    parts = [
+        Part(mask & ~kept, label_of(text, option), sides)
+        for mask, text, option, sides in masks
+        if text is not None or (mask & ~kept).any()  # no class is missed where nothing is drawn
+    ]
     parts = [part for part in parts if part.mask.any()]
     if not parts:
         raise ConfigError("the boxes of --keep-box leave nothing to draw")

@@ -177,7 +177,7 @@ def halton_sampler(
     wanted = codes == mask_code
     counts = step_counts(wanted, config.steps, lambda total: halton_tokens_per_step(total, config.steps))
     places = _halton_places(grid, wanted, indices, seed, config.roll)  # (B, N)
-    temperatures = torch.linspace(config.sm_temp, config.sm_temp_end, config.steps).tolist()
+    temperatures = torch.linspace(config.sm_temp, config.sm_temp_end, config.steps, device="cpu").tolist()
     for i in range(config.steps):
         unknown = codes == mask_code  # (B, N)
         drawn, log_p = draw(codes, i, config.steps, temperatures[i])  # each (B, N)

@@ -1,4 +1,8 @@
-"""How many tokens a step keeps, in which order, and how guidance grows over the steps."""
+"""How many tokens a step keeps, in which order, and how guidance grows over the steps.
+
+Numbers of tokens are rounded in float32 on the CPU, also where PyTorch's default device is another: a last
+bit that a GPU's arccos has otherwise would be another schedule.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +69,7 @@ def tokens_per_step(total: int, steps: int, name: str) -> list[int]:
         ConfigError: there are more steps than tokens, no steps, or the name is unknown.
     """
     _check_steps(total, steps)
-    ratios = mask_ratio(torch.linspace(1, 0, steps), name)
+    ratios = mask_ratio(torch.linspace(1, 0, steps, device="cpu"), name)
     if steps == 1:
         return [total]
     counts = [max(1, round(share)) for share in (ratios / ratios.sum() * total).tolist()]
@@ -101,7 +105,7 @@ def official_tokens_per_step(total: int, steps: int, name: str) -> list[int]:
             step without a token (some schedules with nearly as many steps as tokens).
     """
     _check_steps(total, steps)
-    ratios = mask_ratio(torch.arange(1, steps + 1) / steps, name)
+    ratios = mask_ratio(torch.arange(1, steps + 1, device="cpu") / steps, name)
     masked = [total]
     for share in (total * ratios).floor().tolist()[:-1]:
         masked.append(max(1, min(int(share), masked[-1] - 1)))
@@ -127,7 +131,7 @@ def halton_tokens_per_step(total: int, steps: int) -> list[int]:
         ConfigError: there are more steps than tokens, or no steps.
     """
     _check_steps(total, steps)
-    shares = 1 - mask_ratio(torch.arange(1, steps + 1) / steps, "arccos")
+    shares = 1 - mask_ratio(torch.arange(1, steps + 1, device="cpu") / steps, "arccos")
     known = [max(i + 1, int(share)) for i, share in enumerate((shares * total).tolist())]
     return [after - before for before, after in zip([0, *known[:-1]], known, strict=True)]
 

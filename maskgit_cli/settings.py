@@ -84,6 +84,11 @@ def below_one() -> dict[str, Any]:
     return {"rule": (lambda value: 0 <= value < 1, "at least 0 and below 1")}
 
 
+def a_seed() -> dict[str, Any]:
+    """The value has 64 bits, which is what the random numbers take."""
+    return {"rule": (lambda value: 0 <= value < 2**64, "between 0 and 2^64 - 1")}
+
+
 def among(*choices: str) -> dict[str, Any]:
     """The value is one of ``choices``."""
     return {"rule": (lambda value: value in choices, "one of " + ", ".join(choices))}

@@ -121,7 +121,10 @@ def show_value(value: object) -> str:
         return YES[0] if value else NO[0]
     if isinstance(value, tuple | list):
         return ":".join(map(show_value, value))
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.10g}"
+    return short if float(short) == value else repr(value)  # names and commands stand for this very value
 
 
 # --- points -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskgit_cli.artifacts.atomic import parent, remove_directory, sha256_file, write_bytes
+from maskgit_cli.artifacts.atomic import parent, remove_directory, sha256_bytes, sha256_file, write_bytes
 from maskgit_cli.artifacts.feature_statistics import holds_statistics, read_statistics
 from maskgit_cli.artifacts.models import Model, builtin_model, load_model
 from maskgit_cli.artifacts.sweeps import (
@@ -122,14 +122,15 @@ def sweep(
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     dtype = dtype_name(dtype, resolve_device(device))  # a sweep goes on with what it began with
     chosen = [choose_model(path, reporter) for path in models] or [choose_model(None, reporter)]
-    plans, parents = _plan(chosen, swept, config, scoring)
+    plans, parents, labels_sha256 = _plan(chosen, swept, config, scoring)
     for path, word in ((ref, "--ref"), (inception, "--inception")):
         if path is not None and not path.exists():
             raise InputError(f"{word} {path}: no such folder or file")
     if ref.is_file():
         parents.append(parent("reference", ref, sha256_file(ref)))
     settings = _settings(plans, config, scoring)
-    settings |= {"ref": str(ref), "dtype": dtype, "inception": sha256_file(inception) if inception else None}
+    settings |= {"labels_sha256": labels_sha256, "ref": str(ref), "dtype": dtype}
+    settings["inception"] = sha256_file(inception) if inception else None
     fresh = sweep_record(settings, _points(plans), parents)
     record = on_main(lambda: settle_sweep(out, fresh, overwrite))
     done = sum(point["metrics"] is not None for point in record["points"])
@@ -147,8 +148,12 @@ def sweep(
 
 def _plan(
     models: Sequence[Path], swept: Mapping[str, Sequence[Any]], config: SweepConfig, scoring: ScoreConfig
-) -> tuple[list[_Plan], list[dict[str, str]]]:
+) -> tuple[list[_Plan], list[dict[str, str]], str]:
     """Resolve every point, so that a combination that cannot be is found before the first is drawn.
+
+    Returns:
+        The points, the records of the models, and the sha256 of the class numbers that are drawn with
+        each model: the lines of a file of labels may change between two calls.
 
     Raises:
         ConfigError: a sampler has no such setting or takes no such value, there are more steps than codes,
@@ -157,13 +162,13 @@ def _plan(
     names = dict(zip(_model_names(models), models, strict=True))
     points = points_of({**({"model": list(names)} if len(names) > 1 else {}), **swept})
     plans: dict[str, _Plan] = {}
-    parents, tokenizers = [], set()
+    parents, tokenizers, labels = [], set(), []
     for name, path in names.items():
         model = load_model(path, "cpu", config.weights)
         parents.append(parent("model", model.path.resolve(), model.sha256))
         tokenizers.add(model.tokenizer_sha256)
         known = (model.config.classes, model.class_names, config.seed)
-        labels_for(config.labels, np.arange(config.n), *known)  # refuses classes that there are not
+        labels.append(labels_for(config.labels, np.arange(config.n), *known))
         for point in points:
             if point.values.get("model", name) == name:
                 sampler = _sampler(point.values, model)
@@ -174,7 +179,8 @@ def _plan(
             f"--features {scoring.features}: the models have different tokenizers, so their distances "
             "would be in different spaces; use --features inception"
         )
-    return [plans[point.name] for point in points], parents
+    digest = sha256_bytes(np.concatenate(labels).astype("<i4").tobytes())
+    return [plans[point.name] for point in points], parents, digest
 
 
 def _model_names(models: Sequence[Path]) -> list[str]:

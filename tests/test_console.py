@@ -59,6 +59,15 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(clock, capsys):
     assert "\r" not in err
 
 
+def test_the_last_plain_line_is_not_said_again(clock, capsys):
+    with console.ConsoleReporter().task("draw", 45) as task:
+        for _ in range(3):
+            clock[0] += 15
+            task.advance(15)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"draw: {n}/45 images" for n in (15, 30, 45)]
+
+
 def test_a_terminal_gets_a_bar_with_rate_loss_and_memory(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

@@ -3,18 +3,20 @@
 import numpy as np
 import pytest
 from PIL import Image
+from published import OFFICIAL
 from tiny_models import CODES, make_model
 
 from maskgit_cli import inpainting, painting
-from maskgit_cli.artifacts.models import load_tokenizer
+from maskgit_cli.artifacts.models import load_model, load_tokenizer
 from maskgit_cli.artifacts.samples import open_samples
 from maskgit_cli.artifacts.token_writing import TokenWriter
 from maskgit_cli.data import read_image, to_model
 from maskgit_cli.errors import ConfigError, InputError, OutputError
+from maskgit_cli.importing import import_weights
 from maskgit_cli.inpaint_config import Box, InpaintConfig, Outpaint
 from maskgit_cli.inpainting import inpaint
 from maskgit_cli.regions import grow
-from maskgit_cli.sampler_config import ConfidenceConfig
+from maskgit_cli.sampler_config import ConfidenceConfig, OfficialSamplerConfig
 from maskgit_cli.windows import Window
 
 STEPS = ConfidenceConfig(steps=2)
@@ -106,6 +108,13 @@ def test_settings_that_cannot_be(model, photo, tmp_path):
         ({"box": (Box(-1, 8, 4, 4),)}, "--box -1,8,4,4: reaches beyond"),
         ({"box": (Box(0, 0, 4, 4),), "label": "cow"}, "--label cow: no class has this name"),
         ({"box": (Box(0, 0, 4, 4),), "label": "3"}, "--label 3: the model's classes are 0 to 2"),
+        ({"box": (Box(0, 0, 4, 4, "cow"),), "label": "dog"}, "--box 0,0,4,4: cow: no class has this name"),
+        ({"box": (Box(0, 0, 4, 4, "dog"),), "label": "cow"}, "--label cow: no class has this name"),
+        ({"box": (Box(0, 0, 4, 4),), "sampler": {"cfg": 5.0}}, "--cfg 5: must be 0: the pictures have no"),
+        (
+            {"box": (Box(0, 0, 16, 8),), "sampler": OfficialSamplerConfig(schedule="root")},
+            "--steps 8: with --schedule root, this sampler has nothing left for some of the steps",
+        ),
         ({"box": (Box(3, 3, 2, 2),), "mask_rule": "majority"}, "--mask-rule majority: none of the 4×4 cells"),
     ]
     for options, message in cases:
@@ -142,7 +151,7 @@ def test_the_same_call_resumes_and_another_is_refused(model, photo, tmp_path, mo
     with pytest.raises(OutputError, match="made with --box 0,0,4,4, not 0,0,4,5"):
         draw(image, model, first.path, box=(Box(0, 0, 4, 5),))
     photo(16, 17)
-    with pytest.raises(OutputError, match="made with --image"):
+    with pytest.raises(OutputError, match="made with image"):
         draw(image, model, first.path, box=(Box(0, 0, 4, 4),), n=1)
 
 
@@ -152,6 +161,20 @@ def test_a_variant_does_not_depend_on_how_many_there_are(model, photo, tmp_path)
     five = open_samples(draw(image, model, tmp_path / "five", box=(Box(2, 2, 9, 9),), n=5).path).tokens.codes
     assert np.array_equal(one[0], five[0])
     assert five.max() < CODES
+
+
+def test_a_network_without_no_class_needs_one_only_for_what_has_none(photo, tmp_path, maskgit):
+    """Google's network was trained with a class for every image."""
+    model = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
+    side = load_model(model).resolution
+    image = photo(side, side)
+    said = maskgit("inpaint", str(image), str(model), "--box", "0,0,3,3")
+    assert said.status == 1
+    assert said.stderr == (
+        "maskgit: --label: this network was trained with a class for every image; name one\n"
+    )
+    result = draw(image, model, tmp_path / "s", box=(Box(0, 0, 3, 3, "1"),), sampler=None)
+    assert open_samples(result.path).tokens.labels.tolist() == [1]
 
 
 # --- several windows --------------------------------------------------------------------------------
@@ -339,7 +362,7 @@ def test_a_manifest_goes_on_where_it_stopped(model, manifest, tmp_path, monkeypa
 def test_a_manifest_whose_images_change_is_another(model, manifest, photo, tmp_path):
     run(manifest, model, tmp_path / "s")
     Image.new("RGB", (20, 24)).save(tmp_path / "three.png")
-    with pytest.raises(OutputError, match="made with --manifest"):
+    with pytest.raises(OutputError, match="made with manifest"):
         run(manifest, model, tmp_path / "s")
 
 
@@ -352,7 +375,7 @@ def test_a_manifest_whose_images_change_is_another(model, manifest, photo, tmp_p
         ("one.png,,,,,", "say what to draw anew"),
         ('one.png,,"9,9,9,9",,,', "--box 9,9,9,9: reaches beyond the image, which is 16×16 pixels"),
         ("one.png,mask.png,,,cow,", "--label cow: no class has this name"),
-        ('one.png,,"1,1,2,2=cow",,,', "--label cow: no class has this name"),
+        ('one.png,,"1,1,2,2=cow",,,', "--box 1,1,2,2: cow: no class has this name"),
         ("one.png,mask.png,,,,x", "seed x: must be a whole number"),
     ],
 )

@@ -26,7 +26,8 @@ def image(tmp_path):
 def region(image, mask=None, box=(), keep_box=(), outpaint=None, label=None):
     boxes, kept = (tuple(map(Box.parse, texts)) for texts in (box, keep_box))
     sides = outpaint and Outpaint.parse(outpaint)
-    return find_region(Edit(Path(image), mask, boxes, kept, sides, label, None, 0), LABELS.__getitem__)
+    edit = Edit(Path(image), mask, boxes, kept, sides, label, None, 0)
+    return find_region(edit, lambda text, _option: LABELS[text])
 
 
 def extent(mask):

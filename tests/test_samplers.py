@@ -11,8 +11,8 @@ from toy_networks import blank, toy_network
 
 from maskgit_cli.config import SCHEDULES
 from maskgit_cli.errors import ArtifactError, ConfigError
-from maskgit_cli.sampler_config import GUIDANCE_RAMPS, NOISES, ConfidenceConfig
-from maskgit_cli.samplers import confidence_sampler, draw_codes, guided_logits, most_confident
+from maskgit_cli.sampler_config import GUIDANCE_RAMPS, NOISES, SAMPLERS, ConfidenceConfig, RasterConfig
+from maskgit_cli.samplers import confidence_sampler, draw_codes, draw_samples, guided_logits, most_confident
 from maskgit_cli.schedules import tokens_per_step
 
 
@@ -89,6 +89,23 @@ def test_too_many_steps_and_networks_that_give_nan():
             lambda c, label, drop: torch.full((len(c), 4, 6), torch.nan),
             codes, labels, indices, ConfidenceConfig(steps=2), 0, 5,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+@pytest.mark.parametrize("seed", [3, torch.arange(3)])
+@pytest.mark.parametrize("kind", SAMPLERS.values(), ids=SAMPLERS)
+def test_every_tensor_is_where_the_codes_are(kind, seed, top_k):
+    """PyTorch puts on "meta" here what names no device, and that mixes with nothing and has no numbers."""
+
+    def predict(codes, labels, drop):
+        assert {codes.device.type, labels.device.type, drop.device.type} == {"cpu"}
+        return torch.zeros(len(codes), 16, 6, device="cpu")
+
+    config = kind(top_k=top_k, **({} if kind is RasterConfig else {"steps": 4}))
+    codes, labels, indices = blank(3, 4, 4, 5)
+    with torch.device("meta"):
+        result = draw_samples(predict, codes, labels, indices, config, seed, 5, lambda step: None)
+    assert (result < 5).all()
 
 
 # --- guidance ---------------------------------------------------------------------------------------

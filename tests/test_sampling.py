@@ -192,6 +192,8 @@ def test_other_settings_over_samples_that_are_there(model, tmp_path):
         ({"labels": "1"}, "--labels all, not 1"),
         ({"start": 2}, "--range 0:7, not 2:7"),
         ({"sampler": ConfidenceConfig(steps=5)}, "--steps 4, not 5"),
+        ({"sampler": HaltonSamplerConfig(steps=4)}, "--sampler confidence, not halton"),
+        ({"trace": "gif"}, "--trace none, not gif"),
     ]
     for change, difference in cases:
         with pytest.raises(OutputError) as caught:
@@ -200,7 +202,7 @@ def test_other_settings_over_samples_that_are_there(model, tmp_path):
             caught.value
         )
     other = make_model(tmp_path / "other", seed=1)
-    with pytest.raises(OutputError, match="made with --model"):
+    with pytest.raises(OutputError, match=r"made with model [0-9a-f]{12}, not [0-9a-f]{12}; use"):
         draw(other, path)
     assert contents(path) == before
 
@@ -211,8 +213,32 @@ def test_labels_from_a_file_that_has_changed(model, tmp_path):
     path = draw(model, tmp_path / "s", labels=spec).path
     assert open_tokens(path / "tokens.h5").labels.tolist() == [0, 2, 0, 2, 0, 2, 0]
     (tmp_path / "labels").write_text("cat\ndog\n")
-    with pytest.raises(OutputError, match="made with --labels-sha256"):
+    with pytest.raises(OutputError, match="made with other classes in the file of --labels @"):
         draw(model, path, labels=spec)
+
+
+def test_the_seed_is_named_where_the_classes_follow_from_it(model, tmp_path):
+    path = draw(model, tmp_path / "s", labels="uniform").path
+    with pytest.raises(OutputError, match="made with --seed 0, not 1"):
+        draw(model, path, labels="uniform", seed=1)
+
+
+def test_overwrite_begins_anew_over_a_damaged_token_file(model, tmp_path, monkeypatch):
+    whole = contents(draw(model, tmp_path / "whole").path)
+    path = tmp_path / "s"
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleWriter, "finish_tokens", stop)
+        with pytest.raises(KeyboardInterrupt):
+            draw(model, path)
+    (path / "tokens.h5.partial").write_bytes(b"no HDF5")
+    with pytest.raises(OutputError, match=r"cannot resume: .* pass --overwrite to begin anew"):
+        draw(model, path)
+    draw(model, path, overwrite=True)
+    assert contents(path) == whole
 
 
 def test_overwrite_replaces_samples_and_nothing_else(model, tmp_path):
@@ -244,6 +270,11 @@ def test_settings_that_cannot_be(model, tmp_path):
         draw(model, tmp_path / "s", sampler=ConfidenceConfig(steps=17))
     with pytest.raises(ConfigError, match="--steps -1: must be 1 or more"):
         ConfidenceConfig(steps=-1)
+    for part in ({"start": -1}, {"start": 1, "stop": 1}, {"stop": 0}, {"stop": 8}):
+        with pytest.raises(ConfigError, match=r"--range -?\d:\d: must be a part of 0:7 that is not empty"):
+            SampleConfig(n=7, **part)
+    with pytest.raises(ConfigError, match=r"--seed \d+: must be between 0 and 2\^64 - 1"):
+        SampleConfig(seed=2**64)
     with pytest.raises(ConfigError, match="did you mean owl"):
         draw(model, tmp_path / "s", labels="owls")
     with pytest.raises(InputError, match="no run or model at"):
@@ -261,6 +292,8 @@ def test_a_model_without_classes(tmp_path):
     samples = open_samples(path)
     assert set(samples.tokens.labels) == {-1}
     assert samples.record["settings"]["sampler"]["cfg"] == 0
+    with pytest.raises(ConfigError, match="--cfg 5: must be 0: the pictures have no class to guide by"):
+        draw(tmp_path / "m", tmp_path / "other", sampler={"cfg": 5.0})
 
 
 def test_damaged_sample_directories(model, tmp_path):

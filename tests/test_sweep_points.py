@@ -80,6 +80,14 @@ def test_every_combination_once_the_last_setting_fastest():
     assert [point.name for point in points_of({"gumbel_temp": [4.5]})] == ["gumbel-temp=4.5"]
 
 
+def test_a_value_is_shown_to_its_last_digit():
+    near = [0.1, 0.1 + 2**-50, 3.0, 3.0000000000004, 1e-12, 12345678901.5]
+    shown = [show_value(value) for value in near]
+    assert [float(text) for text in shown] == near
+    assert (shown[0], shown[2]) == ("0.1", "3")
+    assert len({point.name for point in points_of({"cfg": near})}) == 6
+
+
 def test_names_are_safe_and_differ():
     swept = {"model": ["runs/a", "runs-a", "a b"], "cfg_interval": [(0.0, 1.0), (0.25, 0.5)]}
     names = [point.name for point in points_of(swept)]

@@ -283,7 +283,7 @@ def test_a_combination_that_cannot_be_is_found_before_anything_is_drawn(model, i
 
 def test_guidance_without_classes_is_no_sweep(images, tmp_path):
     plain = make_model(tmp_path / "plain", names=[], classes=0)
-    with pytest.raises(ConfigError, match=r"--cfg 3: .* no classes to guide by"):
+    with pytest.raises(ConfigError, match=r"--cfg 3: .* no class to guide by"):
         run_sweep(plain, images, tmp_path / "s", {"cfg": [0.0, 3.0]})
 
 
@@ -324,6 +324,15 @@ def test_other_settings_over_a_sweep_are_named(model, images, whole, tmp_path, c
     with pytest.raises(OutputError, match=said):
         run_sweep(model, images, tmp_path / "s", **change)
     assert contents(tmp_path / "s") == before
+
+
+def test_labels_from_a_file_that_has_changed(model, images, tmp_path):
+    (tmp_path / "labels").write_text("0\n2\n")
+    config = SweepConfig(n=2, labels=f"@{tmp_path / 'labels'}")
+    run_sweep(model, images, tmp_path / "s", {"steps": [1]}, config)
+    (tmp_path / "labels").write_text("0\n1\n")
+    with pytest.raises(OutputError, match="made with other classes in the file of --labels @"):
+        run_sweep(model, images, tmp_path / "s", {"steps": [1]}, config)
 
 
 def test_overwrite_begins_anew_and_leaves_what_is_not_ours(model, images, whole, tmp_path):

@@ -27,13 +27,15 @@ from maskgit_cli.artifacts.atomic import (
     write_json,
 )
 from maskgit_cli.artifacts.token_writing import TokenWriter
-from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace, open_tokens, partial_path
+from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace, open_tokens, partial_path, read_header
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.settings import option
 
 SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 1
 SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE = "settings.json", "tokens.h5", "grid.png", "samples.npz"
 IMAGES, TRACES = "images", "traces"
+# Settings that follow from others, which are the ones to name where two records differ.
+DERIVED = ("labels_sha256", "edits", "windows", "points")
 # What `fid` leaves in the directory; scores of samples that are replaced must go with them.
 SCORES_FILE = "scores.json"
 WHAT = "a sample directory"
@@ -121,7 +123,8 @@ def settle_samples(path: Path, record: Mapping[str, Any], overwrite: bool) -> bo
     Args:
         path: the directory.
         record: from :func:`samples_record`.
-        overwrite: remove other samples that are there, and finished ones of the same settings.
+        overwrite: remove other samples that are there, and those of the same settings if they are finished
+            or their token file is damaged.
 
     Returns:
         True if the samples are there, complete.
@@ -138,7 +141,7 @@ def settle_samples(path: Path, record: Mapping[str, Any], overwrite: bool) -> bo
     old = read_record(path)
     difference = record_difference(old, record)
     complete = old.get("complete") is True
-    if overwrite and (difference or complete):
+    if overwrite and (difference or complete or _tokens_are_damaged(path)):
         _clear(path, old)
         write_json(path / SETTINGS_FILE, record)
         return False
@@ -152,6 +155,18 @@ def settle_samples(path: Path, record: Mapping[str, Any], overwrite: bool) -> bo
     return complete
 
 
+def _tokens_are_damaged(path: Path) -> bool:
+    """Whether the token file of samples, finished or not, is there and cannot be gone on with."""
+    tokens = path / TOKENS_FILE
+    try:
+        for file in (tokens, partial_path(tokens)):
+            if file.exists():
+                read_header(file)
+    except ArtifactError:
+        return True
+    return False
+
+
 def _only_leftovers(path: Path) -> bool:
     """Whether a folder holds nothing but temporary files of ours."""
     return all(child.name.startswith(f".{SETTINGS_FILE}.") for child in path.iterdir())
@@ -160,9 +175,14 @@ def _only_leftovers(path: Path) -> bool:
 def record_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """The first setting or parent in which two records differ, in words, or None."""
     before, after = _identity(old), json.loads(json.dumps(_identity(new)))
-    for key in after | before:
-        if before.get(key) != after.get(key):
-            return f"{option(key)} {_shown(before.get(key))}, not {_shown(after.get(key))}"
+    parents = {parent["kind"] for record in (old, new) for parent in record["parents"]}
+    for key in sorted(after | before, key=lambda key: key in DERIVED):
+        if before.get(key) == after.get(key):
+            continue
+        if key == "labels_sha256":
+            return f"other classes in the file of --labels {_shown(after.get('labels'))}"
+        name = key if key in parents else option("sampler" if key == "method" else key)
+        return f"{name} {_shown(before.get(key))}, not {_shown(after.get(key))}"
     return None
 
 
@@ -188,7 +208,7 @@ def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
 def _shown(value: object) -> str:
     if isinstance(value, list):  # as they are typed: --range 0:64, --box 8,8,16,16
         value = (":" if len(value) == 2 else ",").join(map(str, value))
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
