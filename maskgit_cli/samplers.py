@@ -92,23 +92,11 @@ def confidence_sampler(
         ConfigError: an image has fewer unknown codes than there are steps.
         ArtifactError: the network gives NaN.
     """
-    grid = codes.shape[1:]
-    draw = _drawer(predict, grid, labels, indices, config, seed, mask_code)
-    codes = codes.flatten(1).clone()  # (B, N)
-    counts = step_counts(
-        codes == mask_code,
-        config.steps,
-        lambda total: tokens_per_step(total, config.steps, config.schedule),
-    )
-    for i in range(config.steps):
-        unknown = codes == mask_code  # (B, N)
-        drawn, log_p = draw(codes, i, config.steps, config.sm_temp)  # each (B, N)
-        confidence = noisy_confidence(log_p, indices, i, config, seed)
-        confidence = confidence.masked_fill(~unknown, -torch.inf)
-        kept = most_confident(confidence, counts[:, i])
-        codes = torch.where(kept, drawn, codes)
-        _report(on_step, grid, i, codes, drawn, kept, confidence)
-    return codes.unflatten(1, grid)
+    return _most_confident_first(
+        predict, codes, labels, indices, config, seed, mask_code, on_step,
+        counts=lambda total: tokens_per_step(total, config.steps, config.schedule),
+        noisy=lambda log_p, step: noisy_confidence(log_p, indices, step, config, seed),
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -131,21 +119,45 @@ def official_sampler(
     Arguments, result and errors are those of :func:`confidence_sampler`; the rule for the numbers of
     codes raises ConfigError, too, where it leaves a step without one.
     """
+
+    def noisy(log_p: Tensor, step: int) -> Tensor:
+        gumbel = noise.gumbel(seed, indices, step, log_p.shape[1], noise.CONFIDENCE)
+        return log_p + config.choice_temp * (1 - (step + 1) / config.steps) * gumbel
+
+    return _most_confident_first(
+        predict, codes, labels, indices, config, seed, mask_code, on_step,
+        counts=lambda total: official_tokens_per_step(total, config.steps, config.schedule),
+        noisy=noisy,
+    )  # fmt: skip
+
+
+def _most_confident_first(
+    predict: Predict,
+    codes: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    config: ConfidenceConfig | OfficialSamplerConfig,
+    seed: noise.Seed,
+    mask_code: int,
+    on_step: Callable[[Step], None] | None,
+    counts: Callable[[int], list[int]],
+    noisy: Callable[[Tensor, int], Tensor],
+) -> Tensor:
+    """The loop of samplers that keep the codes with the highest confidence; see :func:`confidence_sampler`.
+
+    Args:
+        counts: how many codes each step keeps, for the number of codes that an image lacks.
+        noisy: the confidence (B, N) of codes with log-probabilities (B, N) at a step.
+    """
     grid = codes.shape[1:]
     draw = _drawer(predict, grid, labels, indices, config, seed, mask_code)
     codes = codes.flatten(1).clone()  # (B, N)
-    counts = step_counts(
-        codes == mask_code,
-        config.steps,
-        lambda total: official_tokens_per_step(total, config.steps, config.schedule),
-    )
+    kept_at = step_counts(codes == mask_code, config.steps, counts)  # (B, S)
     for i in range(config.steps):
         unknown = codes == mask_code  # (B, N)
         drawn, log_p = draw(codes, i, config.steps, config.sm_temp)  # each (B, N)
-        gumbel = noise.gumbel(seed, indices, i, codes.shape[1], noise.CONFIDENCE)
-        confidence = log_p + config.choice_temp * (1 - (i + 1) / config.steps) * gumbel
-        confidence = confidence.masked_fill(~unknown, -torch.inf)
-        kept = most_confident(confidence, counts[:, i])
+        confidence = noisy(log_p, i).masked_fill(~unknown, -torch.inf)
+        kept = most_confident(confidence, kept_at[:, i])
         codes = torch.where(kept, drawn, codes)
         _report(on_step, grid, i, codes, drawn, kept, confidence)
     return codes.unflatten(1, grid)
