@@ -4,6 +4,7 @@ Figure 3), and the settings in which the sets differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -257,6 +258,7 @@ def _sheet(
 ) -> Tensor:
     """Bands of up to ``columns`` pictures, each with a row a set, one below the other."""
     bands = []
+    columns = math.ceil(len(chosen) / math.ceil(len(chosen) / columns))  # bands of about one length
     for start in range(0, len(chosen), columns):
         keys = chosen[start : start + columns]
         images = torch.cat([images[start : start + columns] for images in pictures])

@@ -418,7 +418,7 @@ class CompareConfig(Settings):
         per_class: pictures a class at most.
         n: pictures in all at most, spread over the classes; None is 16, or, where ``per_class`` is
             given, as many as that makes.
-        columns: pictures in a row.
+        columns: pictures in a row at most.
     """
 
     shown: ClassVar[int] = 16  # pictures, unless a number is given

@@ -14,7 +14,7 @@ TEXTS = {
     "classes": "Classes to show: numbers, names and ranges (3-7), or @FILE.",
     "per_class": "Pictures of a class at most.",
     "n": "Pictures in all at most, spread over the classes.",
-    "columns": "Pictures in a row.",
+    "columns": "Pictures in a row at most.",
 }
 SHOWN = {"classes": "all", "per_class": "no limit", "n": f"{CompareConfig.shown}, without --per-class"}
 
