@@ -165,6 +165,12 @@ def test_damaged_traces(model, tmp_path, name, values, message):
         open_tokens(path)
 
 
+def test_an_animation_without_pictures_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["sample", "--trace-as", "gif", "--format", "tokens"])
+    assert "--format tokens makes none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("options", "suffix"), [(["--trace"], "webp"), (["--trace-as", "gif"], "gif")])
 def test_the_command(model, tmp_path, options, suffix):
     words = f"sample {model} --n 1 --steps 4 --device cpu --out {tmp_path / 's'}".split()

@@ -354,7 +354,7 @@ def read_png(path: Path) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise ArtifactError(
-            f"{path} is missing or damaged; draw the samples again with --overwrite"
+            f"{path} is missing or damaged; remove {path.parent.parent} and draw the samples again"
         ) from error
 
 

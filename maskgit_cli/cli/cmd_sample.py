@@ -69,6 +69,8 @@ def command(
     else the built-in model. Run the same command again to go on after an interruption.
     """
     start, stop = part or (0, None)
+    if trace_as and values["format"] == "tokens":
+        raise click.UsageError("--trace-as needs pictures, and --format tokens makes none; take --trace")
     steps = trace_as or ("webp" if trace else None)
     config = options.given(SampleConfig, {**values, "start": start, "stop": stop, "trace": steps})
     sampler = sampler_options.chosen(preset, values)
