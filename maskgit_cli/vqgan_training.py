@@ -121,9 +121,7 @@ def train_vqgan(
     source, held_out = list_images(images), _validation_set(val)
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
-    perceptual = _perceptual(config, accelerator.device, reporter)
-    if perceptual is None:  # the record says so, and going on with it is refused
-        config = dataclasses.replace(config, perceptual_weight=0.0)
+    perceptual, config = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, sizes)
     resumed = on_main(lambda: settle_record(out, record, overwrite, _WHAT, _FREE))
     if (out / WEIGHTS_FILE).exists():
@@ -236,15 +234,20 @@ def _check_finite(nets: _Networks, step: int) -> None:
         )
 
 
-def _perceptual(config: VQGANTrainConfig, device: torch.device, reporter: Reporter) -> PerceptualLoss | None:
-    """LPIPS, or None, said aloud, where its weights cannot be had."""
+def _perceptual(
+    config: VQGANTrainConfig, device: torch.device, reporter: Reporter
+) -> tuple[PerceptualLoss | None, VQGANTrainConfig]:
+    """LPIPS, or None, said aloud, where its weights cannot be had; and the settings that come of it.
+
+    The record then says that there was none, and going on with it is refused.
+    """
     if config.perceptual_weight == 0:
-        return None
+        return None, config
     try:
-        return lpips(device)
+        return lpips(device), config
     except WeightsError as error:
         reporter.warn(f"training without the perceptual loss. {error}")
-        return None
+        return None, dataclasses.replace(config, perceptual_weight=0.0)
 
 
 def _validation_set(path: Path | None) -> Source | None:
