@@ -89,7 +89,7 @@ def test_other_codes_or_views_over_pictures_that_are_there(tokens, tokenizer, tm
     ):
         decode(tokens, out, tokenizer, views="all", device="cpu")
     other = write_tokens(tmp_path / "other.h5", tokenizer, views="none")
-    with pytest.raises(OutputError, match="decoded with --tokens"):
+    with pytest.raises(OutputError, match="decoded with tokens"):
         decode(other, out, tokenizer, device="cpu")
     assert contents(out) == before
     (out / "mine.txt").write_text("")
