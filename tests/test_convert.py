@@ -100,7 +100,8 @@ def test_missing_extra_and_misshapen_tensors_are_all_named():
 
 
 def test_long_lists_are_cut_and_odd_names_escaped():
-    assert listed([str(i) for i in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"
+    assert listed([str(i) for i in range(40)]).endswith("38, 39")
+    assert listed([str(i) for i in range(43)]).endswith("38, 39 and 3 more")
     assert listed(["a\x1b[31m\n"]) == r"'a\x1b[31m\n'"
 
 
