@@ -39,6 +39,7 @@ def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
         try:
             if len(cells) > len(names):
                 raise InputError(f"has {len(cells)} cells for {len(names)} columns; quote cells with commas")
+            # Spreadsheets leave out empty cells at the end of a line; what isn't there is empty too.
             row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
             edits.append(_read_edit(row, path.parent, number, len(edits), config))
         except MaskGITError as error:

@@ -303,6 +303,7 @@ def _drawer(
     def draw(
         codes: Tensor, step: int, steps: int, sm_temp: float, where: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
+        """Codes drawn at the positions ``where``, and their log-probabilities."""
         weight = guidance_weight(config.cfg, step, steps, config.ramp, config.cfg_interval)
         logits = guided_logits(predict, codes.unflatten(1, grid), labels, weight)  # (B, N, K or K+1)
         u = noise.uniform(seed, indices, step, codes.shape[1], noise.CODE)  # (B, N)

@@ -99,6 +99,7 @@ def sample(
         return Drawn(codes, () if config.format == "tokens" else render(codes))
 
     def sheet(writer: SampleWriter, tokens: TokenFile) -> Tensor:
+        """Up to 100 of the pictures, decoded anew where none were written."""
         rows, columns = grid_rows(job.labels)
         texts = sheet_texts(job.labels[rows], generator.model.class_names, columns)
         if config.format == "tokens":
