@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from maskgit_cli.settings import option
 from maskgit_cli.sweep_points import show_value
@@ -170,9 +171,11 @@ def _annotate(
     """Small texts beside points, unless these are too many."""
     for point, text in zip(points, texts, strict=True):
         if len(points) <= MOST_NAMED_POINTS and point is not left_out:
-            panel.annotate(
+            shown = panel.annotate(
                 text, at(point), xytext=(4, 4), textcoords="offset points", fontsize=7, color="0.35"
             )
+            # A rim in the colour of the paper, for a line that goes up from here runs behind the text.
+            shown.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _mark(panel: Axes, place: tuple[float, float], text: str, below: bool = True) -> None:
