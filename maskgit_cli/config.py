@@ -89,7 +89,7 @@ class Size:
 # base, big and huge are the report's and its repository's; tiny and small are ours, for grids of 8.
 SIZES: dict[str, Size] = {
     "tiny": Size(192, 6, 6, 768),
-    "small": Size(256, 8, 8, 1024),
+    "small": Size(256, 6, 8, 1024),
     "base": Size(768, 24, 16, 3072),
     "big": Size(1024, 32, 16, 4096),
     "huge": Size(1024, 48, 16, 4096),
@@ -140,6 +140,7 @@ class VQGANConfig(Pyramid):
         codebook_size: number of codebook vectors.
         norm_groups: groups of every group normalisation; divides every level's features.
         dropout: probability, during training, of zeroing a feature.
+        middle_attention: whether the middle of the encoder and of the decoder attends, as published.
     """
 
     resolution: int = setting(256, at_least(1))
@@ -152,6 +153,7 @@ class VQGANConfig(Pyramid):
     codebook_size: int = setting(1024, between(2, 65535))
     norm_groups: int = setting(32, at_least(1))
     dropout: float = setting(0.0, below_one())
+    middle_attention: bool = True
 
 
 # The report's tokenizer, and siblings that two CPU cores can train.
@@ -162,11 +164,14 @@ TOKENIZER_SIZES: dict[str, VQGANConfig] = {
         channels=16,
         channel_multipliers=(1, 2, 4, 6),
         residual_blocks=1,
-        attention_resolutions=(8,),
+        # Neither attention nor statistics of single channels: what a code says of its cell then depends
+        # less on the rest of the picture. docs/builtin.md has the measurements.
+        attention_resolutions=(),
+        middle_attention=False,
         z_channels=64,
-        embed_dim=32,
+        embed_dim=8,
         codebook_size=512,
-        norm_groups=16,
+        norm_groups=1,
     ),
     "tiny": VQGANConfig(
         resolution=32,
@@ -216,7 +221,9 @@ class TrainConfig(Settings):
         beta1: decay of AdamW's first moment.
         beta2: decay of AdamW's second moment.
         weight_decay: AdamW's decoupled weight decay.
-        warmup: steps of linear warm-up; constant afterwards.
+        warmup: steps of linear warm-up.
+        lr_floor: learning rate at the end of a cosine decay over ``steps``, as a fraction of the peak;
+            1 is constant, as the report.
         clip: largest gradient norm.
         dropout: of the network.
         drop_label: probability of replacing a label by "no class", for classifier-free guidance; None
@@ -242,6 +249,7 @@ class TrainConfig(Settings):
     beta2: float = setting(0.96, below_one())
     weight_decay: float = setting(1e-5, at_least(0))
     warmup: int = setting(2500, at_least(0))
+    lr_floor: float = setting(1.0, between(0, 1))
     clip: float = setting(1.0, above(0))
     dropout: float = setting(0.1, below_one())
     drop_label: float | None = setting(None, between(0, 1))
@@ -283,6 +291,8 @@ class VQGANTrainConfig(Settings):
         lr_floor: learning rate at the end of the cosine decay, as a fraction of the peak; 1 is constant.
         codebook_weight: of the codebook loss.
         commitment_weight: of the commitment loss (beta of VQ-VAE).
+        smoothness_weight: of how much latents differ from their neighbours, as a fraction of their
+            variance; it makes codes easier to predict from one another.
         perceptual_weight: of LPIPS, where its weights can be had.
         adversarial_weight: of the generator's adversarial loss, before the adaptive factor.
         adversarial_start: step at which the discriminator joins; None is half of the steps.
@@ -310,6 +320,7 @@ class VQGANTrainConfig(Settings):
     lr_floor: float = setting(0.1, between(0, 1))
     codebook_weight: float = setting(1.0, at_least(0))
     commitment_weight: float = setting(0.25, at_least(0))
+    smoothness_weight: float = setting(0.0, at_least(0))
     perceptual_weight: float = setting(1.0, at_least(0))
     adversarial_weight: float = setting(0.8, at_least(0))
     adversarial_start: int | None = setting(None, at_least(0))

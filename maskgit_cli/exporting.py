@@ -244,6 +244,12 @@ def _check_v1_tokenizer(codec: Tokenizer) -> None:
     if type(codec.network) is not VQGAN:
         name = read_tokenizer_record(codec.path).get("network")
         raise ConfigError(f"{codec.path} holds the network {name!r}; --to v1 writes VQGANs only")
+    assert isinstance(codec.config, VQGANConfig)
+    if not codec.config.middle_attention:
+        raise ConfigError(
+            f"{codec.path} has no attention in the middle; v1.0's VQGAN always has it, so it cannot read "
+            "this one"
+        )
     groups = codec.config.norm_groups
     if groups != V1_GROUPS:
         raise ConfigError(

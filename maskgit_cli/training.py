@@ -29,11 +29,18 @@ from maskgit_cli.artifacts.runs import (
 from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
 from maskgit_cli.config import TrainConfig
 from maskgit_cli.data import to_pixels
-from maskgit_cli.distributed import make_accelerator, on_main, resolve_device, resolve_dtype, world
+from maskgit_cli.distributed import (
+    make_accelerator,
+    on_main,
+    plain_attention,
+    resolve_device,
+    resolve_dtype,
+    world,
+)
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
-from maskgit_cli.optim import EMA, load_optimizer, optimizer_tensors, set_lr, warmup_factor
+from maskgit_cli.optim import EMA, cosine_factor, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.sampler_config import PRESETS, changed, preset_for
 from maskgit_cli.samplers import draw_samples
@@ -118,11 +125,14 @@ def train(
     codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near, out if overwrite else None)
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
-    on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite))
+    # The learning rate of every step of a decay depends on their number, which is then settled.
+    lengths = {"steps", "epochs"} if config.lr_floor == 1 else set()
+    on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite, lengths))
     training, meter = _build(config, start, accelerator), _Meter()
     step = _resume(out, training, meter)
     if step >= (config.steps or 0):
-        reporter.info(f"{out} has its {step} steps already; more --steps go on, --overwrite begins anew")
+        more = "more --steps go on, " if lengths else ""
+        reporter.info(f"{out} has its {step} steps already; {more}--overwrite begins anew")
         return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
     log = MetricsLog(out, step) if world().main else None
@@ -139,8 +149,7 @@ def train(
                 line = meter.flush(step)
                 if log:
                     epoch = step * config.batch_size / len(data)
-                    lr = config.lr * warmup_factor(step, config.warmup)
-                    log.append(step=step, epoch=round(epoch, 4), lr=lr, **line)
+                    log.append(step=step, epoch=round(epoch, 4), lr=_learning_rate(step, config), **line)
             checkpoint = step % config.checkpoint_every == 0 or last
             if checkpoint and held_out is not None:
                 value = validation_loss(preview.take(training.ema), held_out, config, accelerator)
@@ -216,9 +225,9 @@ def _record(data: TokenFile, config: TrainConfig, start: Start) -> dict[str, Any
     }
 
 
-def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool) -> None:
-    """Settle the run directory and put the tokenizer in it."""
-    free = {"steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"}
+def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool, lengths: set[str]) -> None:
+    """Settle the run directory and put the tokenizer in it; ``lengths`` may differ from those begun with."""
+    free = {"keep", "checkpoint_every", "preview_every", "log_every"} | lengths
     settle_record(out, record, overwrite, _WHAT, free)
     if not (out / "tokenizer").exists():
         copy_tokenizer(codec, out / "tokenizer")
@@ -309,6 +318,12 @@ def masked_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
     return loss.sum() if config.loss_on == "all" else (loss * batch.masked.flatten()).sum()
 
 
+def _learning_rate(step: int, config: TrainConfig) -> float:
+    """Learning rate at optimiser step ``step`` (from 1): linear warm-up, then constant or a cosine decay."""
+    assert config.steps is not None
+    return config.lr * warmup_factor(step, config.warmup) * cosine_factor(step, config.steps, config.lr_floor)
+
+
 def _train_step(
     step: int, data: TokenFile, config: TrainConfig, training: _Training
 ) -> tuple[Tensor, Tensor]:
@@ -318,7 +333,7 @@ def _train_step(
     however the batch is split into processes and micro-batches.
     """
     accelerator = training.accelerator
-    set_lr(training.optimizer, config.lr * warmup_factor(step, config.warmup))
+    set_lr(training.optimizer, _learning_rate(step, config))
     # Dropout is the one thing torch's own generators decide: seed them by step and process.
     torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + world().rank)
     batch = draw_batch(step, data, config, accelerator.device)
@@ -329,7 +344,8 @@ def _train_step(
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(training.wrapped):
-            logits = training.wrapped(piece.inputs, piece.labels, piece.drop)
+            with plain_attention(accelerator, piece.inputs[0].numel()):
+                logits = training.wrapped(piece.inputs, piece.labels, piece.drop)
             loss = masked_loss(logits, piece, config) / positions
             # Gradients are averaged over the processes; the sum is wanted.
             accelerator.backward(loss * world().size)

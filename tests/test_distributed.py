@@ -12,6 +12,7 @@ from maskgit_cli.distributed import (
     broadcast_object,
     gather_objects,
     make_accelerator,
+    plain_attention,
     resolve_device,
     resolve_dtype,
     world,
@@ -116,3 +117,33 @@ def test_processes_without_gpus_are_joined_even_if_the_launcher_does_not_say_so(
         monkeypatch.setenv("ACCELERATE_USE_CPU", forced)
         assert distributed.world() == World(1, 2)
     assert asked == [True, False, True]
+
+
+# --- attention --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "plain"),
+    [(torch.bfloat16, 64, True), (torch.bfloat16, 1024, False), (torch.float32, 64, False)],
+)
+def test_short_sequences_attend_plainly_in_bf16_on_a_cpu(dtype, tokens, plain):
+    def state():
+        switches = torch.backends.cuda
+        return switches.flash_sdp_enabled(), switches.fp16_bf16_reduction_math_sdp_allowed()
+
+    before = state()
+    accelerator = make_accelerator(CPU, dtype)
+    with plain_attention(accelerator, tokens):
+        assert state() == ((False, True) if plain else before)
+    with pytest.raises(ValueError, match="on its way"), plain_attention(accelerator, tokens):
+        raise ValueError("on its way")
+    assert state() == before
+
+
+def test_plain_attention_is_attention():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 65, 16, dtype=torch.bfloat16) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    with plain_attention(make_accelerator(CPU, torch.bfloat16), 64):
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.02)

@@ -1,5 +1,6 @@
 """``export --to v1``: the report's own files, there and back; ``--push``: models on the hub."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -142,6 +143,10 @@ def test_what_v1_cannot_hold(tmp_path, maskgit):
     model = make_model(tmp_path / "model")  # whose tokenizer normalises in 4 groups
     with pytest.raises(ConfigError, match=r"in 4 groups; v1\.0's VQGAN always has 32"):
         export(model, tmp_path / "v1", to="v1")
+    sizes = dataclasses.replace(SIZES, middle_attention=False)
+    save_tokenizer(tmp_path / "plain", VQGAN(sizes).state_dict(), sizes)
+    with pytest.raises(ConfigError, match="no attention in the middle"):
+        export(tmp_path / "plain", tmp_path / "v1", to="v1")
     with pytest.raises(ConfigError, match="are float32"):
         export(model, tmp_path / "v1", to="v1", half=True)
     with pytest.raises(ConfigError, match="--to v2: must be one of native, v1"):

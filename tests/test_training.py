@@ -475,6 +475,20 @@ def test_other_settings_over_a_run_are_named(run, tokens, tokenizer, tmp_path):
     assert steps_of(twin) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_the_learning_rate_may_decay(tokens, tmp_path):
+    """A cosine from the peak to the floor; the length is then part of what a run is."""
+    run = train_tiny(tokens, tmp_path / "run", lr_floor=0.2)
+    decay = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(1, 7)]
+    warm = [0.5, 1, 1, 1, 1, 1]
+    wanted = [1e-3 * a * b for a, b in zip(warm, decay, strict=True)]
+    assert [line["lr"] for line in metrics(run) if "lr" in line] == pytest.approx(wanted)
+    constant = train_tiny(tokens, tmp_path / "constant")
+    assert [line["lr"] for line in metrics(constant) if "lr" in line] == pytest.approx([5e-4] + 5 * [1e-3])
+    assert metrics(run)[-1]["loss"] != metrics(constant)[-1]["loss"]
+    with pytest.raises(OutputError, match="begun with steps 6, not 8"):
+        train_tiny(tokens, run, lr_floor=0.2, steps=8)
+
+
 @pytest.mark.parametrize("extra", [{}, {"overwrite": True}])
 def test_two_trainings_never_share_a_directory(run, tokens, tmp_path, extra):
     twin = shutil.copytree(run, tmp_path / "run")

@@ -180,6 +180,36 @@ def test_adaptive_weight_is_the_ratio_of_the_two_gradients():
     assert flat.item() == 1e4
 
 
+# --- smoothness --------------------------------------------------------------------------------------
+
+
+def test_roughness_is_relative_to_the_variance():
+    torch.manual_seed(0)
+    noise = torch.randn(16, 8, 8, 8)
+    assert vqgan_training.relative_roughness(noise).item() == pytest.approx(1, abs=0.05)
+    found, scaled = (vqgan_training.relative_roughness(z).item() for z in (noise, 7 * noise + 3))
+    assert scaled == pytest.approx(found, rel=1e-5)
+    flat = torch.randn(16, 8, 1, 1).expand(16, 8, 8, 8)
+    assert vqgan_training.relative_roughness(flat).item() == 0
+    for nothing in (torch.ones(2, 3, 4, 4), torch.randn(2, 3, 1, 1)):
+        assert vqgan_training.relative_roughness(nothing).item() == 0
+    # One row, 0 1 1: differences 1 and 0, so a mean square of 1/2; variance 2/9.
+    row = torch.tensor([0.0, 1.0, 1.0]).view(1, 1, 1, 3)
+    assert vqgan_training.relative_roughness(row).item() == pytest.approx(0.5 / (2 * 2 / 9))
+
+
+def test_smoothness_makes_neighbours_alike(images, tmp_path):
+    settings = {"steps": 30, "adversarial_weight": 0.0, "checkpoint_every": 30, "lr": 4e-3, "flip": False}
+    rough, smooth = (
+        train_tiny_vqgan(images, tmp_path / f"{weight}", **settings, smoothness_weight=weight)
+        for weight in (1e-9, 1.0)
+    )
+    assert metrics(smooth)[0]["roughness"] == pytest.approx(metrics(rough)[0]["roughness"], rel=1e-6)
+    assert metrics(smooth)[-1]["roughness"] < 0.7 * metrics(rough)[-1]["roughness"]
+    without = train_tiny_vqgan(images, tmp_path / "without", steps=1)
+    assert "roughness" not in metrics(without)[0]
+
+
 # --- the codebook -----------------------------------------------------------------------------------
 
 

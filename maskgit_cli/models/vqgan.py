@@ -24,12 +24,14 @@ class Quantized(NamedTuple):
         codes: their indices (B, h, w).
         codebook_loss: ||sg[z_e] - e||^2, a scalar: pulls codebook vectors to the encoder's outputs.
         commitment_loss: ||z_e - sg[e]||^2, a scalar: pulls the encoder's outputs to the codebook.
+        latents: the encoder's outputs z_e (B, D, h, w).
     """
 
     z: Tensor
     codes: Tensor
     codebook_loss: Tensor
     commitment_loss: Tensor
+    latents: Tensor
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -130,12 +132,14 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual, attention, residual, at the lowest resolution."""
+    """Residual, attention (unless the configuration leaves it out), residual, at the lowest resolution."""
 
     def __init__(self, channels: int, config: VQGANConfig) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, config.norm_groups, config.dropout)
-        self.attn_1 = AttentionBlock(channels, config.norm_groups)
+        self.attn_1: nn.Module = nn.Identity()
+        if config.middle_attention:
+            self.attn_1 = AttentionBlock(channels, config.norm_groups)
         self.block_2 = ResidualBlock(channels, channels, config.norm_groups, config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -229,7 +233,7 @@ class Codebook(nn.Module):
         e = self.lookup(codes)
         codebook_loss = F.mse_loss(e, z.detach())
         commitment_loss = F.mse_loss(z, e.detach())
-        return Quantized(z + (e - z).detach(), codes, codebook_loss, commitment_loss)
+        return Quantized(z + (e - z).detach(), codes, codebook_loss, commitment_loss, z)
 
 
 class VQGAN(nn.Module):
