@@ -13,10 +13,12 @@ from typing import Any, ClassVar
 
 from maskgit_cli.config import a_schedule
 from maskgit_cli.errors import ConfigError
-from maskgit_cli.settings import Settings, above, among, at_least, option, require, setting
+from maskgit_cli.settings import Settings, above, among, at_least, between, option, require, setting
 
 NOISES = ("linear", "warm-up", "random", "none")
 GUIDANCE_RAMPS = ("none", "linear", "constant", "cosine")
+# Of weights and temperatures: far beyond any use, and what keeps products of logits finite.
+LARGEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class SamplerConfig(Settings):
 
     method: ClassVar[str]
 
-    cfg: float = setting(3.0, at_least(0))
+    cfg: float = setting(3.0, between(0, LARGEST))
     ramp: str = setting("linear", among(*GUIDANCE_RAMPS))
     cfg_interval: tuple[float, float] = (0.0, 1.0)
-    sm_temp: float = setting(1.0, above(0))
+    sm_temp: float = setting(1.0, above(0, LARGEST))
     top_k: int = setting(0, at_least(0))
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class ConfidenceConfig(SamplerConfig):
     method: ClassVar[str] = "confidence"
 
     steps: int = setting(8, at_least(1))
-    gumbel_temp: float = setting(4.5, at_least(0))
+    gumbel_temp: float = setting(4.5, between(0, LARGEST))
     schedule: str = setting("arccos", a_schedule())
     noise: str = setting("linear", among(*NOISES))
 
@@ -90,10 +92,10 @@ class HaltonSamplerConfig(SamplerConfig):
 
     method: ClassVar[str] = "halton"
 
-    cfg: float = setting(2.0, at_least(0))
+    cfg: float = setting(2.0, between(0, LARGEST))
     ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
     steps: int = setting(32, at_least(1))
-    sm_temp_end: float = setting(1.2, above(0))
+    sm_temp_end: float = setting(1.2, above(0, LARGEST))
     roll: bool = True
     redraw: bool = False
 
@@ -110,9 +112,9 @@ class OfficialSamplerConfig(SamplerConfig):
 
     method: ClassVar[str] = "official"
 
-    cfg: float = setting(0.0, at_least(0))
+    cfg: float = setting(0.0, between(0, LARGEST))
     steps: int = setting(8, at_least(1))
-    choice_temp: float = setting(4.5, at_least(0))
+    choice_temp: float = setting(4.5, between(0, LARGEST))
     schedule: str = setting("cosine", a_schedule())
 
 

@@ -69,9 +69,10 @@ def at_least(minimum: float) -> dict[str, Any]:
     return {"rule": (lambda value: value >= minimum, f"{minimum:g} or more")}
 
 
-def above(minimum: float) -> dict[str, Any]:
-    """The value is greater than ``minimum``."""
-    return {"rule": (lambda value: value > minimum, f"greater than {minimum:g}")}
+def above(minimum: float, maximum: float = math.inf) -> dict[str, Any]:
+    """The value is greater than ``minimum``, and ``maximum`` at most."""
+    end = "" if maximum == math.inf else f" and {maximum:g} or less"
+    return {"rule": (lambda value: minimum < value <= maximum, f"greater than {minimum:g}{end}")}
 
 
 def between(low: float, high: float) -> dict[str, Any]:
