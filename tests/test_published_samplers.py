@@ -16,6 +16,7 @@ from maskgit_cli.config import SCHEDULES
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.sampler_config import (
     GUIDANCE_RAMPS,
+    NOISES,
     PRESETS,
     SAMPLERS,
     ConfidenceConfig,
@@ -56,35 +57,34 @@ def expected_counts(config, total):
 
 @st.composite
 def problems(draw, redraws=False):
-    """(codes with holes on a square grid, mask code, settings of any sampler, seed)"""
-    side, book = draw(st.integers(1, 4)), draw(st.integers(2, 7))
-    n = side * side
+    """(codes with holes, mask code, settings of any sampler, seed)"""
+    kind = draw(st.sampled_from([ConfidenceConfig, HaltonSamplerConfig, OfficialSamplerConfig, RasterConfig]))
+    height, book = draw(st.integers(1, 4)), draw(st.integers(2, 7))
+    width = height if kind is HaltonSamplerConfig else draw(st.integers(1, 4))  # whose order is of squares
+    n = height * width
     rows = draw(st.lists(st.lists(st.integers(0, book), min_size=n, max_size=n), min_size=1, max_size=4))
-    codes = torch.tensor(rows).view(-1, side, side)
+    codes = torch.tensor(rows).view(-1, height, width)
     unknown = [int((row == book).sum()) for row in codes]
-    steps = draw(st.integers(1, min([u for u in unknown if u] or [3])))
-    shared = {
-        "cfg": draw(st.sampled_from([0.0, 2.0])),
+    values = {
+        "cfg": draw(st.sampled_from([0.0, 1.0, 3.0])),
         "ramp": draw(st.sampled_from(GUIDANCE_RAMPS)),
         "cfg_interval": draw(st.sampled_from([(0.0, 1.0), (0.2, 0.7)])),
+        "sm_temp": draw(st.sampled_from([0.5, 1.0, 30.0])),
         "top_k": draw(st.integers(0, 3)),
     }
-    config = draw(
-        st.sampled_from(
-            [
-                ConfidenceConfig(steps=steps, schedule="pow3", **shared),
-                HaltonSamplerConfig(
-                    steps=steps, roll=draw(st.booleans()), redraw=redraws and draw(st.booleans()), **shared
-                ),
-                OfficialSamplerConfig(steps=steps, **shared),
-                RasterConfig(**shared),
-            ]
-        )
-    )
-    return codes, book, config, draw(st.integers(0, 2**64 - 1))
+    if kind is not RasterConfig:
+        values["steps"] = draw(st.integers(1, min([u for u in unknown if u] or [3])))
+    if kind is ConfidenceConfig:
+        values["gumbel_temp"] = draw(st.sampled_from([0.0, 4.5]))
+        values["schedule"] = draw(st.sampled_from([*SCHEDULES, "pow3"]))
+        values["noise"] = draw(st.sampled_from(NOISES))
+    if kind is HaltonSamplerConfig:
+        values["roll"] = draw(st.booleans())
+        values["redraw"] = redraws and draw(st.booleans())
+    return codes, book, kind(**values), draw(st.integers(0, 2**64 - 1))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(problems())
 def test_every_sampler_keeps_its_numbers_and_known_codes_never_change(problem):
     codes, book, config, seed = problem
@@ -96,6 +96,8 @@ def test_every_sampler_keeps_its_numbers_and_known_codes_never_change(problem):
     known = codes != book
     assert torch.equal(result[known], codes[known])
     assert ((result >= 0) & (result < book)).all()
+    if not isinstance(config, RasterConfig):  # whose passes are numbered by the position they draw
+        assert [step.number for step in steps] == list(range(config.steps))
     before = codes
     for step in steps:
         assert not (step.kept & (before != book)).any()
