@@ -164,14 +164,25 @@ TOKENIZER_SIZES: dict[str, VQGANConfig] = {
         channels=16,
         channel_multipliers=(1, 2, 4, 6),
         residual_blocks=1,
-        # Neither attention nor statistics of single channels: what a code says of its cell then depends
-        # less on the rest of the picture. docs/builtin.md has the measurements.
+        attention_resolutions=(8,),
+        z_channels=64,
+        embed_dim=32,
+        codebook_size=512,
+        norm_groups=16,
+    ),
+    # Neither attention nor statistics of single channels: what a code says of its cell then depends less
+    # on the rest of the picture. docs/builtin.md has the measurements.
+    "local": VQGANConfig(
+        resolution=64,
+        channels=16,
+        channel_multipliers=(1, 2, 4, 6),
+        residual_blocks=1,
         attention_resolutions=(),
-        middle_attention=False,
         z_channels=64,
         embed_dim=8,
         codebook_size=512,
         norm_groups=1,
+        middle_attention=False,
     ),
     "tiny": VQGANConfig(
         resolution=32,
