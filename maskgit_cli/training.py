@@ -125,13 +125,11 @@ def train(
     codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near, out if overwrite else None)
     target = resolve_device(device)
     accelerator = make_accelerator(target, resolve_dtype(dtype, target))
-    # The learning rate of every step of a decay depends on their number, which is then settled.
-    lengths = {"steps", "epochs"} if config.lr_floor == 1 else set()
-    on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite, lengths))
+    on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite, config))
     training, meter = _build(config, start, accelerator), _Meter()
     step = _resume(out, training, meter)
     if step >= (config.steps or 0):
-        more = "more --steps go on, " if lengths else ""
+        more = "" if _length_is_settled(config) else "more --steps go on, "
         reporter.info(f"{out} has its {step} steps already; {more}--overwrite begins anew")
         return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
@@ -225,9 +223,16 @@ def _record(data: TokenFile, config: TrainConfig, start: Start) -> dict[str, Any
     }
 
 
-def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool, lengths: set[str]) -> None:
-    """Settle the run directory and put the tokenizer in it; ``lengths`` may differ from those begun with."""
-    free = {"keep", "checkpoint_every", "preview_every", "log_every"} | lengths
+def _length_is_settled(config: TrainConfig) -> bool:
+    """Whether a run's length can't be changed: the learning rate of every step of a decay depends on it."""
+    return config.lr_floor != 1
+
+
+def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool, config: TrainConfig) -> None:
+    """Settle the run directory and put the tokenizer in it."""
+    free = {"keep", "checkpoint_every", "preview_every", "log_every"}
+    if not _length_is_settled(config):
+        free |= {"steps", "epochs"}
     settle_record(out, record, overwrite, _WHAT, free)
     if not (out / "tokenizer").exists():
         copy_tokenizer(codec, out / "tokenizer")

@@ -438,7 +438,7 @@ def test_the_command_prints_the_tokenizer(maskgit, images, tmp_path, monkeypatch
     [
         (["--batch-size", "0"], "--batch-size 0: must be 1 or more"),
         (["--steps", "-1"], "--steps -1: must be 1 or more"),
-        (["--size", "giant"], "--size giant: must be one of f16, small, tiny"),
+        (["--size", "giant"], "--size giant: must be one of f16, small, local, tiny"),
         (["--res", "30"], "--res 30: must be a multiple of 8"),
         (["--codebook-size", "70000"], "--codebook-size 70000: must be between 2 and 65535"),
     ],
