@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskgit_cli.config import SIZES, TOKENIZER_SIZES, BenchConfig, TransformerConfig
-from maskgit_cli.distributed import autocast, resolve_device, resolve_dtype
+from maskgit_cli.distributed import autocast, plain_attention, resolve_device, resolve_dtype
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.progress import SILENT, Reporter
@@ -162,7 +162,8 @@ def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tup
 
     def work() -> object:
         """One optimiser step."""
-        with autocast(device, dtype):
+        bf16 = dtype == torch.bfloat16
+        with autocast(device, dtype), plain_attention(device, bf16, codes[0].numel()):
             logits = network(codes, labels)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), label_smoothing=0.1)
         loss.backward()

@@ -150,19 +150,19 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 @contextmanager
-def plain_attention(accelerator: Any, tokens: int) -> Iterator[None]:
+def plain_attention(device: torch.device, bf16: bool, tokens: int) -> Iterator[None]:
     """Attention by plain matrix products inside ``scaled_dot_product_attention``, where that trains faster.
 
-    On CPUs the backward pass of the fused kernel takes bf16 numbers one by one: plain products took a
-    quarter of its time at 65 tokens and half at 257 (docs/speed.md). Their weights are of no size there;
+    On a CPU in bf16 plain products took a quarter to a half of the fused kernel's time at 65 tokens, and
+    half of it at 257 (docs/speed.md). Their weights are of no size there;
     above, the fused kernel stays. So it does on GPUs and in fp32.
 
     Args:
-        accelerator: whose device and precision the forward pass inside runs at.
+        device: where the forward pass inside runs.
+        bf16: whether it runs in bf16.
         tokens: image tokens of a sequence.
     """
-    short = tokens <= 256
-    if not (short and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"):
+    if not (bf16 and device.type == "cpu" and tokens <= 256):
         yield
         return
     from torch.nn.attention import SDPBackend, sdpa_kernel

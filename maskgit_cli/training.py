@@ -338,6 +338,7 @@ def _train_step(
     however the batch is split into processes and micro-batches.
     """
     accelerator = training.accelerator
+    bf16 = accelerator.mixed_precision == "bf16"
     set_lr(training.optimizer, _learning_rate(step, config))
     # Dropout is the one thing torch's own generators decide: seed them by step and process.
     torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + world().rank)
@@ -349,7 +350,7 @@ def _train_step(
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(training.wrapped):
-            with plain_attention(accelerator, piece.inputs[0].numel()):
+            with plain_attention(accelerator.device, bf16, piece.inputs[0].numel()):
                 logits = training.wrapped(piece.inputs, piece.labels, piece.drop)
             loss = masked_loss(logits, piece, config) / positions
             # Gradients are averaged over the processes; the sum is wanted.

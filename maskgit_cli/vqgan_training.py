@@ -327,8 +327,8 @@ def relative_roughness(latents: Tensor) -> Tensor:
 
     An encoder that sees far beyond a cell hides details of the neighbourhood in codes of empty cells,
     where a transformer can only learn them as noise. This makes it prefer codes that follow from those
-    around them, as the term of arXiv 2412.16326 does with a predictor; here the predictor is the
-    neighbour itself.
+    around them, as "When Worse Is Better" (Ramanujan and others, 2024) does with a small predictor; here
+    the predictor is the neighbour itself.
 
     Args:
         latents: encoder outputs (B, D, h, w).

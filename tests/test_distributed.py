@@ -132,18 +132,20 @@ def test_short_sequences_attend_plainly_in_bf16_on_a_cpu(dtype, tokens, plain):
         return switches.flash_sdp_enabled(), switches.fp16_bf16_reduction_math_sdp_allowed()
 
     before = state()
-    accelerator = make_accelerator(CPU, dtype)
-    with plain_attention(accelerator, tokens):
+    bf16 = dtype == torch.bfloat16
+    with plain_attention(CPU, bf16, tokens):
         assert state() == ((False, True) if plain else before)
-    with pytest.raises(ValueError, match="on its way"), plain_attention(accelerator, tokens):
+    with pytest.raises(ValueError, match="on its way"), plain_attention(CPU, bf16, tokens):
         raise ValueError("on its way")
     assert state() == before
+    with plain_attention(torch.device("cuda"), True, 64):
+        assert state() == before
 
 
 def test_plain_attention_is_attention():
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 4, 65, 16, dtype=torch.bfloat16) for _ in range(3))
     wanted = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    with plain_attention(make_accelerator(CPU, torch.bfloat16), 64):
+    with plain_attention(CPU, True, 64):
         found = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.02)
