@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,26 @@ NAMES = list(COMMANDS)
 
 def command(name):
     return group.get_command(click.Context(group), name)
+
+
+def wait_for(seen, seconds=30.0):
+    """What ``seen`` gives once that is something; it may fail for lack of a file until then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(FileNotFoundError):
+            if found := seen():
+                return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def running(process):
+    """Whether a process that need not be a child of this one is at work."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # nobody may come to collect an orphan's status
 
 
 def options_of(name):
@@ -269,11 +290,38 @@ def test_the_first_failure_ends_all_processes(monkeypatch):
     rank = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(60)"
     start = subprocess.Popen
     monkeypatch.setattr(
-        launch.subprocess, "Popen", lambda words, env: start([words[0], "-c", rank, *words[1:]], env=env)
+        launch.subprocess,
+        "Popen",
+        lambda words, **options: start([words[0], "-c", rank, *words[1:]], **options),
     )
     began = time.monotonic()
     assert launch.start_processes(3, ["--procs", "3", "--device", "cpu", "train"]) == 3
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc what runs")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_processes_end_with_their_launcher(number, tmp_path):
+    """Orphans would go on training, and hold the run's lock."""
+    # Each waits without end, and does what the command line does before it comes to a stage.
+    rank = (
+        "import os, pathlib, time; from maskgit_cli.cli import launch; launch.end_with_launcher();"
+        "pathlib.Path(os.environ['RANK']).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    script = (
+        "import subprocess, sys; from maskgit_cli.cli import launch; start = subprocess.Popen\n"
+        f"rank = {rank!r}\n"
+        "launch.subprocess.Popen = lambda words, **options: start([sys.executable, '-c', rank], **options)\n"
+        "sys.exit(launch.start_processes(2, ['--procs', '2', '--device', 'cpu', 'train']))"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    try:
+        ranks = [int(wait_for(lambda file=tmp_path / name: file.read_text())) for name in "01"]
+    finally:
+        launcher.send_signal(number)
+    assert launcher.wait() == (-number if number == signal.SIGKILL else 128 + number)
+    for rank_id in ranks:
+        wait_for(lambda process=rank_id: not running(process))
 
 
 def test_processes_get_the_words_less_their_number():

@@ -89,6 +89,10 @@ def group(ctx: click.Context, procs: int | None) -> None:
         from maskgit_cli.cli.launch import start_processes
 
         sys.exit(start_processes(procs, ctx.obj))
+    if "WORLD_SIZE" in os.environ:
+        from maskgit_cli.cli.launch import end_with_launcher
+
+        end_with_launcher()
 
 
 # What fails in one of several processes mostly fails in all; the first says so, and its launcher ends the

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from types import FrameType
+from typing import NoReturn
 
 from maskgit_cli.settings import require
 
@@ -19,12 +23,16 @@ from maskgit_cli.settings import require
 LOOK_EVERY = 0.1
 PATIENCE = 10.0
 
+# Tells a process which of its files is the pipe whose other end the launcher holds.
+LIFELINE = "MASKGIT_LIFELINE"
+
 
 def start_processes(procs: int, words: list[str]) -> int:
     """Run ``maskgit WORDS`` in ``procs`` processes on this machine; gives the exit status.
 
     They talk over NCCL where the stage runs on GPUs, else over gloo. The first that fails ends all, and
-    its status is the result.
+    its status is the result. They do not outlive this one, however it ends: orphans would keep the
+    cores and GPUs, and the training directory locked, with nobody to stop them.
 
     Raises:
         ConfigError: ``procs`` is below 1.
@@ -38,18 +46,48 @@ def start_processes(procs: int, words: list[str]) -> int:
     # Every process would otherwise start as many threads as there are cores.
     shared.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // procs)))
     command = [sys.executable, "-m", "maskgit_cli", *_without_procs(words)]
-    running = []
-    for rank in range(procs):
-        environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        running.append(subprocess.Popen(command, env=environment))
+    # Nothing is ever written: that the reading end comes to an end is what tells of the launcher's.
+    reader, writer = os.pipe()
+    shared[LIFELINE] = str(reader)
+    handled = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in handled:  # not one that nohup has told to be ignored
+        signal.signal(number, _stop)
+    running: list[subprocess.Popen[bytes]] = []
     try:
+        for rank in range(procs):
+            environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            running.append(subprocess.Popen(command, env=environment, pass_fds=(reader,)))
         return _wait(running)
     except KeyboardInterrupt:
         # The terminal has told the others too; give them time to say so.
-        _end(running)
         return 130
     finally:
         _end(running)
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+        os.close(reader)
+        os.close(writer)
+
+
+def end_with_launcher() -> None:
+    """In a process that :func:`start_processes` started: end when the launcher has ended, even killed.
+
+    What a stage writes survives a kill at any moment, so there is nothing to tidy up.
+    """
+    lifeline = os.environ.pop(LIFELINE, None)
+    if lifeline is None:
+        return
+
+    def watch(reader: int) -> None:
+        os.read(reader, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(int(lifeline),), daemon=True).start()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Asked to end by a signal: leave by way of what has to be tidied up."""
+    sys.exit(128 + number)
 
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> int:
