@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import stat
 import struct
 import warnings
@@ -468,6 +469,7 @@ def load_batches(
             num_workers=workers,
             collate_fn=collate_images,
             pin_memory=pinned,
+            worker_init_fn=_leave_interrupts_to_the_main_process,
         )
         iterator = iter(loader)
     try:
@@ -478,6 +480,12 @@ def load_batches(
         raise InputError(
             "a process that reads images was killed, most likely for want of memory; use fewer --workers"
         ) from error
+
+
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the main one may still want batches to end well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a worker is told to go
 
 
 class _Batches(Sampler[list[int]]):

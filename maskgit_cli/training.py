@@ -39,6 +39,7 @@ from maskgit_cli.distributed import (
 )
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
 from maskgit_cli.grids import image_grid, save_png
+from maskgit_cli.interrupts import Interrupts
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
 from maskgit_cli.optim import EMA, cosine_factor, load_optimizer, optimizer_tensors, set_lr, warmup_factor
 from maskgit_cli.progress import SILENT, Reporter
@@ -116,6 +117,7 @@ def train(
         ConfigError: settings contradict one another or the token file.
         OutputError: ``out`` holds something else or was begun with other settings.
         MaskGITError: the loss is not a number any more.
+        KeyboardInterrupt: Ctrl-C; the step it was at was finished, and is in a checkpoint.
     """
     data = open_tokens(tokens)
     held_out = open_tokens(val) if val else None
@@ -136,7 +138,11 @@ def train(
     log = MetricsLog(out, step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
-    with held(out, world().main), reporter.task("train", config.steps, step, unit="steps") as task:
+    with (
+        held(out, world().main),
+        Interrupts(accelerator, reporter) as interrupts,
+        reporter.task("train", config.steps, step, unit="steps") as task,
+    ):
         while step < config.steps:
             step += 1
             loss, norm = _train_step(step, data, config, training)
@@ -155,9 +161,12 @@ def train(
                     log.append(step=step, val_loss=round(value, 6))
             if log and config.preview_every and (step % config.preview_every == 0 or last):
                 preview.draw(step, training.ema)
-            if checkpoint:  # last of all: what is lost in an interruption before it is done again
+            asked = interrupts.asked(step, last)
+            if checkpoint or asked:  # last of all: what is lost in a kill before it is done again
                 meter.check(step)
                 _checkpoint(out, step, training, meter, config)
+            if asked:
+                interrupts.stop(step)
     return out
 
 

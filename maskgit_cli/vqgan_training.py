@@ -28,6 +28,7 @@ from maskgit_cli.data import (
 from maskgit_cli.distributed import make_accelerator, on_main, resolve_device, resolve_dtype, world
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, WeightsError
 from maskgit_cli.grids import image_grid, save_png
+from maskgit_cli.interrupts import Interrupts
 from maskgit_cli.models.discriminator import PatchDiscriminator
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.noise import MIRROR, REVIVE, batch_rows, uniform
@@ -113,6 +114,7 @@ def train_vqgan(
         ConfigError: settings contradict one another.
         OutputError: ``out`` holds something else or was begun with other settings.
         MaskGITError: the weights are not finite any more.
+        KeyboardInterrupt: Ctrl-C; the step it was at was finished, and is in a checkpoint.
     """
     config, sizes = resolved(config or VQGANTrainConfig())
     require(workers >= 0, "workers", workers, "0 or more")
@@ -133,7 +135,11 @@ def train_vqgan(
     step = _resume(out, nets, meter) if resumed else 0
     log = MetricsLog(out, step) if world().main else None
     batches = _batches(source, config, step, workers, reporter)
-    with held(out, world().main), reporter.task("train-vqgan", config.steps, step, unit="steps") as task:
+    with (
+        held(out, world().main),
+        Interrupts(accelerator, reporter) as interrupts,
+        reporter.task("train-vqgan", config.steps, step, unit="steps") as task,
+    ):
         while step < config.steps:
             pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
             pixels = pixels.to(memory_format=_layout(accelerator.device))
@@ -145,7 +151,8 @@ def train_vqgan(
             task.advance(1, loss=values["l1"])
             last = step == config.steps
             checkpoint, line = (step % n == 0 or last for n in (config.checkpoint_every, config.log_every))
-            if checkpoint or line:
+            asked = interrupts.asked(step, last)
+            if checkpoint or line or asked:
                 _check_finite(nets, step)
             if log and line:
                 log.append(step=step, **meter.flush())
@@ -153,8 +160,10 @@ def train_vqgan(
                 _preview(out, step, pixels, reconstruction)
             if checkpoint and held_out is not None and log:
                 log.append(step=step, **_validate(nets, sizes, held_out, config))
-            if checkpoint:  # last of all: what is lost in an interruption before it is done again
+            if checkpoint or asked:  # last of all: what is lost in a kill before it is done again
                 _checkpoint(out, step, nets, meter, config)
+            if asked:
+                interrupts.stop(step)
     tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
     on_main(lambda: save_tokenizer(out, tensors, sizes, record["settings"], record["parents"]))
     return out

@@ -1,8 +1,9 @@
 """Small artifacts that tests share. They are read-only: a test that changes one takes a copy."""
 
 import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,16 @@ from PIL import Image, ImageDraw
 from tiny_models import NAMES, make_tokenizer
 from tiny_training import train_tiny, write_tokens
 
-from maskgit_cli.cli import main
+from maskgit_cli.cli import ENDING, main
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """The command line decides what signals do to its process, which here is that of the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

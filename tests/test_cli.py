@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -309,19 +310,40 @@ def test_processes_end_with_their_launcher(number, tmp_path):
         "pathlib.Path(os.environ['RANK']).write_text(str(os.getpid())); time.sleep(60)"
     )
     script = (
-        "import subprocess, sys; from maskgit_cli.cli import launch; start = subprocess.Popen\n"
+        "import subprocess, sys; from maskgit_cli.cli import launch, main; start = subprocess.Popen\n"
         f"rank = {rank!r}\n"
         "launch.subprocess.Popen = lambda words, **options: start([sys.executable, '-c', rank], **options)\n"
-        "sys.exit(launch.start_processes(2, ['--procs', '2', '--device', 'cpu', 'train']))"
+        "main(['--procs', '2', 'train', 'tokens.h5', '--device', 'cpu'])"
     )
     launcher = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
     try:
         ranks = [int(wait_for(lambda file=tmp_path / name: file.read_text())) for name in "01"]
     finally:
         launcher.send_signal(number)
-    assert launcher.wait() == (-number if number == signal.SIGKILL else 128 + number)
+    assert launcher.wait() == (-number if number == signal.SIGKILL else 130)
     for rank_id in ranks:
         wait_for(lambda process=rank_id: not running(process))
+
+
+def test_processes_told_to_end_write_a_checkpoint_first(maskgit, tokens, tmp_path):
+    out = tmp_path / "run"
+    words = ["train", tokens, "--out", out, "--size", "tiny", "--batch-size", 4, "--preview-every", 0]
+    words = [str(word) for word in [*words, "--log-every", 1, "--device", "cpu"]]
+    training_run = subprocess.Popen(
+        [*COMMAND, "--procs", "2", *words, "--steps", "100000"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") > 3, seconds=60)
+    finally:
+        training_run.terminate()
+    stderr = training_run.communicate(timeout=60)[1]
+    assert training_run.returncode == 130, stderr
+    found = re.search(r"stopped after step (\d+), with a checkpoint", stderr)
+    assert found, stderr
+    assert "Traceback" not in stderr
+    step = int(found[1])
+    done = maskgit(*words, "--steps", step)
+    assert f"has its {step} steps already" in done.stderr
 
 
 def test_processes_get_the_words_less_their_number():

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tiny_training import (
     TRAINING,
     contents,
     count_syncs,
+    ctrl_c_at,
     in_processes,
     kill_at,
     metrics,
@@ -27,7 +29,7 @@ from tiny_training import (
 
 from maskgit_cli import training
 from maskgit_cli.artifacts.models import load_model
-from maskgit_cli.artifacts.runs import held, load_checkpoint
+from maskgit_cli.artifacts.runs import held, load_checkpoint, newest_checkpoint
 from maskgit_cli.artifacts.tokens import open_tokens
 from maskgit_cli.config import SIZES, Size, TrainConfig
 from maskgit_cli.distributed import World, make_accelerator
@@ -376,6 +378,28 @@ def test_a_line_of_the_log_covers_steps_before_a_resume(tokens, tmp_path, monkey
     resumed = train_tiny(tokens, tmp_path / "run", **uneven)
     assert [line["step"] for line in metrics(resumed)] == [3, 6, 7]
     assert contents(resumed) == contents(wanted)
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, 5), (2, 4)])
+def test_ctrl_c_waits_for_the_step_and_a_checkpoint_but_not_twice(
+    times, kept, tokens, tmp_path, monkeypatch, capsys
+):
+    uneven = {"checkpoint_every": 2, "log_every": 3, "steps": 8}
+    wanted = train_tiny(tokens, tmp_path / "wanted", **uneven)
+    with monkeypatch.context() as patch:
+        ctrl_c_at(patch, training, 5, times)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(tokens, tmp_path / "run", **uneven)
+    assert newest_checkpoint(tmp_path / "run").name == f"step-{kept:08d}"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert contents(train_tiny(tokens, tmp_path / "run", **uneven)) == contents(wanted)
+
+
+def test_ctrl_c_in_the_last_step_is_not_lost(tokens, tmp_path, monkeypatch):
+    ctrl_c_at(monkeypatch, training, 2, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(tokens, tmp_path / "run", steps=2)
+    assert load_model(tmp_path / "run").step == 2
 
 
 def test_a_run_that_is_moved_is_resumed_with_its_own_tokenizer(tokens, tmp_path, monkeypatch):

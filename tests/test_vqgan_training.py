@@ -14,6 +14,7 @@ from tiny_training import (
     VQGAN_TRAINING,
     contents,
     count_syncs,
+    ctrl_c_at,
     in_processes,
     kill_at,
     metrics,
@@ -296,6 +297,15 @@ def test_a_line_of_the_log_covers_steps_before_a_resume(images, tmp_path, monkey
     resumed = train_tiny_vqgan(images, tmp_path / "out", **uneven)
     assert [line["step"] for line in metrics(resumed)] == [4, 6]
     assert contents(resumed) == contents(wanted)
+
+
+def test_ctrl_c_waits_for_the_step_and_a_checkpoint(trained, images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        ctrl_c_at(patch, vqgan_training, 3, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny_vqgan(images, tmp_path / "out", preview_every=3)
+    assert load_checkpoint(tmp_path / "out").step == 3
+    assert contents(train_tiny_vqgan(images, tmp_path / "out", preview_every=3)) == contents(trained[0])
 
 
 def test_an_unfinished_one_is_not_taken_for_a_tokenizer(images, tmp_path, trained):

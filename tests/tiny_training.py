@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
+import pytest
 from tiny_models import CODES, GRID, NAMES, RESOLUTION, VQGAN_SIZES
 
 from maskgit_cli.artifacts.atomic import sha256_file
@@ -89,6 +91,19 @@ def contents(folder: Path) -> dict:
         name: metrics(folder) if name == "metrics.jsonl" else path.read_bytes()
         for name, path in files.items()
     }
+
+
+def ctrl_c_at(patch: pytest.MonkeyPatch, module: ModuleType, at: int, times: int) -> None:
+    """Let Ctrl-C come, so many times, just as a training begins its ``at``-th step."""
+    whole_step = module._train_step
+
+    def interrupted(*arguments):
+        if at in [argument for argument in arguments[:2] if isinstance(argument, int)]:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return whole_step(*arguments)
+
+    patch.setattr(module, "_train_step", interrupted)
 
 
 # --- in other processes -----------------------------------------------------------------------------

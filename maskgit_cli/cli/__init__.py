@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import time
 from typing import Any, NoReturn
@@ -100,7 +101,14 @@ def group(ctx: click.Context, procs: int | None) -> None:
 OTHERS_WAIT = 3.0
 
 
+# What asks a process to end: `kill`, a batch system, a closed terminal. They do what Ctrl-C does.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
 def _fail(message: str, status: int) -> NoReturn:
+    for number in (signal.SIGINT, *ENDING):  # it is ending already
+        if signal.getsignal(number) is signal.default_int_handler:
+            signal.signal(number, signal.SIG_DFL)
     if os.environ.get("RANK", "0") != "0":
         time.sleep(OTHERS_WAIT)
     click.echo(f"maskgit: {message}", err=True)
@@ -127,6 +135,9 @@ def _unforeseen(error: Exception) -> str:
 def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (it failed), 2 (wrong words) or 130 (interrupted)."""
     words = sys.argv[1:] if args is None else args
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # unless, by nohup, it is to be ignored
+            signal.signal(number, signal.default_int_handler)
     try:
         group.main(words, prog_name="maskgit", standalone_mode=False, obj=words, **extra)
     except click.exceptions.Exit as error:

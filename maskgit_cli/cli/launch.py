@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from types import FrameType
-from typing import NoReturn
 
 from maskgit_cli.settings import require
 
-# Seconds between looks at the processes, and those they are given to end when asked to.
+# Seconds between looks at the processes, and those they are given to end when asked to: what batch systems
+# give them.
 LOOK_EVERY = 0.1
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 # Tells a process which of its files is the pipe whose other end the launcher holds.
 LIFELINE = "MASKGIT_LIFELINE"
@@ -49,9 +47,6 @@ def start_processes(procs: int, words: list[str]) -> int:
     # Nothing is ever written: that the reading end comes to an end is what tells of the launcher's.
     reader, writer = os.pipe()
     shared[LIFELINE] = str(reader)
-    handled = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
-    for number in handled:  # not one that nohup has told to be ignored
-        signal.signal(number, _stop)
     running: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(procs):
@@ -59,12 +54,11 @@ def start_processes(procs: int, words: list[str]) -> int:
             running.append(subprocess.Popen(command, env=environment, pass_fds=(reader,)))
         return _wait(running)
     except KeyboardInterrupt:
-        # The terminal has told the others too; give them time to say so.
+        # A terminal has told the others too. A training writes a checkpoint before it ends.
+        _end(running, PATIENCE)
         return 130
     finally:
-        _end(running)
-        for number in handled:
-            signal.signal(number, signal.SIG_DFL)
+        _end(running, 0.0)
         os.close(reader)
         os.close(writer)
 
@@ -85,11 +79,6 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, args=(int(lifeline),), daemon=True).start()
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Asked to end by a signal: leave by way of what has to be tidied up."""
-    sys.exit(128 + number)
-
-
 def _wait(running: list[subprocess.Popen[bytes]]) -> int:
     """The first status that is not 0, or 0 once all have ended well."""
     while True:
@@ -103,12 +92,13 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int:
         time.sleep(LOOK_EVERY)
 
 
-def _end(running: list[subprocess.Popen[bytes]]) -> None:
-    """End what still runs: asked first, then killed."""
+def _end(running: list[subprocess.Popen[bytes]], patience: float) -> None:
+    """End what still runs: asked to, then killed after so many seconds."""
     alive = [process for process in running if process.poll() is None]
-    for process in alive:
-        process.terminate()
-    until = time.monotonic() + PATIENCE
+    if patience:
+        for process in alive:
+            process.terminate()
+    until = time.monotonic() + patience
     for process in alive:
         try:
             process.wait(max(0.0, until - time.monotonic()))
