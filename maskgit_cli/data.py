@@ -19,6 +19,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -469,7 +470,7 @@ def load_batches(
             num_workers=workers,
             collate_fn=collate_images,
             pin_memory=pinned,
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=_outlive_interrupts,
         )
         iterator = iter(loader)
     try:
@@ -482,10 +483,19 @@ def load_batches(
         ) from error
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one may still want batches to end well."""
+def _outlive_interrupts(worker: int) -> None:
+    """Leave it to the main process when this one, which reads images for it, ends.
+
+    Terminals and batch systems signal all processes of a job, but a training wants to finish its step, and
+    torch fails that when a worker is gone. The second SIGTERM counts: it is how workers are ended.
+    """
+
+    def only_once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a worker is told to go
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, only_once)
 
 
 class _Batches(Sampler[list[int]]):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType
+import time
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -13,21 +14,25 @@ from maskgit_cli.distributed import world
 from maskgit_cli.progress import SILENT, Reporter
 
 # Several processes must stop at the same step, or some wait for the others' gradients for ever. To agree
-# costs a wait for the GPU, so they do it at every tenth step alone.
-AGREE_EVERY = 10
+# costs a wait for the GPU, so it is done about as often as this, in seconds.
+AGREE_EVERY = 2.0
 
 
 class Interrupts:
     """Within it, the first Ctrl-C waits for the step to end; the second does what it always does.
 
     The same holds for every signal whose handler is Python's for Ctrl-C, as the command line sees to for
-    SIGTERM and SIGHUP. Other handlers stay, and threads other than the main one cannot have any.
+    SIGTERM and SIGHUP, but that these may come again and again: a closed terminal sends two, a batch
+    system one to each process and its launcher another. Other handlers stay, and threads other than the
+    main one cannot have any.
     """
 
     def __init__(self, accelerator: Any, reporter: Reporter = SILENT) -> None:
         self._accelerator, self._reporter = accelerator, reporter
         self._asked = False
         self._handled: list[int] = []
+        self._agreed, self._since = 0, time.monotonic()
+        self._steps_between = 1
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -37,27 +42,38 @@ class Interrupts:
                     self._handled.append(number)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number in self._handled:
             signal.signal(number, signal.default_int_handler)
+        if self._asked and error is None and world().size == 1:  # it came in the last checkpoint
+            raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        signal.signal(number, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
     def asked(self, step: int, last: bool) -> bool:
         """Whether to stop after this step; the same on every process.
 
         Args:
             step: the step that was just done.
-            last: whether it is the last one; no interruption gets lost.
+            last: whether it is the last one.
         """
         if world().size == 1:
             return self._asked
-        if step % AGREE_EVERY and not last:
+        if self._agreed and step - self._agreed < self._steps_between and not last:
             return False
-        flag = torch.tensor(float(self._asked), device=self._accelerator.device)
-        return bool(self._accelerator.reduce(flag, reduction="sum") > 0)
+        now = time.monotonic()
+        mine = torch.tensor([float(self._asked), now - self._since], device=self._accelerator.device)
+        asked, seconds = self._accelerator.reduce(mine, reduction="sum").tolist()
+        # All have the same sum, so all come to the same step.
+        steps = step - self._agreed if self._agreed else 1
+        self._steps_between = max(1, int(AGREE_EVERY * steps * world().size / max(seconds, 1e-3)))
+        self._agreed, self._since = step, now
+        return asked > 0
 
     def stop(self, step: int) -> None:
         """End as Ctrl-C does, after the checkpoint of this step has been written.

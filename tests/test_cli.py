@@ -49,6 +49,10 @@ def running(process):
     return state != "Z"  # nobody may come to collect an orphan's status
 
 
+def children(process):
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def options_of(name):
     return {parameter.name: parameter for parameter in command(name).params}
 
@@ -310,7 +314,8 @@ def test_processes_end_with_their_launcher(number, tmp_path):
         "pathlib.Path(os.environ['RANK']).write_text(str(os.getpid())); time.sleep(60)"
     )
     script = (
-        "import subprocess, sys; from maskgit_cli.cli import launch, main; start = subprocess.Popen\n"
+        "import signal, subprocess, sys; from maskgit_cli.cli import launch, main\n"
+        "start = subprocess.Popen; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"rank = {rank!r}\n"
         "launch.subprocess.Popen = lambda words, **options: start([sys.executable, '-c', rank], **options)\n"
         "main(['--procs', '2', 'train', 'tokens.h5', '--device', 'cpu'])"
@@ -320,11 +325,12 @@ def test_processes_end_with_their_launcher(number, tmp_path):
         ranks = [int(wait_for(lambda file=tmp_path / name: file.read_text())) for name in "01"]
     finally:
         launcher.send_signal(number)
-    assert launcher.wait() == (-number if number == signal.SIGKILL else 130)
+    assert launcher.wait(timeout=60) == (-number if number == signal.SIGKILL else 130)
     for rank_id in ranks:
         wait_for(lambda process=rank_id: not running(process))
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc what runs")
 def test_processes_told_to_end_write_a_checkpoint_first(maskgit, tokens, tmp_path):
     out = tmp_path / "run"
     words = ["train", tokens, "--out", out, "--size", "tiny", "--batch-size", 4, "--preview-every", 0]
@@ -333,14 +339,17 @@ def test_processes_told_to_end_write_a_checkpoint_first(maskgit, tokens, tmp_pat
         [*COMMAND, "--procs", "2", *words, "--steps", "100000"], stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") > 3, seconds=60)
+        wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") > 3, seconds=120)
     finally:
-        training_run.terminate()
+        # As a batch system does it, which tells every process, and their launcher tells them again.
+        for process in [*children(training_run.pid), training_run.pid, training_run.pid]:
+            os.kill(process, signal.SIGTERM)
     stderr = training_run.communicate(timeout=60)[1]
     assert training_run.returncode == 130, stderr
     found = re.search(r"stopped after step (\d+), with a checkpoint", stderr)
     assert found, stderr
     assert "Traceback" not in stderr
+    assert stderr.count("interrupted") == 1
     step = int(found[1])
     done = maskgit(*words, "--steps", step)
     assert f"has its {step} steps already" in done.stderr

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -395,8 +396,34 @@ def test_ctrl_c_waits_for_the_step_and_a_checkpoint_but_not_twice(
     assert contents(train_tiny(tokens, tmp_path / "run", **uneven)) == contents(wanted)
 
 
-def test_ctrl_c_in_the_last_step_is_not_lost(tokens, tmp_path, monkeypatch):
-    ctrl_c_at(monkeypatch, training, 2, 1)
+def test_a_signal_that_comes_again_does_not_keep_it_from_the_checkpoint(tokens, tmp_path, monkeypatch):
+    """A closed terminal sends two, and a launcher passes on what its processes were told already."""
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    whole_step = training._train_step
+
+    def told_twice(step, *rest):
+        if step == 3:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+        return whole_step(step, *rest)
+
+    monkeypatch.setattr(training, "_train_step", told_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(tokens, tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run").name == "step-00000003"
+
+
+@pytest.mark.parametrize("during", ["_checkpoint", "_train_step"])
+def test_ctrl_c_at_the_end_is_not_lost(during, tokens, tmp_path, monkeypatch):
+    whole = getattr(training, during)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted(*arguments):
+        if 2 in [argument for argument in arguments[:2] if isinstance(argument, int)]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(*arguments)
+
+    monkeypatch.setattr(training, during, interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_tiny(tokens, tmp_path / "run", steps=2)
     assert load_model(tmp_path / "run").step == 2

@@ -2,8 +2,12 @@
 
 import json
 import math
+import multiprocessing
+import os
 import random
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -304,6 +308,29 @@ def test_ctrl_c_waits_for_the_step_and_a_checkpoint(trained, images, tmp_path, m
         ctrl_c_at(patch, vqgan_training, 3, 1)
         with pytest.raises(KeyboardInterrupt):
             train_tiny_vqgan(images, tmp_path / "out", preview_every=3)
+    assert load_checkpoint(tmp_path / "out").step == 3
+    assert contents(train_tiny_vqgan(images, tmp_path / "out", preview_every=3)) == contents(trained[0])
+
+
+def test_workers_do_not_die_of_what_all_processes_are_told(trained, images, tmp_path, monkeypatch):
+    """A worker's death would break off the step that is to be finished."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    whole_step = vqgan_training._train_step
+
+    def told(pixels, step, *rest):
+        if step == 3:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for process in [*(worker.pid for worker in workers), os.getpid()]:
+                for number in (signal.SIGTERM, signal.SIGHUP)[: 1 if process == os.getpid() else 2]:
+                    os.kill(process, number)
+            time.sleep(0.5)
+        return whole_step(pixels, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vqgan_training, "_train_step", told)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny_vqgan(images, tmp_path / "out", {"workers": 2}, preview_every=3)
     assert load_checkpoint(tmp_path / "out").step == 3
     assert contents(train_tiny_vqgan(images, tmp_path / "out", preview_every=3)) == contents(trained[0])
 

@@ -75,7 +75,7 @@ def train_tiny_vqgan(images: Path, out: Path, extra: dict | None = None, **setti
     """``train-vqgan`` with a network of some thousand weights; ``extra`` goes to the function itself."""
     with mock.patch.dict(TOKENIZER_SIZES, tiny=VQGAN_SIZES):
         config = VQGANTrainConfig(**VQGAN_TRAINING | settings)
-        return train_vqgan(images, out, config, device="cpu", workers=0, **extra or {})
+        return train_vqgan(images, out, config, device="cpu", **{"workers": 0} | (extra or {}))
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -96,6 +96,7 @@ def contents(folder: Path) -> dict:
 def ctrl_c_at(patch: pytest.MonkeyPatch, module: ModuleType, at: int, times: int) -> None:
     """Let Ctrl-C come, so many times, just as a training begins its ``at``-th step."""
     whole_step = module._train_step
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background have it ignored
 
     def interrupted(*arguments):
         if at in [argument for argument in arguments[:2] if isinstance(argument, int)]:

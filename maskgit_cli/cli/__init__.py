@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -99,19 +101,32 @@ def group(ctx: click.Context, procs: int | None) -> None:
 # What fails in one of several processes mostly fails in all; the first says so, and its launcher ends the
 # others before they have waited this many seconds.
 OTHERS_WAIT = 3.0
+INTERRUPTED = 130
 
 
 # What asks a process to end: `kill`, a batch system, a closed terminal. They do what Ctrl-C does.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
+def _end_as_ctrl_c_does() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # unless, by nohup, it is to be ignored
+            signal.signal(number, signal.default_int_handler)
+
+
 def _fail(message: str, status: int) -> NoReturn:
-    for number in (signal.SIGINT, *ENDING):  # it is ending already
-        if signal.getsignal(number) is signal.default_int_handler:
-            signal.signal(number, signal.SIG_DFL)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, *ENDING):  # it is ending already
+            if signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, signal.SIG_DFL)
     if os.environ.get("RANK", "0") != "0":
+        if status == INTERRUPTED:  # all were; one says so
+            sys.exit(status)
         time.sleep(OTHERS_WAIT)
-    click.echo(f"maskgit: {message}", err=True)
+    with contextlib.suppress(BrokenPipeError):  # of `2>&1 | tee`, which Ctrl-C has ended too
+        click.echo(f"maskgit: {message}", err=True)
     sys.exit(status)
 
 
@@ -135,9 +150,7 @@ def _unforeseen(error: Exception) -> str:
 def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
     """Run the command line; ends the process with 0, 1 (it failed), 2 (wrong words) or 130 (interrupted)."""
     words = sys.argv[1:] if args is None else args
-    for number in ENDING:
-        if signal.getsignal(number) == signal.SIG_DFL:  # unless, by nohup, it is to be ignored
-            signal.signal(number, signal.default_int_handler)
+    _end_as_ctrl_c_does()
     try:
         group.main(words, prog_name="maskgit", standalone_mode=False, obj=words, **extra)
     except click.exceptions.Exit as error:
@@ -146,7 +159,7 @@ def main(args: list[str] | None = None, **extra: Any) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; run the same command again to go on", 130)
+        _fail("interrupted; run the same command again to go on", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (head, say) has left: nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -59,6 +59,12 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def _tell(text: str, **style: Any) -> None:
+    """Write a line to stderr. The work is worth more than its news: whoever read them may have left."""
+    with suppress(BrokenPipeError):
+        click.secho(text, err=True, **style)
+
+
 class _PlainTask:
     """Progress as a line now and then."""
 
@@ -90,12 +96,11 @@ class _PlainTask:
         stats = "".join(f", {name} {float(value):.4g}" for name, value in self.stats.items())
         if self.unit == "bytes":  # what is fetched needs no memory to speak of
             done = f"{size(self.done)} of {size(self.total)}" if self.total else size(self.done)
-            click.echo(f"{self.description}: {done}, {size(speed)}/s{left}", err=True)
+            _tell(f"{self.description}: {done}, {size(speed)}/s{left}")
             return
-        click.echo(
+        _tell(
             f"{self.description}: {self.done}/{self.total} {self.unit}, {speed:.3g}/s{left}{stats}, "
-            f"{memory_gb():.1f} GB",
-            err=True,
+            f"{memory_gb():.1f} GB"
         )
 
 
@@ -186,12 +191,12 @@ class ConsoleReporter:
     def info(self, text: str) -> None:
         """Say something the user may want to know."""
         if self.speaks and not self.quiet:
-            click.echo(text, err=True)
+            _tell(text)
 
     def warn(self, text: str) -> None:
         """Say something the user must not miss."""
         if self.speaks:
-            click.secho(f"warning: {text}", fg="yellow" if sys.stderr.isatty() else None, err=True)
+            _tell(f"warning: {text}", fg="yellow" if sys.stderr.isatty() else None)
 
 
 def _speaks() -> bool:

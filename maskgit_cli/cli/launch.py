@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 
+from maskgit_cli.cli import ENDING
 from maskgit_cli.settings import require
 
 # Seconds between looks at the processes, and those they are given to end when asked to: what batch systems
@@ -54,7 +56,10 @@ def start_processes(procs: int, words: list[str]) -> int:
             running.append(subprocess.Popen(command, env=environment, pass_fds=(reader,)))
         return _wait(running)
     except KeyboardInterrupt:
-        # A terminal has told the others too. A training writes a checkpoint before it ends.
+        # A terminal has told the others too. A training writes a checkpoint before it ends, and only a
+        # second Ctrl-C keeps it from that: a closed terminal sends its signal twice.
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
         _end(running, PATIENCE)
         return 130
     finally:
