@@ -18,7 +18,7 @@ from maskgit_cli import load_tokenizer, open_samples
 from maskgit_cli.data import list_images, read_image
 from maskgit_cli.image_sets import open_image_set
 
-EPOCHS, BATCH, LR = 24, 64, 4e-3
+EPOCHS, BATCH, LR = 10, 64, 4e-3
 SHIFT = 4  # pixels that a picture is moved by at most, in training
 
 
@@ -59,8 +59,9 @@ def learn(images: Tensor, labels: Tensor, classes: int) -> nn.Sequential:
     for epoch in range(EPOCHS):
         for rows in torch.randperm(len(images))[: steps * BATCH].split(BATCH):
             by = torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist()
-            logits = network(images[rows].roll(by, (2, 3)))
-            loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(images[rows].roll(by, (2, 3)))
+            loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

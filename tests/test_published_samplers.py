@@ -143,7 +143,8 @@ def test_any_grid_of_logits_with_or_without_the_masks_column():
 
 
 def test_every_network_has_a_preset():
-    assert [preset_for(side) for side in (64, 256, 384, 512)] == ["report-256"] * 3 + ["report-512"]
+    assert [preset_for(side) for side in (16, 64)] == ["small-64"] * 2
+    assert [preset_for(side) for side in (65, 256, 384, 512)] == ["report-256"] * 3 + ["report-512"]
     assert [preset_for(side, "official") for side in (256, 512)] == ["official-256", "official-512"]
     assert {preset_for(384, method) for method in SAMPLERS} <= PRESETS.keys()
     assert all(SAMPLERS[config.method] is type(config) for config in PRESETS.values())
