@@ -13,13 +13,11 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import stat
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +31,7 @@ from torchvision.transforms.v2 import functional as transforms
 from maskgit_cli.artifacts.samples import SETTINGS_FILE
 from maskgit_cli.config import VIEWS
 from maskgit_cli.errors import InputError
+from maskgit_cli.interrupts import outlive_interrupts
 
 # The formats of pictures that people keep, by the names PIL gives them. Formats that PIL hands to an
 # external program (EPS) or merely recognises (HDF5, GRIB) are left out on purpose.
@@ -470,7 +469,7 @@ def load_batches(
             num_workers=workers,
             collate_fn=collate_images,
             pin_memory=pinned,
-            worker_init_fn=_outlive_interrupts,
+            worker_init_fn=outlive_interrupts,
         )
         iterator = iter(loader)
     try:
@@ -481,21 +480,6 @@ def load_batches(
         raise InputError(
             "a process that reads images was killed, most likely for want of memory; use fewer --workers"
         ) from error
-
-
-def _outlive_interrupts(worker: int) -> None:
-    """Leave it to the main process when this one, which reads images for it, ends.
-
-    Terminals and batch systems signal all processes of a job, but a training wants to finish its step, and
-    torch fails that when a worker is gone. The second SIGTERM counts: it is how workers are ended.
-    """
-
-    def only_once(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, only_once)
 
 
 class _Batches(Sampler[list[int]]):

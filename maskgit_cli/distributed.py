@@ -67,6 +67,13 @@ def gather_objects(value: Any) -> list[Any]:
     return list(gather_object([value]))
 
 
+def from_main(tensor: torch.Tensor) -> torch.Tensor:
+    """The main process's tensor, on every process; it is overwritten in place."""
+    if world().size > 1:
+        torch.distributed.broadcast(tensor, 0)
+    return tensor
+
+
 def broadcast_object(value: Any) -> Any:
     """The main process's value, on every process."""
     if world().size == 1:
@@ -175,6 +182,12 @@ def plain_attention(device: torch.device, bf16: bool, tokens: int) -> Iterator[N
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def accelerator_for(device: str, dtype: str) -> Any:
+    """An accelerator from the words of ``--device`` and ``--dtype``; raises as what resolves them does."""
+    target = resolve_device(device)
+    return make_accelerator(target, resolve_dtype(dtype, target))
 
 
 def make_accelerator(device: torch.device, dtype: torch.dtype) -> Any:

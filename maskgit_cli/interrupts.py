@@ -29,7 +29,7 @@ class Interrupts:
 
     def __init__(self, accelerator: Any, reporter: Reporter = SILENT) -> None:
         self._accelerator, self._reporter = accelerator, reporter
-        self._asked = False
+        self._asked = self._stopping = False
         self._handled: list[int] = []
         self._agreed, self._since = 0, time.monotonic()
         self._steps_between = 1
@@ -56,16 +56,20 @@ class Interrupts:
             signal.signal(number, signal.default_int_handler)
 
     def asked(self, step: int, last: bool) -> bool:
-        """Whether to stop after this step; the same on every process.
+        """Whether to stop after this step, once it is in a checkpoint; the same on every process.
 
         Args:
             step: the step that was just done.
             last: whether it is the last one.
         """
         if world().size == 1:
-            return self._asked
-        if self._agreed and step - self._agreed < self._steps_between and not last:
-            return False
+            self._stopping = self._asked
+        elif last or not self._agreed or step - self._agreed >= self._steps_between:
+            self._stopping = self._agree(step)
+        return self._stopping
+
+    def _agree(self, step: int) -> bool:
+        """Ask all processes, and find out after how many steps to do so again."""
         now = time.monotonic()
         mine = torch.tensor([float(self._asked), now - self._since], device=self._accelerator.device)
         asked, seconds = self._accelerator.reduce(mine, reduction="sum").tolist()
@@ -75,11 +79,27 @@ class Interrupts:
         self._agreed, self._since = step, now
         return asked > 0
 
-    def stop(self, step: int) -> None:
-        """End as Ctrl-C does, after the checkpoint of this step has been written.
+    def checkpointed(self, step: int) -> None:
+        """End as Ctrl-C does, if that is what :meth:`asked` said.
 
         Raises:
-            KeyboardInterrupt: always.
+            KeyboardInterrupt: it is.
         """
-        self._reporter.info(f"stopped after step {step}, with a checkpoint")
-        raise KeyboardInterrupt
+        if self._stopping:
+            self._reporter.info(f"stopped after step {step}, with a checkpoint")
+            raise KeyboardInterrupt
+
+
+def outlive_interrupts(worker: int) -> None:
+    """Leave it to the main process when this one, which reads images for it, ends.
+
+    Terminals and batch systems signal all processes of a job, but a training wants to finish its step, and
+    torch fails that when a worker is gone. The second SIGTERM counts: it is how workers are ended.
+    """
+
+    def only_once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, only_once)

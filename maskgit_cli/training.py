@@ -30,11 +30,9 @@ from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
 from maskgit_cli.config import TrainConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.distributed import (
-    make_accelerator,
+    accelerator_for,
     on_main,
     plain_attention,
-    resolve_device,
-    resolve_dtype,
     world,
 )
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
@@ -125,8 +123,7 @@ def train(
     out = out or Path("runs") / f"{tokens.stem}-{config.size or start.network}-{data.meta.resolution}"
     near = [out / "tokenizer", *start.near(tokens)]  # a run that is resumed has it itself
     codec = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near, out if overwrite else None)
-    target = resolve_device(device)
-    accelerator = make_accelerator(target, resolve_dtype(dtype, target))
+    accelerator = accelerator_for(device, dtype)
     on_main(lambda: _begin(out, _record(data, config, start), codec, overwrite, config))
     training, meter = _build(config, start, accelerator), _Meter()
     step = _resume(out, training, meter)
@@ -138,11 +135,8 @@ def train(
     log = MetricsLog(out, step) if world().main else None
     assert config.steps is not None
     assert config.batch_size is not None
-    with (
-        held(out, world().main),
-        Interrupts(accelerator, reporter) as interrupts,
-        reporter.task("train", config.steps, step, unit="steps") as task,
-    ):
+    progress = reporter.task("train", config.steps, step, unit="steps")
+    with held(out, world().main), Interrupts(accelerator, reporter) as interrupts, progress as task:
         while step < config.steps:
             step += 1
             loss, norm = _train_step(step, data, config, training)
@@ -150,10 +144,7 @@ def train(
             task.advance(1, loss=loss)
             last = step == config.steps
             if step % config.log_every == 0 or last:
-                line = meter.flush(step)
-                if log:
-                    epoch = step * config.batch_size / len(data)
-                    log.append(step=step, epoch=round(epoch, 4), lr=_learning_rate(step, config), **line)
+                _write_line(log, step, meter, data, config)
             checkpoint = step % config.checkpoint_every == 0 or last
             if checkpoint and held_out is not None:
                 value = validation_loss(preview.take(training.ema), held_out, config, accelerator)
@@ -165,8 +156,7 @@ def train(
             if checkpoint or asked:  # last of all: what is lost in a kill before it is done again
                 meter.check(step)
                 _checkpoint(out, step, training, meter, config)
-            if asked:
-                interrupts.stop(step)
+                interrupts.checkpointed(step)
     return out
 
 
@@ -275,6 +265,17 @@ def _resume(out: Path, training: _Training, meter: _Meter) -> int:
     load_optimizer(training.optimizer, training.network, checkpoint.tensors["optimizer"])
     meter.load(checkpoint.tensors.get("window", {}), training.accelerator.device)
     return checkpoint.step
+
+
+def _write_line(
+    log: MetricsLog | None, step: int, meter: _Meter, data: TokenFile, config: TrainConfig
+) -> None:
+    """Begin the means anew and, in the main process, write them down."""
+    assert config.batch_size is not None
+    line = meter.flush(step)
+    if log:
+        epoch = step * config.batch_size / len(data)
+        log.append(step=step, epoch=round(epoch, 4), lr=_learning_rate(step, config), **line)
 
 
 def _checkpoint(out: Path, step: int, training: _Training, meter: _Meter, config: TrainConfig) -> None:

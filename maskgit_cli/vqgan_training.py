@@ -25,7 +25,7 @@ from maskgit_cli.data import (
     to_model,
     to_pixels,
 )
-from maskgit_cli.distributed import make_accelerator, on_main, resolve_device, resolve_dtype, world
+from maskgit_cli.distributed import accelerator_for, from_main, on_main, world
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, WeightsError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.interrupts import Interrupts
@@ -118,11 +118,8 @@ def train_vqgan(
     """
     config, sizes = resolved(config or VQGANTrainConfig())
     require(workers >= 0, "workers", workers, "0 or more")
-    target = resolve_device(device)
-    accelerator = make_accelerator(target, resolve_dtype(dtype, target))
+    accelerator = _accelerator(config, device, dtype)
     source, held_out = list_images(images), _validation_set(val)
-    if config.batch_size % world().size:
-        raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
     perceptual, config = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, sizes)
     resumed = on_main(lambda: settle_record(out, record, overwrite, _WHAT, _FREE))
@@ -135,11 +132,8 @@ def train_vqgan(
     step = _resume(out, nets, meter) if resumed else 0
     log = MetricsLog(out, step) if world().main else None
     batches = _batches(source, config, step, workers, reporter)
-    with (
-        held(out, world().main),
-        Interrupts(accelerator, reporter) as interrupts,
-        reporter.task("train-vqgan", config.steps, step, unit="steps") as task,
-    ):
+    progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
+    with held(out, world().main), Interrupts(accelerator, reporter) as interrupts, progress as task:
         while step < config.steps:
             pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
             pixels = pixels.to(memory_format=_layout(accelerator.device))
@@ -162,8 +156,7 @@ def train_vqgan(
                 log.append(step=step, **_validate(nets, sizes, held_out, config))
             if checkpoint or asked:  # last of all: what is lost in a kill before it is done again
                 _checkpoint(out, step, nets, meter, config)
-            if asked:
-                interrupts.stop(step)
+                interrupts.checkpointed(step)
     tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.state_dict()}
     on_main(lambda: save_tokenizer(out, tensors, sizes, record["settings"], record["parents"]))
     return out
@@ -180,6 +173,14 @@ def _record(images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGAN
         "settings": config.to_json(),
         "parents": [parent("images", images.resolve(), source_digest(source))],
     }
+
+
+def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
+    """What the networks are trained with, once it is known that the batch can be shared out."""
+    accelerator = accelerator_for(device, dtype)
+    if config.batch_size % world().size:
+        raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
+    return accelerator
 
 
 def _layout(device: torch.device) -> torch.memory_format:
@@ -388,7 +389,7 @@ def _revive(pixels: Tensor, step: int, nets: _Networks, config: VQGANTrainConfig
         latents = nets.vqgan.latents(pixels).float().movedim(1, -1).flatten(0, 2)  # (B·h·w, D)
     index = torch.tensor([0], device=pixels.device)
     chosen = (uniform(config.seed, index, step, count, REVIVE)[0] * len(latents)).long()  # (count,)
-    vectors = _from_main(latents[chosen])
+    vectors = from_main(latents[chosen])
     weight = nets.vqgan.quantize.embedding.weight
     weight[dead] = vectors
     nets.ema.tensors["quantize.embedding.weight"][dead] = vectors
@@ -397,13 +398,6 @@ def _revive(pixels: Tensor, step: int, nets: _Networks, config: VQGANTrainConfig
     for key in ("exp_avg", "exp_avg_sq"):
         if key in state:
             state[key][dead] = 0
-
-
-def _from_main(tensor: Tensor) -> Tensor:
-    """The main process's tensor, on every process."""
-    if world().size > 1:
-        torch.distributed.broadcast(tensor, 0)
-    return tensor
 
 
 # --- data and what is said of the training ----------------------------------------------------------

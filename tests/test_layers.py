@@ -22,6 +22,7 @@ LAYERS = [
     {"published_config", "sampler_config", "inpaint_config", "unpickling", "mapped_file"},
     {"schedules", "noise", "progress", "models", "imagenet", "catalogue", "torch_files", "flax_msgpack"},
     {"artifacts", "distributed"},
+    {"interrupts"},
     {"data", "labels", "grids", "sheets", "windows", "optim", "perceptual"},
     {"samplers", "metrics", "fetching"},
     {"inference", "reconstruction", "hub", "regions"},
