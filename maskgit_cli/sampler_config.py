@@ -1,4 +1,4 @@
-"""Settings of the samplers, one class a sampler, and the presets that papers and repositories publish.
+"""Settings of the samplers, one class a sampler, and presets, nearly all of them published ones.
 
 Every sampler's guidance is (1+w)·cond − w·uncond with w called ``cfg``. Papers and tools that write
 s·cond + (1−s)·uncond have s = 1 + w: a scale of 4 there is ``cfg`` 3 here.

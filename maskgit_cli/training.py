@@ -29,12 +29,7 @@ from maskgit_cli.artifacts.runs import (
 from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
 from maskgit_cli.config import TrainConfig
 from maskgit_cli.data import to_pixels
-from maskgit_cli.distributed import (
-    accelerator_for,
-    on_main,
-    plain_attention,
-    world,
-)
+from maskgit_cli.distributed import accelerator_for, on_main, plain_attention, world
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.interrupts import Interrupts

@@ -24,7 +24,7 @@ TEXTS = {
 }
 SWEPT = {
     "sampler": f"Samplers: {', '.join(SAMPLERS)}.",
-    "preset": f"Published settings: {', '.join(PRESETS)}.",
+    "preset": f"Settings that go together: {', '.join(PRESETS)}.",
     **sampler_options.TEXTS,
 }
 

@@ -55,7 +55,7 @@ def sampler(f: F) -> F:
         f = _option(name, kinds[name], text)(f)
     shown = "the one for the model and its resolution"
     preset = click.Choice(list(PRESETS))
-    f = click.option("--preset", type=preset, show_default=shown, help="Published settings.")(f)
+    f = click.option("--preset", type=preset, show_default=shown, help="Settings that go together.")(f)
     method = click.Choice(list(SAMPLERS))
     text = "How codes are drawn; also picks the preset."
     return click.option("--sampler", "method", type=method, show_default="the model's own", help=text)(f)
