@@ -1,5 +1,7 @@
 """Stage `inpaint`: what is masked, which codes are drawn, and that nothing else ever changes."""
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,6 +93,16 @@ def test_a_large_picture_of_any_shape(model, photo, tmp_path):
     assert changed[5:25, 70:80].mean() > 0.9
     changed[5:25, 70:80] = False
     assert not changed.any()
+
+
+def test_a_picture_that_pil_finds_large_is_no_news(model, photo, tmp_path, monkeypatch):
+    image = photo(40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 - 1)  # as 100 megapixels are: PIL warns of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        draw(image, model, tmp_path / "out", box=(Box(0, 0, 10, 10),), n=2)
+    monkeypatch.undo()
+    assert (pixels(tmp_path / "out/images/000001.png")[12:] == pixels(image)[12:]).all()
 
 
 def test_a_picture_of_one_pixel(model, photo, tmp_path):

@@ -8,6 +8,7 @@ leaves behind, the same command goes on from there and ends in the same bytes.
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -350,8 +351,11 @@ def read_png(path: Path) -> np.ndarray:
         ArtifactError: it is missing or damaged.
     """
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+        with warnings.catch_warnings():
+            # PIL warns of large pictures; what was filled in is as large as the picture it lies in.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise ArtifactError(
             f"{path} is missing or damaged; remove {path.parent.parent} and draw the samples again"
