@@ -304,6 +304,33 @@ def test_the_first_failure_ends_all_processes(monkeypatch):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        (signal.SIGKILL, "SIGKILL; the system does so when memory runs out"),
+        (signal.SIGSEGV, "SIGSEGV"),
+        *([(signal.SIGRTMIN + 3, f"signal {signal.SIGRTMIN + 3}")] if hasattr(signal, "SIGRTMIN") else []),
+    ],
+)
+def test_a_killed_process_is_named_before_those_it_leaves_behind(number, how, monkeypatch, capfd):
+    """The first fails because the second no longer answers, and looks like the cause."""
+    rank = (
+        f"import os, sys; os.kill(os.getpid(), {int(number)}) if os.environ['RANK'] == '1' else sys.exit(1)"
+    )
+    start = subprocess.Popen
+
+    def popen(words, **options):
+        process = start([words[0], "-c", rank, *words[1:]], **options)
+        process.wait()  # so that both statuses are there at the first look
+        return process
+
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    words = ["--procs", "2", "--device", "cpu", "tokenize"]
+    assert launch.start_processes(2, words) == 128 + number
+    said = f"maskgit: process 2 of 2 was killed ({how}); run the same command again to go on\n"
+    assert capfd.readouterr().err == said
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc what runs")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_processes_end_with_their_launcher(number, tmp_path):

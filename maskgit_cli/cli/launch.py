@@ -6,6 +6,7 @@ starts sooner and, when a stage fails, leaves the stage's one line instead of th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+
+import click
 
 from maskgit_cli.cli import ENDING
 from maskgit_cli.settings import require
@@ -85,16 +88,32 @@ def end_with_launcher() -> None:
 
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> int:
-    """The first status that is not 0, or 0 once all have ended well."""
+    """The first status that is not 0, or 0 once all have ended well; says so if one was killed."""
     while True:
         statuses = [process.poll() for process in running]
+        for number, status in enumerate(statuses, 1):
+            if status is not None and status < 0:
+                # Before all other statuses: the others fail because this one no longer answers them.
+                _tell_of_kill(f"process {number} of {len(running)}", -status)
+                return 128 - status  # what a shell gives
         failed = [status for status in statuses if status]
         if failed:
-            # Killed by signal s is -s here and 128+s in a shell.
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
+            return failed[0]
         if all(status == 0 for status in statuses):
             return 0
         time.sleep(LOOK_EVERY)
+
+
+def _tell_of_kill(which: str, number: int) -> None:
+    """The line that a process could not say itself."""
+    try:
+        how = signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        how = f"signal {number}"
+    if number == signal.SIGKILL:
+        how += "; the system does so when memory runs out"
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(f"maskgit: {which} was killed ({how}); run the same command again to go on", err=True)
 
 
 def _end(running: list[subprocess.Popen[bytes]], patience: float) -> None:
