@@ -139,7 +139,7 @@ PRESETS: dict[str, SamplerConfig] = {
     "report-256": ConfidenceConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
     "report-512": ConfidenceConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
     "showcase": ConfidenceConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
-    "small-64": ConfidenceConfig(steps=16, cfg=1.0, ramp="constant", sm_temp=2.0, gumbel_temp=12.0),
+    "small-64": ConfidenceConfig(steps=16, cfg=1.5, ramp="constant", sm_temp=2.0, gumbel_temp=12.0),
     "halton": HaltonSamplerConfig(),
     "official-256": OfficialSamplerConfig(steps=8),
     "official-512": OfficialSamplerConfig(steps=12),
