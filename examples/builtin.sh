@@ -47,4 +47,4 @@ maskgit --procs 2 train "$build/train2.h5" --val "$build/val.h5" --tokenizer "$b
 maskgit --procs 2 train "$build/train3.h5" --val "$build/val.h5" --tokenizer "$build/tokenizer" --out "$build/more2" \
   --init-from "$build/more" --dtype bf16 --batch-size 32 --steps 20000 --lr 8e-4 --warmup 200 --lr-floor 0.03 --ema 0.999 \
   --dropout 0 --label-smoothing 0 --loss-on masked --checkpoint-every 500 --preview-every 3000
-maskgit export "$build/more2" "$build/model" --half
+maskgit export "$build/more2" "$build/model" --half --steps 16 --cfg 1.5 --sm-temp 2 --gumbel-temp 12

@@ -73,11 +73,12 @@ class Job(NamedTuple):
 def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
     """The sampler's settings for a model.
 
-    A network is sampled as it was published unless told otherwise: the report's with the preset for its
-    resolution, Halton-MaskGIT's and Google's with their own samplers.
+    A model is sampled with the settings in its record. Without any, its network is sampled as it was
+    published: the report's with the preset for its resolution, Halton-MaskGIT's and Google's with their
+    own samplers.
 
     Args:
-        choice: all settings, changes to the model's preset, or None for none. Among changes, ``method``
+        choice: all settings, changes to those of the model, or None for none. Among changes, ``method``
             names another sampler, a key of :data:`~maskgit_cli.sampler_config.SAMPLERS`, whose preset for
             the model's resolution is changed then.
         model: what is sampled.
@@ -90,9 +91,13 @@ def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> 
     """
     if not isinstance(choice, SamplerConfig):
         changes = dict(choice or {})
-        preset = PRESETS[preset_for(model.resolution, changes.pop("method", model.config.sampler))]
+        method = changes.pop("method", None)
+        if model.sampler is not None and method in (None, model.sampler.method):
+            base = model.sampler
+        else:
+            base = PRESETS[preset_for(model.resolution, method or model.config.sampler)]
         asked = changes.get("cfg", 0)
-        choice = changed(preset, changes)
+        choice = changed(base, changes)
         require(guided or not asked, "cfg", f"{asked:g}", "0: the pictures have no class to guide by")
     else:
         asked = choice.cfg

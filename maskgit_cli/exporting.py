@@ -34,11 +34,13 @@ from maskgit_cli.artifacts.runs import RUN_FORMAT, read_metrics
 from maskgit_cli.artifacts.tensors import read_tensors
 from maskgit_cli.config import TrainConfig, VQGANConfig
 from maskgit_cli.convert import v1_published_name
+from maskgit_cli.drawing import SamplerChoice, choose_sampler
 from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
 from maskgit_cli.models.maskgit import MaskGIT
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.optim import load_optimizer
 from maskgit_cli.progress import SILENT, Reporter
+from maskgit_cli.samplers import check_steps
 from maskgit_cli.sharing import check_repository, upload
 
 TARGETS = ("native", "v1")
@@ -56,6 +58,7 @@ def export(
     weights: str = "ema",
     half: bool = False,
     to: str = "native",
+    sampler: SamplerChoice = None,
     push: str | None = None,
     licence: str | None = None,
     overwrite: bool = False,
@@ -69,6 +72,8 @@ def export(
         weights: ``ema`` or ``raw``, of a run.
         half: store float16, which halves the size and changes weights by 5e-4 of their value at most.
         to: ``native``, or ``v1`` for the files of the report's own release.
+        sampler: what the model is best drawn with, which its record then says: all settings, or changes to
+            those of the source. Without, the record says what that of the source does, if anything.
         push: a repository ``user/name`` of the Hugging Face hub to upload the directory to.
         licence: of the weights, for the page there; ``mit``, ``apache-2.0`` ...
         overwrite: replace a directory that is there.
@@ -79,7 +84,8 @@ def export(
 
     Raises:
         InputError: there is nothing at ``source``.
-        ConfigError: settings contradict one another, or v1.0 has no such network.
+        ConfigError: settings contradict one another, v1.0 has no such network, or the sampler does not fit
+            the model.
         ArtifactError: it is incomplete or damaged.
         OutputError: ``out`` exists and ``overwrite`` is false, or is no result of ours of the same kind; or
             the hub refuses.
@@ -96,13 +102,16 @@ def export(
     check_output(out, overwrite)
     record = read_json(source / "config.json", "a run, model or tokenizer directory")
     is_tokenizer = record.get("format") == TOKENIZER_FORMAT
+    if sampler and (is_tokenizer or to == "v1"):
+        what = "a tokenizer is not sampled" if is_tokenizer else "v1.0's files hold none"
+        raise ConfigError(f"settings of a sampler: {what}; leave those options out")
     _check_replaceable(out, TOKENIZER_FORMAT if is_tokenizer else MODEL_FORMAT)
     if is_tokenizer:
         _v1_tokenizer(source, out) if to == "v1" else _export_tokenizer(source, out, half)
     elif to == "v1":
         _v1_model(source, out, weights, reporter)
     else:
-        _export_model(source, out, weights, half)
+        _export_model(source, out, weights, half, sampler)
     if push is not None:
         upload(out, push, licence, reporter)
     return out
@@ -153,7 +162,7 @@ def _export_tokenizer(source: Path, out: Path, half: bool) -> None:
         save_tokenizer(temporary, tensors, codec.config, settings, parents, record.get("network", "vqgan"))
 
 
-def _export_model(source: Path, out: Path, weights: str, half: bool) -> None:
+def _export_model(source: Path, out: Path, weights: str, half: bool, choice: SamplerChoice) -> None:
     record, file, step = weights_of(source, weights)
     model = load_model(source, weights=weights)
     sizes = network_of(record, TRANSFORMERS, "maskgit", source).key
@@ -168,6 +177,10 @@ def _export_model(source: Path, out: Path, weights: str, half: bool) -> None:
         "epoch": _epoch(source, record, step),
         "parents": [parent(own, source.resolve(), sha256_file(file)), *record["parents"]],
     }
+    sampler = choose_sampler(choice, model, model.config.classes > 0) if choice else model.sampler
+    if sampler is not None:
+        check_steps(sampler, model.config.grid**2)
+        new["sampler"] = sampler.describe()
     assert file.name == ("ema.safetensors" if own == "run" and weights == "ema" else WEIGHTS_FILE)
     save_model(out, _stored(model.network.state_dict(), half), new, source / "tokenizer")
 

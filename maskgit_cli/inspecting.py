@@ -128,6 +128,7 @@ def _model(path: Path, record: Facts) -> Facts:
         sizes,
         "tokenizer_sha256",
         "class_names",
+        "sampler",
     )
     return {**{key: record[key] for key in keys if key in record}, **_parameters(path / WEIGHTS_FILE)}
 

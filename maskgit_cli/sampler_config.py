@@ -7,6 +7,7 @@ s·cond + (1−s)·uncond have s = 1 + w: a scale of 4 there is ``cfg`` 3 here.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -132,14 +133,13 @@ SAMPLERS: dict[str, type[SamplerConfig]] = {
 }
 
 # The report's Table 2 at 256 and 512 px and its Figure 1; the example of Halton-MaskGIT's repository;
-# Google's 8 steps at 256 and 12 at 512 px (arXiv 2202.04200, Table 1). Nobody published settings for 64 px:
-# small-64 is what draws the built-in model's classes most clearly (docs/builtin.md). That model knows few
-# pictures, and well: strong guidance pushes pictures apart that already are what was asked for.
+# Google's 8 steps at 256 and 12 at 512 px (arXiv 2202.04200, Table 1). Nobody published settings for 64 px.
+# There a few codes decide what a picture is, so guidance that grows from nothing would come too late.
 PRESETS: dict[str, SamplerConfig] = {
     "report-256": ConfidenceConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
     "report-512": ConfidenceConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
     "showcase": ConfidenceConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
-    "small-64": ConfidenceConfig(steps=16, cfg=1.5, ramp="constant", sm_temp=2.0, gumbel_temp=12.0),
+    "small-64": ConfidenceConfig(steps=12, cfg=3.0, ramp="constant", gumbel_temp=2.0),
     "halton": HaltonSamplerConfig(),
     "official-256": OfficialSamplerConfig(steps=8),
     "official-512": OfficialSamplerConfig(steps=12),
@@ -148,7 +148,7 @@ PRESETS: dict[str, SamplerConfig] = {
 
 
 def preset_for(resolution: int, method: str = "confidence") -> str:
-    """The preset that a checkpoint of this resolution (pixels) is sampled with by default.
+    """The preset of a model of this resolution (pixels) that has no settings of its own.
 
     Args:
         resolution: of the model.
@@ -162,6 +162,31 @@ def preset_for(resolution: int, method: str = "confidence") -> str:
         return "small-64"
     prefix = {"confidence": "report", "official": "official"}.get(method)
     return f"{prefix}-{'512' if resolution >= 512 else '256'}" if prefix else method
+
+
+def recorded_sampler(record: Mapping[str, Any]) -> SamplerConfig:
+    """The settings that :meth:`SamplerConfig.describe` wrote, as a model's record holds them.
+
+    Raises:
+        ConfigError: there is no such sampler, or a setting is unknown to it, of another type or out of range.
+    """
+    values = {key: value for key, value in record.items() if key != "method"}
+    method = record.get("method")
+    known = isinstance(method, str) and method in SAMPLERS
+    require(known, "sampler", method, "one of " + ", ".join(SAMPLERS))
+    kind = SAMPLERS[str(method)]
+    for name, hint in typing.get_type_hints(kind).items():
+        if name not in values:
+            continue
+        value = values[name]
+        if hint is float and type(value) is int:  # JSON does not tell 3 from 3.0
+            values[name] = float(value)
+        elif hint in (int, float, bool, str):
+            require(type(value) is hint, name, value, f"of type {hint.__name__}")
+        else:  # the interval
+            pair = isinstance(value, list) and len(value) == 2
+            require(pair and all(type(x) in (int, float) for x in value), name, value, "two numbers")
+    return kind.from_json(values)
 
 
 def changed(config: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:

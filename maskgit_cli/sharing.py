@@ -97,7 +97,8 @@ def model_card(folder: Path, repository: str, licence: str | None) -> str:
         _what(record),
         _use(record, repository, name),
         _files(folder),
-        _settings(record),
+        _values("Drawn with", record.get("sampler", {})),
+        _values("Trained with", record.get("settings", {})),
         _parents(record),
     ]
     return "\n".join(part for part in parts if part)
@@ -145,9 +146,9 @@ def _files(folder: Path) -> str:
     return _table("Files", ("file", "sha256"), rows)
 
 
-def _settings(record: Mapping[str, Any]) -> str:
-    rows = [(f"`{key}`", f"`{value}`") for key, value in record.get("settings", {}).items()]
-    return _table("Settings", ("setting", "value"), rows)
+def _values(title: str, settings: Mapping[str, Any]) -> str:
+    rows = [(f"`{key}`", f"`{value}`") for key, value in settings.items()]
+    return _table(title, ("setting", "value"), rows)
 
 
 def _parents(record: Mapping[str, Any]) -> str:

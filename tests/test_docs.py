@@ -203,7 +203,7 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     everything = {"preview_every": 6, "smoothness_weight": 0.1} | between_lines
     train_tiny_vqgan(images, root / "vqgan", {"val": images}, **everything)
     export(run, root / "model", half=True)
-    export(root / "model", root / "model-again")
+    export(root / "model", root / "model-again", sampler={"steps": 4})
     import_weights([OFFICIAL.transformer], root / "imported", tokenizer=OFFICIAL.tokenizer)
     export(root / "vqgan", root / "vqgan-exported", half=True)
 

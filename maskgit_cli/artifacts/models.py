@@ -34,6 +34,7 @@ from maskgit_cli.models.official import Official
 from maskgit_cli.models.official_vqgan import OfficialVQGAN
 from maskgit_cli.models.vqgan import VQGAN
 from maskgit_cli.published_config import HaltonConfig, OfficialConfig, OfficialVQGANConfig
+from maskgit_cli.sampler_config import SamplerConfig, recorded_sampler
 
 TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 1
 MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 1
@@ -103,6 +104,7 @@ class Model(NamedTuple):
         tokenizer_sha256: of the tokenizer its codes belong to.
         path: the run or model directory.
         step: optimiser steps behind the weights, where known.
+        sampler: what it is best drawn with, where whoever exported it said so.
     """
 
     network: TransformerNetwork
@@ -113,6 +115,7 @@ class Model(NamedTuple):
     tokenizer_sha256: str
     path: Path
     step: int | None
+    sampler: SamplerConfig | None
 
 
 def builtin_tokenizer() -> Path:
@@ -422,6 +425,19 @@ def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Pat
         raise ArtifactError(f"{file} names {count} classes, but its transformer knows {config.classes}")
 
 
+def _own_sampler(record: Mapping[str, Any], file: Path) -> SamplerConfig | None:
+    """The sampler's settings in a model's record, or None: it need not have them."""
+    own = record.get("sampler")
+    if own is None:
+        return None
+    if not isinstance(own, dict):
+        raise ArtifactError(f"{file} is damaged: its sampler is {own!r}")
+    try:
+        return recorded_sampler(own)
+    except ConfigError as error:
+        raise ArtifactError(f"{file} has settings of a sampler that cannot be used: {error}") from None
+
+
 def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
     """Open a model directory, the newest checkpoint of a run directory, or the one named.
 
@@ -451,4 +467,5 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
         str(record["tokenizer_sha256"]),
         path,
         step,
+        _own_sampler(record, path / "config.json"),
     )

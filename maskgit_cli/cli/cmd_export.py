@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from maskgit_cli.cli import console, options
+from maskgit_cli.cli import console, options, sampler_options
 
 EXAMPLE = """\b
 Example:
   maskgit export runs/tokens-base-256 models/mine --half
+  maskgit export runs/tokens-base-256 models/mine --steps 12 --cfg 2
   maskgit export models/mine shared/mine --push user/mine --licence mit
   maskgit export models/mine v1/mine --to v1
 """
@@ -34,16 +36,19 @@ Example:
     show_default=True,
     help="Our own files, or those of the report's release (v1.0).",
 )
+@sampler_options.sampler
 @click.option("--push", metavar="USER/NAME", help="Upload OUT to this repository of the Hugging Face hub.")
 @click.option("--licence", metavar="TEXT", help="Licence of the weights, for the page there: mit ...")
 @options.overwrite
 @options.output
-def command(run: Path, out: Path, as_json: bool, quiet: bool, **values: object) -> None:
+def command(run: Path, out: Path, preset: str | None, as_json: bool, quiet: bool, **values: Any) -> None:
     """Write a run's weights as a model directory to share.
 
-    RUN may be a model or a tokenizer directory too; OUT is then one of the same kind.
+    RUN may be a model or a tokenizer directory too; OUT is then one of the same kind. Settings of the sampler
+    become what OUT is drawn with unless told otherwise.
     """
+    sampler = sampler_options.chosen(preset, values)
     from maskgit_cli.exporting import export
 
-    path = export(run, out, reporter=console.reporter(quiet), **values)  # type: ignore[arg-type]
+    path = export(run, out, sampler=sampler, reporter=console.reporter(quiet), **values)
     console.result(path, {"path": str(path)}, as_json)
