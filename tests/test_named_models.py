@@ -83,6 +83,18 @@ def test_what_is_here_comes_first(tmp_path, monkeypatch):
     assert named(Path("mine")) == Path("mine")
 
 
+def test_a_folder_called_builtin(tmp_path, monkeypatch, maskgit):
+    """One of pictures does not hide the built-in model, and `info` tells what is there; a model does."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "builtin"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "one.png")
+    assert named(Path("builtin")) == builtin_model()
+    assert '"images": 1' in maskgit("info", "builtin", "--json").stdout
+    (folder / "config.json").write_text("{}")
+    assert named(Path("builtin")) == Path("builtin")
+
+
 def test_a_name_that_is_nearly_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for word, end in [("halton-384-basse", "; did you mean the published halton-384-base\\?"), ("zebra", "")]:

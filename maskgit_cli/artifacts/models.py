@@ -134,11 +134,14 @@ def builtin_pictures() -> Path:
 
 
 def named(path: Path) -> Path:
-    """The directory a user's word means: what is there; else ``builtin``, or a model under ``models/``."""
+    """The directory a user's word means: what is there; else ``builtin``, or a model under ``models/``.
+
+    A folder called ``builtin`` without a record, pictures say, is not what is meant.
+    """
+    if path == Path("builtin") and not (path / "config.json").exists():
+        return builtin_model()
     if path.exists():
         return path
-    if path == Path("builtin"):
-        return builtin_model()
     pulled = MODELS / path
     return pulled if pulled.is_dir() else path
 

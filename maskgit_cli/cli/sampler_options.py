@@ -53,7 +53,7 @@ def sampler(f: F) -> F:
         kinds |= typing.get_type_hints(kind)
     for name, text in reversed(TEXTS.items()):
         f = _option(name, kinds[name], text)(f)
-    shown = "the one for the model and its resolution"
+    shown = "the settings the model names, or the one for its network and resolution"
     preset = click.Choice(list(PRESETS))
     f = click.option("--preset", type=preset, show_default=shown, help="Settings that go together.")(f)
     method = click.Choice(list(SAMPLERS))
