@@ -23,6 +23,7 @@ from maskgit_cli.sampler_config import (
     ConfidenceConfig,
     HaltonSamplerConfig,
     RasterConfig,
+    SamplerConfig,
     changed,
     recorded_sampler,
 )
@@ -206,6 +207,7 @@ def test_the_builtin_model_has_those_of_its_document():
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
         (line,) = [x for x in lines if x.startswith("maskgit export") and "/tokenizer" not in x]
         words = cmd_export.command.make_context("export", shlex.split(line)[2:]).params
-        settings = changed(PRESETS["small-64"], chosen(words.pop("preset"), words))
+        choice = chosen(words.pop("preset"), words)
+        settings = choice if isinstance(choice, SamplerConfig) else changed(PRESETS["small-64"], choice)
         assert settings.describe() == record_of(builtin_model())["sampler"], file
         assert settings != PRESETS["small-64"]
