@@ -12,11 +12,13 @@ set -euo pipefail
 run=$1 ref=$2 out=$3 n=$4
 shift 4
 common=(--ref "$ref" --n "$n" "$@")
+# The report's sampler, also for a model that is drawn with another by default.
+sampler=(--sampler confidence "${common[@]}")
 
-maskgit sweep "$run" --out "$out/steps" --steps 4,6,8,10,12,15 "${common[@]}"
-maskgit sweep "$run" --out "$out/guidance" --cfg 0:6:1 "${common[@]}"
-maskgit sweep "$run" --out "$out/gumbel" --gumbel-temp 0:9:1.5 "${common[@]}"
-maskgit sweep "$run" --out "$out/schedule" --schedule root,linear,square,cosine,arccos "${common[@]}"
+maskgit sweep "$run" --out "$out/steps" --steps 4,6,8,10,12,15 "${sampler[@]}"
+maskgit sweep "$run" --out "$out/guidance" --cfg 0:6:1 "${sampler[@]}"
+maskgit sweep "$run" --out "$out/gumbel" --gumbel-temp 0:9:1.5 "${sampler[@]}"
+maskgit sweep "$run" --out "$out/schedule" --schedule root,linear,square,cosine,arccos "${sampler[@]}"
 
 # Training: the checkpoints that `train --keep` left of a run, if there are several.
 checkpoints=("$run"/checkpoints/step-*)

@@ -198,6 +198,8 @@ def changed(config: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
     known = [field.name for field in dataclasses.fields(config)]
     for name in changes:
         if name not in known:
-            what = f"the {config.method} sampler has no such setting"
-            raise ConfigError(f"{option(name)}: {what}; it has {', '.join(map(option, known))}")
+            what = f"the {config.method} sampler has no such setting; it has {', '.join(map(option, known))}"
+            others = [method for method, kind in SAMPLERS.items() if name in kind.__dataclass_fields__]
+            also = f"; --sampler {' or '.join(others)} has it" if others else ""
+            raise ConfigError(f"{option(name)}: {what}{also}")
     return dataclasses.replace(config, **changes)
