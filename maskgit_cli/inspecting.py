@@ -44,7 +44,8 @@ def describe(path: Path) -> Facts:
         InputError: there is nothing at ``path``, or nothing that this package knows.
         ArtifactError: it is one of ours, but incomplete or damaged.
     """
-    path = path if path.exists() else find_named(path, "file or directory")
+    if not path.exists():  # what is there is described, also a folder of pictures called `builtin`
+        path = find_named(path, "file or directory")
     if path.is_dir():
         return _directory(path)
     readers: dict[str, Callable[[Path], Facts]] = {
