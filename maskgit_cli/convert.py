@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from maskgit_cli.errors import ArtifactError, WeightsError
+from maskgit_cli.errors import ArtifactError, WeightsError, counted
 from maskgit_cli.flax_msgpack import PackedArray
 
 Names = Sequence[tuple[str, str]]
@@ -345,7 +345,7 @@ def to_ours(published: Published, sizes: Any, network: nn.Module) -> Ours:
         ],
     }
     texts = [
-        f"{what.format('1 tensor' if len(them) == 1 else f'{len(them)} tensors')}: {listed(them)}"
+        f"{what.format(counted(len(them), 'tensor'))}: {listed(them)}"
         for what, them in faults.items()
         if them
     ]

@@ -15,6 +15,7 @@ from maskgit_cli.artifacts.models import Model
 from maskgit_cli.artifacts.samples import SampleWriter, settle_samples
 from maskgit_cli.artifacts.tokens import TokenFile, TokenMeta, Trace
 from maskgit_cli.distributed import barrier, broadcast_object, world
+from maskgit_cli.errors import counted
 from maskgit_cli.grids import png_bytes
 from maskgit_cli.inference import Generator, arithmetic_device
 from maskgit_cli.progress import Reporter
@@ -175,7 +176,7 @@ def fill_samples(
         reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
         return True
     words = f"{job.sampler.method} sampler, {job.sampler}, seed {job.seed}"
-    reporter.info(f"drawing {len(job.indices)} images into {out} ({words})")
+    reporter.info(f"drawing {counted(len(job.indices), 'image')} into {out} ({words})")
     writer = _shared_writer(out, _describe(job, record), job)
     resumed = len(writer.todo) < len(job.indices)
     barrier()  # every process has seen what is to do before any does some of it

@@ -27,3 +27,8 @@ class OutputError(MaskGITError):
 
 class WeightsError(MaskGITError):
     """Published weights cannot be had, or are not the bytes they should be."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and a regular noun in the form that it asks for: ``1 image``, ``2 images``, ``0 images``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -20,7 +20,7 @@ from maskgit_cli.artifacts.samples import SampleWriter, read_png, samples_digest
 from maskgit_cli.artifacts.tokens import TokenFile
 from maskgit_cli.distributed import on_main
 from maskgit_cli.drawing import Job, SamplerChoice, choose_sampler, fill_samples
-from maskgit_cli.errors import ConfigError, InputError, MaskGITError
+from maskgit_cli.errors import ConfigError, InputError, MaskGITError, counted
 from maskgit_cli.inference import Generator, choose_model, load_generator
 from maskgit_cli.inpaint_config import Box, InpaintConfig
 from maskgit_cli.inpaint_sheets import SheetRow, inpaint_sheet
@@ -212,7 +212,7 @@ def _tell_of_steps(sampler: Any, unknown: Sequence[int], reporter: Reporter) -> 
     steps = getattr(sampler, "steps", 0)  # not every sampler has them
     few = [count for count in unknown if 0 < count < steps]
     if few and len(unknown) == 1:
-        reporter.info(f"{few[0]} codes to draw: {few[0]} steps instead of {steps}")
+        reporter.info(f"{counted(few[0], 'code')} to draw: {counted(few[0], 'step')} instead of {steps}")
     elif few:
         what = f"{len(few)} of {len(unknown)} windows have fewer codes to draw than {steps} steps"
         reporter.info(f"{what}: one code a step there")

@@ -30,7 +30,7 @@ from maskgit_cli.artifacts.tokens import TokenFile, open_tokens
 from maskgit_cli.config import TrainConfig
 from maskgit_cli.data import to_pixels
 from maskgit_cli.distributed import accelerator_for, on_main, plain_attention, world
-from maskgit_cli.errors import ConfigError, InputError, MaskGITError
+from maskgit_cli.errors import ConfigError, InputError, MaskGITError, counted
 from maskgit_cli.grids import image_grid, save_png
 from maskgit_cli.interrupts import Interrupts
 from maskgit_cli.noise import DROP, MASK, RATIO, VIEW, batch_rows, uniform
@@ -124,7 +124,7 @@ def train(
     step = _resume(out, training, meter)
     if step >= (config.steps or 0):
         more = "" if _length_is_settled(config) else "more --steps go on, "
-        reporter.info(f"{out} has its {step} steps already; {more}--overwrite begins anew")
+        reporter.info(f"{out} has its {counted(step, 'step')} already; {more}--overwrite begins anew")
         return out
     preview = _Preview(out, load_tokenizer(codec, accelerator.device), start, data, config)
     log = MetricsLog(out, step) if world().main else None

@@ -230,9 +230,9 @@ def test_a_truncated_file_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("bias"), "lacks 1 tensors of the network: bias"),
+        (lambda t: t.pop("bias"), "lacks 1 tensor of the network: bias"),
         (lambda t: t.clear(), r"lacks \d+ tensors of the network: .* and \d+ more"),
-        (lambda t: t.update(extra=torch.ones(1)), "has 1 tensors the network has not: extra"),
+        (lambda t: t.update(extra=torch.ones(1)), "has 1 tensor the network has not: extra"),
         (
             lambda t: t.update(bias=torch.ones(2)),
             r"tensor bias has shape \(2,\), the network wants \(17, 17\)",

@@ -336,7 +336,7 @@ REFUSED = {
     "sample no-json --out new": ["config.json", "JSON"],
     "sample no-weights --out new": ["model.safetensors", "missing"],
     "sample cut --out new": ["model.safetensors", "damaged"],
-    "sample lacking --out new": ["lacks 1 tensors", "blocks.0.qkv.weight"],
+    "sample lacking --out new": ["lacks 1 tensor", "blocks.0.qkv.weight"],
     "sample extra --out new": ["1 tensors the network has not", "blocks.9.qkv.weight"],
     "sample nan --out new": ["positions", "NaN"],
     "sample shape --out new": ["positions", "(1, 16, 32)", "(1, 17, 32)"],

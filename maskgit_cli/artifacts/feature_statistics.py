@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskgit_cli.artifacts.atomic import CREATED_BY, check_format, parent, replacing_file, sha256_file
-from maskgit_cli.errors import ArtifactError, InputError
+from maskgit_cli.errors import ArtifactError, InputError, counted
 
 STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 1
 UNIT_BITS = 24
@@ -132,7 +132,7 @@ def moments(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     """
     n, dimension = sums.n, sums.dimension
     if n < 2:
-        raise InputError(f"{n} image{'' if n == 1 else 's'}: a covariance needs two or more")
+        raise InputError(f"{counted(n, 'image')}: a covariance needs two or more")
     first = _whole_numbers(sums.first)
     mu = (first / (n << UNIT_BITS)).astype(np.float64)
     sigma = np.empty((dimension, dimension))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maskgit_cli.artifacts.atomic import replacing_file
-from maskgit_cli.errors import ArtifactError
+from maskgit_cli.errors import ArtifactError, counted
 
 # The format's names of types. It wants the larger ones first, so that all stand at multiples of their size.
 _TYPES = {
@@ -85,9 +85,11 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     missing = sorted(wanted.keys() - tensors.keys())
     extra = sorted(tensors.keys() - wanted.keys())
     if missing:
-        raise ArtifactError(f"{path} lacks {len(missing)} tensors of the network: {_listed(missing)}")
+        number = counted(len(missing), "tensor")
+        raise ArtifactError(f"{path} lacks {number} of the network: {_listed(missing)}")
     if extra:
-        raise ArtifactError(f"{path} has {len(extra)} tensors the network has not: {_listed(extra)}")
+        number = counted(len(extra), "tensor")
+        raise ArtifactError(f"{path} has {number} the network has not: {_listed(extra)}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             have, want = tuple(tensor.shape), tuple(wanted[name].shape)
