@@ -337,7 +337,7 @@ REFUSED = {
     "sample no-weights --out new": ["model.safetensors", "missing"],
     "sample cut --out new": ["model.safetensors", "damaged"],
     "sample lacking --out new": ["lacks 1 tensor", "blocks.0.qkv.weight"],
-    "sample extra --out new": ["1 tensors the network has not", "blocks.9.qkv.weight"],
+    "sample extra --out new": ["1 tensor the network has not", "blocks.9.qkv.weight"],
     "sample nan --out new": ["positions", "NaN"],
     "sample shape --out new": ["positions", "(1, 16, 32)", "(1, 17, 32)"],
     "sample newer --out new": ["newer", "version 2", "reads version 1"],
