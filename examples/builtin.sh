@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Remake the built-in model from the emoji pictures: emoji64/{train,val}/CLASS/SET__NAME.png, 64x64 on white.
-# Six and a half hours on two CPU cores. Killed or stopped, it goes on where it was when it is run again.
+# Ten hours on two CPU cores. Killed or stopped, it goes on where it was when it is run again.
 #
 #   bash examples/builtin.sh emoji64 build/builtin
 set -euo pipefail
@@ -16,14 +16,20 @@ maskgit --procs 2 train-vqgan "$pictures/train" --val "$pictures/val" --out "$bu
 # Half precision first: the transformer learns the codes of the tokenizer that is shipped.
 [ -e "$build/tokenizer" ] || maskgit export "$build/tokenizer-full" "$build/tokenizer" --half
 
-# Classes whose pictures differ most from one another are listed several times, and so seen more often.
-list() { # LIST CLASS=TIMES...
-  local file class times more
+# Classes whose pictures differ most from one another are listed several times, and so seen more often; with a SET, of
+# its pictures alone.
+list() { # LIST CLASS[/SET]=TIMES...
+  local file class set times more
   echo path,label > "$1"
   for class in "$pictures"/train/*; do
-    times=1
-    for more in "${@:2}"; do [ "${more%=*}" != "${class##*/}" ] || times=${more#*=}; done
-    for file in "$class"/*.png; do
+    set='' times=1
+    for more in "${@:2}"; do
+      case $more in
+        "${class##*/}="*) times=${more#*=} ;;
+        "${class##*/}/"*) set=${more#*/} set=${set%=*}__ times=${more#*=} ;;
+      esac
+    done
+    for file in "$class/$set"*.png; do
       for ((i = 0; i < times; i++)); do
         echo "$(realpath "$file"),${class##*/}"
       done
@@ -33,10 +39,14 @@ list() { # LIST CLASS=TIMES...
 list "$build/train.csv" activities=2 animals-nature=2 food-drink=2 objects=2 travel-places=2
 list "$build/train3.csv" activities=6 objects=3 animals-nature=2 food-drink=2
 list "$build/train4.csv" activities=6 objects=4 animals-nature=3 food-drink=2
+list "$build/train5.csv" activities=6 objects=5 food-drink=4 animals-nature=3
+list "$build/train6.csv" activities/twemoji=14 objects/twemoji=14 animals-nature/twemoji=10 food-drink/twemoji=10
 maskgit tokenize "$pictures/train" "$build/train.h5" --tokenizer "$build/tokenizer"
 maskgit tokenize "$build/train.csv" "$build/train2.h5" --tokenizer "$build/tokenizer"
 maskgit tokenize "$build/train3.csv" "$build/train3.h5" --tokenizer "$build/tokenizer"
 maskgit tokenize "$build/train4.csv" "$build/train4.h5" --tokenizer "$build/tokenizer"
+maskgit tokenize "$build/train5.csv" "$build/train5.h5" --tokenizer "$build/tokenizer"
+maskgit tokenize "$build/train6.csv" "$build/train6.h5" --tokenizer "$build/tokenizer"
 maskgit tokenize "$pictures/val" "$build/val.h5" --tokenizer "$build/tokenizer"
 
 # Not the report's recipe, which is for a million pictures: no dropout, no smoothing, no loss on known codes.
@@ -52,4 +62,10 @@ maskgit --procs 2 train "$build/train3.h5" --val "$build/val.h5" --tokenizer "$b
 maskgit --procs 2 train "$build/train4.h5" --val "$build/val.h5" --tokenizer "$build/tokenizer" --out "$build/more3" \
   --init-from "$build/more2" --dtype bf16 --batch-size 32 --steps 17500 --lr 8e-4 --warmup 200 --lr-floor 0.03 --ema 0.999 \
   --dropout 0 --label-smoothing 0 --loss-on masked --checkpoint-every 500 --preview-every 3000
-maskgit export "$build/more3" "$build/model" --half --preset halton --cfg 1 --sm-temp 2 --sm-temp-end 2
+maskgit --procs 2 train "$build/train5.h5" --val "$build/val.h5" --tokenizer "$build/tokenizer" --out "$build/more4" \
+  --init-from "$build/more3" --dtype bf16 --batch-size 32 --steps 18500 --lr 8e-4 --warmup 200 --lr-floor 0.03 --ema 0.999 \
+  --dropout 0 --label-smoothing 0 --loss-on masked --checkpoint-every 500 --preview-every 3000
+maskgit --procs 2 train "$build/train6.h5" --val "$build/val.h5" --tokenizer "$build/tokenizer" --out "$build/more5" \
+  --init-from "$build/more4" --dtype bf16 --batch-size 32 --steps 15500 --lr 8e-4 --warmup 200 --lr-floor 0.03 --ema 0.999 \
+  --dropout 0 --label-smoothing 0 --loss-on masked --checkpoint-every 500 --preview-every 3000
+maskgit export "$build/more5" "$build/model" --half --preset halton --cfg 0.7 --sm-temp 3 --sm-temp-end 3
