@@ -118,6 +118,8 @@ def inpaint(
     """
     config = config or InpaintConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+    if model is not None and model.is_file():
+        raise InputError(f"{model} is a file, not a run or model directory: name the picture, then the model")
     edits = _read_edits(image, mask, config)
     generator = load_generator(choose_model(model, reporter), config.weights, device, dtype)
     outlines = on_main(lambda: [_outline(edit, image, generator, config) for edit in edits])

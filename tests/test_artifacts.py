@@ -488,6 +488,12 @@ def test_a_run_that_cannot_be_opened(run, tmp_path):
         models.load_model(copy)
 
 
+def test_a_picture_is_no_model(tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"PNG")
+    with pytest.raises(ArtifactError, match=r"cat\.png is a file, not a run or model directory$"):
+        models.load_model(tmp_path / "cat.png")
+
+
 def test_the_log_drops_what_comes_after_a_step_and_half_a_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = runs.MetricsLog(tmp_path, 0)

@@ -136,6 +136,12 @@ def test_settings_that_cannot_be(model, photo, tmp_path):
     assert not out.exists()
 
 
+def test_the_arguments_the_wrong_way_round(model, photo, tmp_path):
+    with pytest.raises(InputError, match="is a file, not a run or model directory: name the picture, then"):
+        draw(model, photo(16, 16), tmp_path / "out", box=(Box(0, 0, 4, 4),))
+    assert not (tmp_path / "out").exists()
+
+
 def test_everything_may_be_masked(model, photo, tmp_path):
     result = draw(photo(16, 16), model, tmp_path / "s", box=(Box(0, 0, 16, 16),), label="1")
     assert result.tokens == 16

@@ -211,6 +211,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path.parent} is not {what}: it has no {path.name}") from None
+    except NotADirectoryError:
+        raise ArtifactError(f"{path.parent} is a file, not {what}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
