@@ -205,7 +205,7 @@ def test_the_builtin_model_has_those_of_its_document():
     """The command in docs/builtin.md that exported it says the settings it has, and so does its script."""
     for file in ("docs/builtin.md", "examples/builtin.sh"):
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-        (line,) = [x for x in lines if x.startswith("maskgit export") and "/tokenizer" not in x]
+        *_, line = [x for x in lines if x.startswith("maskgit export")]
         words = cmd_export.command.make_context("export", shlex.split(line)[2:]).params
         choice = chosen(words.pop("preset"), words)
         settings = choice if isinstance(choice, SamplerConfig) else changed(PRESETS["small-64"], choice)
