@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.data import ImageDataset, Source, collate_images, to_model, to_pixels
-from maskgit_cli.errors import InputError
+from maskgit_cli.errors import InputError, counted
 from maskgit_cli.models.vqgan import VQGAN
 
 
@@ -41,7 +41,7 @@ def reconstruction_quality(network: VQGAN, source: Source, batch_size: int = 32)
         error = (to_pixels(network.decode(codes)).double() - images.double()).pow(2).mean((1, 2, 3))
         psnr.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)).cpu())
     if not psnr:
-        raise InputError(f"none of the {len(dataset)} images could be read, {source.paths[0]} among them")
+        raise InputError(_unreadable(source))
     usage, perplexity = codebook_use(counts)
     return {"psnr": round(float(torch.cat(psnr).mean()), 3), "usage": usage, "perplexity": perplexity}
 
@@ -54,7 +54,13 @@ def check_readable(source: Source) -> None:
     """
     dataset = ImageDataset(source, 8)
     if all(dataset[i][1] is None for i in range(len(dataset))):
-        raise InputError(f"none of the {len(dataset)} images can be read, {source.paths[0]} among them")
+        raise InputError(_unreadable(source))
+
+
+def _unreadable(source: Source) -> str:
+    """What to say of a source that has no readable image."""
+    found = counted(len(source.paths), "image")
+    return f"no image can be read, of {found} found; the first: {source.paths[0]}"
 
 
 def codebook_use(counts: Tensor) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from maskgit_cli.data import (
     to_model,
 )
 from maskgit_cli.distributed import autocast, barrier, gather_objects, resolve_device, resolve_dtype, world
-from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.inference import apply_to_rows
 from maskgit_cli.progress import SILENT, Reporter
 from maskgit_cli.settings import require
@@ -223,7 +223,8 @@ def _finish(
         if world().main:
             writer.discard()
         name, reason = skipped[0]
-        raise InputError(f"{images}: none of its {total} images can be read; the first, {name}: {reason}")
+        found = counted(total, "image")
+        raise InputError(f"{images}: no image can be read, of {found} found; the first, {name}: {reason}")
     if world().main:
         writer.finish(skipped)
     barrier()

@@ -209,7 +209,7 @@ REFUSED = {
     "tokenize empty new.h5 --tokenizer tokenizer": ["empty", "no image"],
     "tokenize texts new.h5 --tokenizer tokenizer": ["texts", "no image"],
     "tokenize unreadable new.h5 --tokenizer tokenizer --workers 0 --quiet": [
-        "none of its 3 images",
+        "no image can be read, of 3 images found",
         "cut.png",
     ],
     "tokenize notes.txt new.h5 --tokenizer tokenizer": ["notes.txt", "folder of images"],

@@ -203,7 +203,7 @@ def test_no_readable_image_writes_nothing(run, tmp_path):
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of its 1 images can be read; the first, a\.png: empty file"):
+    with pytest.raises(InputError, match=r"of 1 image found; the first, a\.png: empty file"):
         run(images=folder)
     assert os.listdir(tmp_path) == ["bad"]
 
