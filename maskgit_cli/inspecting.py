@@ -24,7 +24,7 @@ from maskgit_cli.artifacts.scores import SCORES_FORMAT
 from maskgit_cli.artifacts.sweeps import RECORD_FILE as SWEEP_FILE
 from maskgit_cli.artifacts.sweeps import SWEEP_FORMAT
 from maskgit_cli.artifacts.tensors import read_tensors
-from maskgit_cli.artifacts.tokens import TOKENS_FORMAT, open_tokens
+from maskgit_cli.artifacts.tokens import TOKENS_FORMAT, open_tokens, partial_path
 from maskgit_cli.data import list_images
 from maskgit_cli.errors import ArtifactError, InputError
 
@@ -44,6 +44,8 @@ def describe(path: Path) -> Facts:
         InputError: there is nothing at ``path``, or nothing that this package knows.
         ArtifactError: it is one of ours, but incomplete or damaged.
     """
+    if not path.exists() and partial_path(path).exists():
+        return _tokens(path)  # which says how to finish it
     if not path.exists():  # what is there is described, also a folder of pictures called `builtin`
         path = find_named(path, "file or directory")
     if path.is_dir():

@@ -14,6 +14,7 @@ from maskgit_cli.artifacts import in_place, token_writing, tokens
 from maskgit_cli.artifacts.token_writing import TokenWriter, completed
 from maskgit_cli.artifacts.tokens import TokenMeta, check_tokenizer, open_tokens
 from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.inspecting import describe
 
 META = TokenMeta(
     codebook_size=1024,
@@ -357,3 +358,16 @@ def test_another_tokenizer():
     check_tokenizer(META, "ab" * 32)
     with pytest.raises(ArtifactError, match=r"tokenizer vqgan .*abababababab.*cdcdcdcdcdcd"):
         check_tokenizer(META, "cd" * 32)
+
+
+def test_info_tells_an_unfinished_file_from_an_absent_one(tmp_path):
+    path = tmp_path / "tokens.h5"
+    writer = TokenWriter.create_or_resume(path, META, NAMES, LABELS)
+    writer.write(np.array([0]), CODES[[0]])
+    del writer
+    with pytest.raises(
+        ArtifactError, match=r"tokens\.h5 is not finished; run the command that makes it again"
+    ):
+        describe(path)
+    write(path, rows=range(1, 7))
+    assert describe(path)["images"] == 7
