@@ -20,13 +20,18 @@ import msgpack
 import torch
 from torch import Tensor, nn
 
-from maskgit_cli.artifacts.models import TOKENIZERS, TRANSFORMERS
-from maskgit_cli.catalogue import PUBLISHED, Published
-from maskgit_cli.config import TransformerConfig, VQGANConfig
-from maskgit_cli.convert import FAMILIES, renamed
-from maskgit_cli.exporting import v1_model_yaml
-from maskgit_cli.inspecting import describe
-from maskgit_cli.published_config import HaltonConfig, OfficialConfig, OfficialVQGANConfig
+from maskgit_cli.config.catalogue import PUBLISHED, Published
+from maskgit_cli.config.networks import (
+    HaltonConfig,
+    OfficialConfig,
+    OfficialVQGANConfig,
+    TransformerConfig,
+    VQGANConfig,
+)
+from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.reports.inspecting import describe
+from maskgit_cli.weights.exporting import v1_model_yaml
+from maskgit_cli.weights.names import FAMILIES, renamed
 
 # Of Halton-MaskGIT: width, depth, heads, features of a head, hidden features of an MLP.
 HALTON = {

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli import load_tokenizer, open_samples
-from maskgit_cli.data import list_images, read_image
-from maskgit_cli.image_sets import open_image_set
+from maskgit_cli.data.image_sets import open_image_set
+from maskgit_cli.data.images import read_image
+from maskgit_cli.data.sources import list_images
 
 EPOCHS, BATCH, LR = 10, 64, 4e-3
 SHIFT = 4  # pixels that a picture is moved by at most, in training

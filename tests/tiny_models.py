@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 
-from maskgit_cli.artifacts.atomic import sha256_file
-from maskgit_cli.artifacts.models import save_model, save_tokenizer
-from maskgit_cli.config import TransformerConfig, VQGANConfig
-from maskgit_cli.models.maskgit import MaskGIT
-from maskgit_cli.models.vqgan import VQGAN
+from maskgit_cli.config.networks import TransformerConfig, VQGANConfig
+from maskgit_cli.formats.atomic import sha256_file
+from maskgit_cli.formats.models import save_model
+from maskgit_cli.networks.loading import save_tokenizer
+from maskgit_cli.networks.maskgit import MaskGIT
+from maskgit_cli.networks.vqgan import VQGAN
 
 CODES, GRID, RESOLUTION = 12, 4, 16
 NAMES = ["cat", "dog", "owl"]

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from tiny_models import CODES, GRID, NAMES, RESOLUTION, VQGAN_SIZES
 
-from maskgit_cli.artifacts.atomic import sha256_file
-from maskgit_cli.artifacts.token_writing import TokenWriter
-from maskgit_cli.artifacts.tokens import TokenMeta
-from maskgit_cli.config import SIZES, TOKENIZER_SIZES, Size, TrainConfig, VQGANTrainConfig
-from maskgit_cli.training import train
-from maskgit_cli.vqgan_training import train_vqgan
+from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, Size
+from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
+from maskgit_cli.formats.atomic import sha256_file
+from maskgit_cli.formats.token_writer import TokenWriter
+from maskgit_cli.formats.tokens import TokenMeta
+from maskgit_cli.training.transformer import train
+from maskgit_cli.training.vqgan import train_vqgan
 
 TRAINING = {
     "size": "tiny",
@@ -35,7 +36,9 @@ VQGAN_TRAINING = TRAINING | {"perceptual_weight": 0.0, "adversarial_start": 2, "
 
 # A server that has imported everything once and forks a process for each training.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["accelerate", "maskgit_cli.training", "maskgit_cli.vqgan_training"])
+PROCESSES.set_forkserver_preload(
+    ["accelerate", "maskgit_cli.training.transformer", "maskgit_cli.training.vqgan"]
+)
 
 
 def write_tokens(

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import BENCH_STAGES, SIZES, TOKENIZER_SIZES, BenchConfig
+from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES
+from maskgit_cli.config.stages import BENCH_STAGES, BenchConfig
 
 TEXTS = {
     "size": f"Transformer: {', '.join(SIZES)}.",
@@ -36,7 +37,7 @@ def command(device: str, dtype: str, as_json: bool, quiet: bool, **values: Any) 
     Beside them stands how near a stage comes to what a large matrix product reaches on this machine.
     """
     config = options.given(BenchConfig, values)
-    from maskgit_cli.benching import bench
+    from maskgit_cli.reports.benching import bench
 
     record = bench(config, device=device, dtype=dtype, reporter=console.reporter(quiet))
     if as_json:

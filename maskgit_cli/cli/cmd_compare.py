@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import CompareConfig
+from maskgit_cli.config.stages import CompareConfig
 
 TEXTS = {
     "classes": "Classes to show: numbers, names and ranges (3-7), or @FILE.",
@@ -40,7 +40,7 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, **values: Any
     """
     config = options.given(CompareConfig, values)
     shared = {key: value for key, value in values.items() if key not in TEXTS}
-    from maskgit_cli.comparing import compare
+    from maskgit_cli.reports.comparing import compare
 
     reporter = console.reporter(quiet)
     done = compare(sources, config=config, reporter=reporter, **shared)

@@ -29,7 +29,7 @@ def command(tokens: Path, out: Path, as_json: bool, quiet: bool, **values: Any) 
 
     Writes a PNG a row into OUT, a new folder. Run the same command again to go on after an interruption.
     """
-    from maskgit_cli.decoding import decode
+    from maskgit_cli.data.decoding import decode
 
     done = decode(tokens, out, reporter=console.reporter(quiet), **values)
     console.result(

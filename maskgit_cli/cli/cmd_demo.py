@@ -43,7 +43,7 @@ def _lines(out: Path) -> list[str]:
 
 def _unpack(archive: Path, out: Path) -> None:
     """Write the built-in pictures as a folder a class."""
-    from maskgit_cli.artifacts.atomic import disk_errors
+    from maskgit_cli.formats.atomic import disk_errors
 
     with disk_errors(out), zipfile.ZipFile(archive) as pictures:
         pictures.extractall(out)
@@ -71,7 +71,7 @@ def command(out: Path, as_json: bool, quiet: bool, **_: Any) -> None:
     Every stage's command is shown before it runs, so that you can repeat it on pictures of your own.
     What it makes is kept in OUT; run it again to go on after an interruption.
     """
-    from maskgit_cli.artifacts.models import builtin_pictures
+    from maskgit_cli.formats.models import builtin_pictures
 
     began = time.monotonic()
     if out.exists() and not out.is_dir():

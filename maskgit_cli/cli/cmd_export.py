@@ -48,7 +48,7 @@ def command(run: Path, out: Path, preset: str | None, as_json: bool, quiet: bool
     become what OUT is drawn with unless told otherwise.
     """
     sampler = sampler_options.chosen(preset, values)
-    from maskgit_cli.exporting import export
+    from maskgit_cli.weights.exporting import export
 
     path = export(run, out, sampler=sampler, reporter=console.reporter(quiet), **values)
     console.result(path, {"path": str(path)}, as_json)

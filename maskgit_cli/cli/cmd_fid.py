@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import ScoreConfig
+from maskgit_cli.config.stages import ScoreConfig
 
 TEXTS = {
     "features": "Feature space: inception, or vqgan for the tokenizer's own (needs no weights; is no FID).",
@@ -44,7 +44,7 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     """
     config = options.given(ScoreConfig, values)
     shared = {key: value for key, value in values.items() if key not in {*TEXTS, "metrics"}}
-    from maskgit_cli.scoring import score
+    from maskgit_cli.scoring.stages import score
 
     reporter = console.reporter(quiet)
     path, record = score(samples, ref, config, reporter=reporter, **shared)

@@ -9,7 +9,7 @@ import click
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.cli.cmd_fid import TEXTS as FID_TEXTS
-from maskgit_cli.config import ScoreConfig
+from maskgit_cli.config.stages import ScoreConfig
 
 TEXTS = {name: FID_TEXTS[name] for name in ("features", "protocol")}
 
@@ -34,7 +34,7 @@ def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **
     """
     config = options.given(ScoreConfig, values)
     shared = {key: value for key, value in values.items() if key not in TEXTS}
-    from maskgit_cli.scoring import fid_stats
+    from maskgit_cli.scoring.stages import fid_stats
 
     path = fid_stats(sources, out, config, reporter=console.reporter(quiet), **shared)
     console.result(path, {"path": str(path)}, as_json)

@@ -42,7 +42,7 @@ def command(
     FILES are what their authors published; the network is told by its tensors' names. A tokenizer
     alone becomes a tokenizer directory. Nothing in a file is ever run.
     """
-    from maskgit_cli.importing import import_weights
+    from maskgit_cli.weights.importing import import_weights
 
     path = import_weights(
         files,

@@ -34,7 +34,7 @@ def command(path: Path, as_json: bool, quiet: bool) -> None:
     PATH is a token file, run, model, tokenizer, checkpoint or sample directory, statistics, scores,
     weights, or a folder of images.
     """
-    from maskgit_cli.inspecting import describe
+    from maskgit_cli.reports.inspecting import describe
 
     facts = describe(path)
     if as_json:

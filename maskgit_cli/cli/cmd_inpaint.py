@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options, sampler_options
-from maskgit_cli.inpaint_config import Box, InpaintConfig, Outpaint
+from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint
 
 TEXTS = {
     "label": "Class of what is drawn, by number or name, where a box names none.",
@@ -102,7 +102,7 @@ def command(
     config = options.given(InpaintConfig, values)
     sampler = sampler_options.chosen(preset, values)
     shared = {key: value for key, value in values.items() if not hasattr(config, key)}
-    from maskgit_cli.inpainting import inpaint
+    from maskgit_cli.sampling.inpaint.inpainting import inpaint
 
     done = inpaint(image, model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)
     record = {"path": str(done.path), "images": done.images, "model": str(done.model), "tokens": done.tokens}

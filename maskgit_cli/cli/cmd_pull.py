@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from maskgit_cli.catalogue import PUBLISHED, Published
 from maskgit_cli.cli import console, options
+from maskgit_cli.config.catalogue import PUBLISHED, Published
 
 HEADS = ("name", "parameters", "resolution", "FID", "size")
 
@@ -75,7 +75,7 @@ def command(
     NAME is one of `maskgit pull --list`, or user/name for a model that somebody uploaded to the
     Hugging Face hub with `maskgit export --push`.
     """
-    from maskgit_cli.pulling import pull
+    from maskgit_cli.weights.pulling import pull
 
     path = pull(
         name,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options, sampler_options
-from maskgit_cli.config import SampleConfig
+from maskgit_cli.config.stages import SampleConfig
 
 TEXTS = {
     "n": "Images in all.",
@@ -75,7 +75,7 @@ def command(
     config = options.given(SampleConfig, {**values, "start": start, "stop": stop, "trace": steps})
     sampler = sampler_options.chosen(preset, values)
     shared = {key: value for key, value in values.items() if key not in TEXTS}
-    from maskgit_cli.sampling import sample
+    from maskgit_cli.sampling.images import sample
 
     done = sample(model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)
     record = {"path": str(done.path), "images": done.images, "model": str(done.model)}

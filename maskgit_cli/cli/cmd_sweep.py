@@ -10,8 +10,8 @@ import click
 
 from maskgit_cli.cli import console, options, sampler_options
 from maskgit_cli.cli.cmd_fid import TEXTS as SCORES
-from maskgit_cli.config import SWEEP_METRICS, ScoreConfig, SweepConfig
-from maskgit_cli.sampler_config import PRESETS, SAMPLERS
+from maskgit_cli.config.samplers import PRESETS, SAMPLERS
+from maskgit_cli.config.stages import SWEEP_METRICS, ScoreConfig, SweepConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def _swept(f: F) -> F:
 
 def _values(values: dict[str, Any]) -> dict[str, list[Any]]:
     """Take what is swept out of a command's values; raises ConfigError for what is no such value."""
-    from maskgit_cli.sweep_points import parse_values
+    from maskgit_cli.reports.sweep_points import parse_values
 
     given = {name: values.pop(f"swept_{name}") for name in SWEPT}
     return {name: parse_values(name, text) for name, text in given.items() if text is not None}
@@ -88,7 +88,7 @@ def command(models: tuple[Path, ...], ref: Path, as_json: bool, quiet: bool, **v
     config, scoring = options.given(SweepConfig, values), options.given(ScoreConfig, values)
     swept = _values(values)
     shared = {k: v for k, v in values.items() if k not in {*TEXTS, *SCORES, "metrics"}}
-    from maskgit_cli.sweeping import sweep
+    from maskgit_cli.reports.sweeping import sweep
 
     reporter = console.reporter(quiet)
     done = sweep(models, swept, ref, config=config, scoring=scoring, reporter=reporter, **shared)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import VIEWS, TokenizeConfig
+from maskgit_cli.config.stages import VIEWS, TokenizeConfig
 
 TEXTS = {
     "res": "Side in pixels of the square images.",
@@ -42,7 +42,7 @@ def command(
     """
     config = options.given(TokenizeConfig, values)
     shared = {key: value for key, value in values.items() if key not in TEXTS}
-    from maskgit_cli.tokenizing import tokenize
+    from maskgit_cli.data.tokenizing import tokenize
 
     done = tokenize(images, tokens, tokenizer, config, reporter=console.reporter(quiet), **shared)
     record = {"path": str(done.path), "images": done.images, "skipped": dict(done.skipped)}

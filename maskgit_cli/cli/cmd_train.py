@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import SCHEDULES, SIZES, TrainConfig
+from maskgit_cli.config.networks import SIZES
+from maskgit_cli.config.samplers import SCHEDULES
+from maskgit_cli.config.stages import TrainConfig
 
 TEXTS = {
     "size": f"Network: {', '.join(SIZES)} (base is the report's).",
@@ -70,7 +72,7 @@ def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     recipe. Run the same command again to go on after an interruption.
     """
     config = options.given(TrainConfig, values)
-    from maskgit_cli.training import train
+    from maskgit_cli.training.transformer import train
 
     names = ("out", "res", "val", "tokenizer", "init_from", "device", "dtype", "overwrite")
     path = train(tokens, config=config, reporter=console.reporter(quiet), **{k: values[k] for k in names})

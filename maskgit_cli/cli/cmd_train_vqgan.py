@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config import TOKENIZER_SIZES, VQGANTrainConfig
+from maskgit_cli.config.networks import TOKENIZER_SIZES
+from maskgit_cli.config.stages import VQGANTrainConfig
 
 TEXTS = {
     "size": f"Network: {', '.join(TOKENIZER_SIZES)} (f16 is the report's).",
@@ -69,7 +70,7 @@ def command(
     an interruption.
     """
     config = options.given(VQGANTrainConfig, values)
-    from maskgit_cli.vqgan_training import train_vqgan
+    from maskgit_cli.training.vqgan import train_vqgan
 
     out = out or Path("tokenizers") / images.resolve().stem
     path = train_vqgan(

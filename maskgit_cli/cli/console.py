@@ -140,7 +140,7 @@ def _beside_the_bar(task: Any, unit: str) -> str:
 
 
 class ConsoleReporter:
-    """A :class:`~maskgit_cli.progress.Reporter` on stderr: bars on a terminal, plain lines elsewhere.
+    """A :class:`~maskgit_cli.runtime.progress.Reporter` on stderr: bars on a terminal, plain lines elsewhere.
 
     Args:
         quiet: leave out progress and news; warnings stay.
@@ -153,7 +153,7 @@ class ConsoleReporter:
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Any]:
-        """Show a piece of work; see :class:`~maskgit_cli.progress.Reporter`."""
+        """Show a piece of work; see :class:`~maskgit_cli.runtime.progress.Reporter`."""
         if self.speaks and not self.quiet and sys.stderr.isatty():
             with self._progress(unit) as progress:
                 name = shortened(description, LONGEST_NAME)

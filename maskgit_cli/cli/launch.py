@@ -19,7 +19,7 @@ import time
 import click
 
 from maskgit_cli.cli import ENDING
-from maskgit_cli.settings import require
+from maskgit_cli.config.base import require
 
 # Seconds between looks at the processes, and those they are given to end when asked to: what batch systems
 # give them.

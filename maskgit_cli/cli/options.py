@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgit_cli.config import DTYPES
-from maskgit_cli.settings import Settings
+from maskgit_cli.config.base import Settings
+from maskgit_cli.config.stages import DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)

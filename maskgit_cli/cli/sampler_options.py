@@ -8,8 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
-from maskgit_cli.config import SCHEDULES
-from maskgit_cli.sampler_config import GUIDANCE_RAMPS, NOISES, PRESETS, SAMPLERS, SamplerConfig, changed
+from maskgit_cli.config.samplers import (
+    GUIDANCE_RAMPS,
+    NOISES,
+    PRESETS,
+    SAMPLERS,
+    SCHEDULES,
+    SamplerConfig,
+    changed,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

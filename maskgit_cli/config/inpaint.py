@@ -1,0 +1,144 @@
+"""Settings of ``inpaint``: boxes, added borders, and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from maskgit_cli.config.base import Settings, a_seed, among, at_least, option, require, setting
+from maskgit_cli.errors import ConfigError
+
+
+class Box(NamedTuple):
+    """A box of pixels, in those of the image before anything is added to it.
+
+    Attributes:
+        x: left edge; below 0 in what is added on the left.
+        y: upper edge.
+        width: at least 1.
+        height: at least 1.
+        label: class of what is drawn inside, by number or name; None is that of the whole image.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    label: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``X,Y,W,H`` or ``X,Y,W,H=CLASS``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        numbers, equals, label = text.partition("=")
+        if equals and not label.strip():
+            raise ValueError(f"{text!r} names no class after =")
+        try:
+            x, y, width, height = map(int, numbers.split(","))
+        except ValueError:
+            raise ValueError(f"{text!r} is not X,Y,W,H, four numbers of pixels, or X,Y,W,H=CLASS") from None
+        return cls(x, y, width, height, label.strip() or None)
+
+    def __str__(self) -> str:
+        """The text that :meth:`parse` reads."""
+        return ",".join(map(str, self[:4])) + (f"={self.label}" if self.label is not None else "")
+
+
+class Outpaint(NamedTuple):
+    """Pixels that are added to the sides of an image."""
+
+    left: int = 0
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``left:64,top:32``; sides that are left out get nothing.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        sides: dict[str, int] = {}
+        for item in text.split(","):
+            side, colon, number = (part.strip() for part in item.partition(":"))
+            if side in sides:
+                raise ValueError(f"{text!r} has {side} twice")
+            if not colon or side not in cls._fields or not number.isdecimal():
+                raise ValueError(f"{item!r} is not SIDE:PIXELS with one of {', '.join(cls._fields)}")
+            sides[side] = int(number)
+        return cls(**sides)
+
+    def __str__(self) -> str:
+        """The text that :meth:`parse` reads."""
+        return ",".join(f"{side}:{pixels}" for side, pixels in self._asdict().items() if pixels)
+
+
+@dataclass(frozen=True)
+class InpaintConfig(Settings):
+    """Settings of ``inpaint`` besides the sampler's own.
+
+    What is drawn anew is all that the mask and the boxes cover and all that is added, together. Kept boxes
+    are taken out of that. Where there are kept boxes and neither mask nor box, all else is drawn anew.
+
+    Attributes:
+        n: variants of each image.
+        label: class of what is drawn, by number or name, where a box names none; None draws without one.
+        box: boxes that are drawn anew; a later one is drawn over an earlier one.
+        keep_box: boxes that stay as they are.
+        outpaint: pixels added to the sides.
+        window: side in pixels of the square of the image that the model sees at a time; None is the
+            model's resolution for what is added, and at least twice the size of anything else.
+        mask_rule: a code is drawn anew if ``any`` pixel of its cell is masked, or the ``majority``.
+        feather: width in pixels of the blend inside the edge of what is drawn; 0 is a hard edge.
+        weights: ``ema`` or ``raw``.
+        seed: of every random number.
+    """
+
+    n: int = setting(1, at_least(1))
+    label: str | None = None
+    box: tuple[Box, ...] = ()
+    keep_box: tuple[Box, ...] = ()
+    outpaint: Outpaint | None = None
+    window: int | None = setting(None, at_least(1))
+    mask_rule: str = setting("any", among("any", "majority"))
+    feather: int = setting(0, at_least(0))
+    weights: str = setting("ema", among("ema", "raw"))
+    seed: int = setting(0, a_seed())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_boxes(self.box, self.keep_box)
+        check_outpaint(self.outpaint)
+
+
+def check_boxes(boxes: tuple[Box, ...], kept: tuple[Box, ...]) -> None:
+    """Refuse boxes without pixels, and kept ones with a class.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, group in (("box", boxes), ("keep_box", kept)):
+        for box in group:
+            if not isinstance(box, Box):
+                raise ConfigError(f"{option(name)} {box}: must be a tuple of Box(x, y, width, height)")
+            if box.width < 1 or box.height < 1:
+                raise ConfigError(f"{option(name)} {box}: width and height must be 1 or more")
+    for box in kept:
+        if box.label is not None:
+            raise ConfigError(f"--keep-box {box}: what is kept has no class; name it in a --box")
+
+
+def check_outpaint(sides: Outpaint | None) -> None:
+    """Refuse to add nothing, or less.
+
+    Raises:
+        ConfigError: no side gets a pixel, or one a negative number of them.
+    """
+    if sides is not None:
+        require(min(sides) >= 0, "outpaint", sides, "numbers of pixels, 0 or more")
+        shown = sides if any(sides) else "0"
+        require(any(sides), "outpaint", shown, "at least one pixel on one side")

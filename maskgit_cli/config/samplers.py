@@ -1,0 +1,231 @@
+"""Settings of the samplers, one class a sampler, and presets, nearly all of them published ones.
+
+Every sampler's guidance is (1+w)·cond − w·uncond with w called ``cfg``. Papers and tools that write
+s·cond + (1−s)·uncond have s = 1 + w: a scale of 4 there is ``cfg`` 3 here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from maskgit_cli.config.base import (
+    Settings,
+    above,
+    among,
+    at_least,
+    between,
+    option,
+    require,
+    setting,
+)
+from maskgit_cli.errors import ConfigError
+
+SCHEDULES = ("root", "linear", "square", "cosine", "arccos")
+
+
+def schedule_power(name: str) -> float | None:
+    """N of the schedule ``powN``, 1 − r^N, as in ``pow3`` or ``pow2.5``; None for any other name."""
+    match = re.fullmatch(r"pow(\d+(?:\.\d+)?)", name)
+    return float(match[1]) if match and float(match[1]) > 0 else None
+
+
+SCHEDULE_RULE = f"one of {', '.join(SCHEDULES)}, or powN with a number N, as in pow3"
+
+
+def a_schedule() -> dict[str, Any]:
+    """The value names a masking schedule."""
+    return {"rule": (lambda name: name in SCHEDULES or schedule_power(name) is not None, SCHEDULE_RULE)}
+
+
+NOISES = ("linear", "warm-up", "random", "none")
+GUIDANCE_RAMPS = ("none", "linear", "constant", "cosine")
+# Of weights and temperatures: far beyond any use, and what keeps products of logits finite.
+LARGEST = 10_000
+
+
+@dataclass(frozen=True)
+class SamplerConfig(Settings):
+    """What all samplers have.
+
+    Attributes:
+        cfg: guidance weight w of (1+w)·cond − w·uncond; 0 is no guidance. Tools that write
+            s·cond + (1−s)·uncond have s = 1+w.
+        ramp: how w grows over the steps; ``linear`` reaches it at the last one.
+        cfg_interval: between which parts of the way, 0 the first step and 1 the last, there is guidance
+            at all (arXiv 2404.07724); outside of it w is 0.
+        sm_temp: multiplies the logits before the softmax (the report's convention).
+        top_k: only the k most probable codes of a position can be drawn; 0 is all of them.
+    """
+
+    method: ClassVar[str]
+
+    cfg: float = setting(3.0, between(0, LARGEST))
+    ramp: str = setting("linear", among(*GUIDANCE_RAMPS))
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    sm_temp: float = setting(1.0, above(0, LARGEST))
+    top_k: int = setting(0, at_least(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.cfg_interval
+        shown = f"{low:g}:{high:g}"
+        require(0 <= low <= high <= 1, "cfg_interval", shown, "two numbers LOW:HIGH with 0 ≤ LOW ≤ HIGH ≤ 1")
+
+    def __str__(self) -> str:
+        """All settings as words, as a command prints them."""
+        values = {**self.to_json(), "cfg_interval": ":".join(f"{x:g}" for x in self.cfg_interval)}
+        return ", ".join(f"{key} {value}" for key, value in values.items())
+
+    def describe(self) -> dict[str, Any]:
+        """What a record of samples holds of the sampler: its name and all settings, as JSON values."""
+        return {"method": self.method, **self.to_json()}
+
+
+@dataclass(frozen=True)
+class ConfidenceConfig(SamplerConfig):
+    """Settings of the report's sampler (arXiv 2310.14400, section 3, and its Figure 2).
+
+    Attributes:
+        steps: S, forward passes; each keeps the number of tokens that ``schedule`` gives.
+        gumbel_temp: of the noise on the confidence; it falls linearly to 0 over the steps.
+        schedule: shape of the number of tokens kept at each step.
+        noise: on the confidence: Gumbel noise that falls ``linear``-ly, a ``warm-up`` of two random
+            steps, always ``random`` or ``none``.
+    """
+
+    method: ClassVar[str] = "confidence"
+
+    steps: int = setting(8, at_least(1))
+    gumbel_temp: float = setting(4.5, between(0, LARGEST))
+    schedule: str = setting("arccos", a_schedule())
+    noise: str = setting("linear", among(*NOISES))
+
+
+@dataclass(frozen=True)
+class HaltonSamplerConfig(SamplerConfig):
+    """Settings of Halton-MaskGIT's sampler (arXiv 2503.17076), by default those of its repository's example.
+
+    Attributes:
+        steps: S, forward passes.
+        sm_temp_end: the softmax temperature goes in a straight line from ``sm_temp`` to this.
+        roll: begin the order at a random place for each image.
+        redraw: draw what earlier steps drew anew at each step, as the published code does.
+    """
+
+    method: ClassVar[str] = "halton"
+
+    cfg: float = setting(2.0, between(0, LARGEST))
+    ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
+    steps: int = setting(32, at_least(1))
+    sm_temp_end: float = setting(1.2, above(0, LARGEST))
+    roll: bool = True
+    redraw: bool = False
+
+
+@dataclass(frozen=True)
+class OfficialSamplerConfig(SamplerConfig):
+    """Settings of Google's sampler (arXiv 2202.04200, section 3.2), which has no guidance of its own.
+
+    Attributes:
+        steps: S, forward passes.
+        choice_temp: of the Gumbel noise on the confidence; times 1 − (i+1)/S.
+        schedule: the share of tokens still masked after each step.
+    """
+
+    method: ClassVar[str] = "official"
+
+    cfg: float = setting(0.0, between(0, LARGEST))
+    steps: int = setting(8, at_least(1))
+    choice_temp: float = setting(4.5, between(0, LARGEST))
+    schedule: str = setting("cosine", a_schedule())
+
+
+@dataclass(frozen=True)
+class RasterConfig(SamplerConfig):
+    """Settings of the autoregressive sampler: a token a pass, row by row, as many passes as tokens."""
+
+    method: ClassVar[str] = "raster"
+
+    ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
+
+
+SAMPLERS: dict[str, type[SamplerConfig]] = {
+    kind.method: kind for kind in (ConfidenceConfig, HaltonSamplerConfig, OfficialSamplerConfig, RasterConfig)
+}
+
+# The report's Table 2 at 256 and 512 px and its Figure 1; the example of Halton-MaskGIT's repository;
+# Google's 8 steps at 256 and 12 at 512 px (arXiv 2202.04200, Table 1). Nobody published settings for 64 px.
+# There a few codes decide what a picture is, so guidance that grows from nothing would come too late.
+PRESETS: dict[str, SamplerConfig] = {
+    "report-256": ConfidenceConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
+    "report-512": ConfidenceConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
+    "showcase": ConfidenceConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
+    "small-64": ConfidenceConfig(steps=12, cfg=3.0, ramp="constant", gumbel_temp=2.0),
+    "halton": HaltonSamplerConfig(),
+    "official-256": OfficialSamplerConfig(steps=8),
+    "official-512": OfficialSamplerConfig(steps=12),
+    "raster": RasterConfig(),
+}
+
+
+def preset_for(resolution: int, method: str = "confidence") -> str:
+    """The preset of a model of this resolution (pixels) that has no settings of its own.
+
+    Args:
+        resolution: of the model.
+        method: a key of :data:`SAMPLERS`: the sampler that the network was published with.
+
+    Raises:
+        ConfigError: there is no such sampler.
+    """
+    require(method in SAMPLERS, "sampler", method, "one of " + ", ".join(SAMPLERS))
+    if method == "confidence" and resolution <= 64:
+        return "small-64"
+    prefix = {"confidence": "report", "official": "official"}.get(method)
+    return f"{prefix}-{'512' if resolution >= 512 else '256'}" if prefix else method
+
+
+def recorded_sampler(record: Mapping[str, Any]) -> SamplerConfig:
+    """The settings that :meth:`SamplerConfig.describe` wrote, as a model's record holds them.
+
+    Raises:
+        ConfigError: there is no such sampler, or a setting is unknown to it, of another type or out of range.
+    """
+    values = {key: value for key, value in record.items() if key != "method"}
+    method = record.get("method")
+    known = isinstance(method, str) and method in SAMPLERS
+    require(known, "sampler", method, "one of " + ", ".join(SAMPLERS))
+    kind = SAMPLERS[str(method)]
+    for name, hint in typing.get_type_hints(kind).items():
+        if name not in values:
+            continue
+        value = values[name]
+        if hint is float and type(value) is int:  # JSON does not tell 3 from 3.0
+            values[name] = float(value)
+        elif hint in (int, float, bool, str):
+            require(type(value) is hint, name, value, f"of type {hint.__name__}")
+        else:  # the interval
+            pair = isinstance(value, list) and len(value) == 2
+            require(pair and all(type(x) in (int, float) for x in value), name, value, "two numbers")
+    return kind.from_json(values)
+
+
+def changed(config: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:
+    """A sampler's settings with some of them changed.
+
+    Raises:
+        ConfigError: a value is out of range, or the sampler has no such setting.
+    """
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in changes:
+        if name not in known:
+            what = f"the {config.method} sampler has no such setting; it has {', '.join(map(option, known))}"
+            others = [method for method, kind in SAMPLERS.items() if name in kind.__dataclass_fields__]
+            also = f"; --sampler {' or '.join(others)} has it" if others else ""
+            raise ConfigError(f"{option(name)}: {what}{also}")
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,1 @@
+"""Image sources, decoding, views and class names; the stages tokenize and decode."""

@@ -1,0 +1,1 @@
+"""Image grids, captioned sheets and animations."""

@@ -1,0 +1,31 @@
+"""``scores.json``: what a set of samples scored against a reference, and all it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maskgit_cli.formats.atomic import check_format, read_json, write_json
+
+SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 1
+
+
+def write_scores(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a scores file whole or not at all.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    write_json(path, record)
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read and check a scores file.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of another format or version.
+    """
+    record = read_json(path, "scores")
+    check_format(record, path, SCORES_FORMAT, SCORES_VERSION)
+    return record

@@ -1,0 +1,1 @@
+"""The networks, one a file; their registry, loading, inference and pixel conventions."""

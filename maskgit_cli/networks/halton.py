@@ -1,0 +1,148 @@
+"""Halton-MaskGIT's transformer (arXiv 2503.17076): the class steers every normalisation.
+
+Blocks are pre-norm, with shift, scale and gate computed from the class's vector (adaLN, arXiv
+2212.09748, section 3.2), queries and keys normalised, and a gated MLP (SwiGLU, arXiv 2002.05202).
+A few register tokens (arXiv 2309.16588) stand after the image tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskgit_cli.config.networks import HaltonConfig
+
+EPSILON = 1e-5
+
+
+def normalise(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Divide the last dimension of (..., D) by its root mean square; then multiply by weight (D)."""
+    return F.rms_norm(x, x.shape[-1:], weight, EPSILON)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Shift and scale tokens (B, T, D) by vectors (B, D)."""
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """Attention from every token to every token, with normalised queries and keys."""
+
+    def __init__(self, config: HaltonConfig) -> None:
+        super().__init__()
+        inner = config.heads * config.head_width
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.wq = nn.Linear(config.width, inner, bias=False)
+        self.wk = nn.Linear(config.width, inner, bias=False)
+        self.wv = nn.Linear(config.width, inner, bias=False)
+        self.wo = nn.Linear(inner, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D)."""
+        v = self.wv(x)
+        # All heads are normalised together. The norm is float32 whatever the precision of products.
+        q, k = normalise(self.wq(x)).to(v.dtype), normalise(self.wk(x)).to(v.dtype)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, T, d)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        y = self.wo(y.transpose(1, 2).flatten(2))  # (B, T, D)
+        return F.dropout(y, self.dropout, self.training)
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: one half of the hidden features gates the other."""
+
+    def __init__(self, config: HaltonConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.w1 = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.w2 = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.w3 = nn.Linear(config.width, config.mlp_width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D)."""
+        hidden = F.silu(self.w1(x)) * self.w3(x)  # (B, T, M)
+        return self.w2(F.dropout(hidden, self.dropout, self.training))
+
+
+class Block(nn.Module):
+    """Attention and gated MLP, each shifted, scaled and gated by what the class says."""
+
+    def __init__(self, config: HaltonConfig) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(config.width, 6 * config.width)
+        self.attention_norm = nn.Parameter(torch.ones(config.width))
+        self.attention = Attention(config)
+        self.mlp_norm = nn.Parameter(torch.ones(config.width))
+        self.mlp = GatedMLP(config)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D), given the class's vector (B, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(6, dim=1)
+        h = self.attention(modulate(normalise(x, self.attention_norm), shift1, scale1))
+        x = x + gate1.unsqueeze(1) * h
+        h = self.mlp(modulate(normalise(x, self.mlp_norm), shift2, scale2))
+        return x + gate2.unsqueeze(1) * h
+
+
+class LastNorm(nn.Module):
+    """The normalisation before the logits, shifted and scaled by what the class says."""
+
+    def __init__(self, config: HaltonConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.width))
+        self.bias = nn.Parameter(torch.zeros(config.width))
+        self.modulation = nn.Linear(config.width, 2 * config.width)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D), given the class's vector (B, D)."""
+        shift, scale = self.modulation(F.silu(condition)).chunk(2, dim=1)
+        return modulate(normalise(x, self.weight) + self.bias, shift, scale)
+
+
+class Halton(nn.Module):
+    """Halton-MaskGIT's masked transformer: codes with holes and a class in, logits out.
+
+    Args:
+        config: sizes of the network.
+    """
+
+    def __init__(self, config: HaltonConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embedding = nn.Embedding(config.codebook_size + 1, width)  # codes, then the mask
+        self.classes = nn.Embedding(config.classes + 1, width)  # classes, then the dropped one
+        self.positions = nn.Embedding(config.grid**2, width)
+        self.registers = nn.Embedding(config.registers, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.last_norm = LastNorm(config)
+        self.bias = nn.Parameter(torch.zeros(config.codebook_size + 1))
+
+    @property
+    def mask_code(self) -> int:
+        """The code that stands for "not known yet": the row after the last code."""
+        return self.config.codebook_size
+
+    def forward(self, codes: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Predict every token from the ones that are known.
+
+        Args:
+            codes: integers (B, h, w) in [0, codebook_size], where ``codebook_size`` is the mask.
+            labels: integers (B,) in [0, classes), or -1 for no class.
+            drop: booleans (B,); True replaces the label by the dropped class.
+
+        Returns:
+            Logits (B, h·w, codebook_size + 1), the mask's last.
+        """
+        dropped = labels < 0 if drop is None else drop | (labels < 0)
+        condition = self.classes(torch.where(dropped, self.config.classes, labels))  # (B, D)
+        x = self.embedding(codes.flatten(1)) + self.positions.weight  # (B, N, D)
+        registers = self.registers.weight.expand(len(x), -1, -1)  # (B, R, D)
+        x = torch.cat([x, registers], dim=1)  # (B, N+R, D)
+        for block in self.blocks:
+            x = block(x, condition)
+        x = self.last_norm(x[:, : -self.config.registers], condition)  # (B, N, D)
+        return F.linear(x, self.embedding.weight, self.bias)  # (B, N, K+1): the table is tied

@@ -1,0 +1,195 @@
+"""Tokenizer and model directories, opened and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskgit_cli.config.samplers import SamplerConfig, recorded_sampler
+from maskgit_cli.errors import ArtifactError, ConfigError
+from maskgit_cli.formats.atomic import (
+    CREATED_BY,
+    sha256_file,
+    write_json,
+)
+from maskgit_cli.formats.models import (
+    TOKENIZER_FORMAT,
+    TOKENIZER_VERSION,
+    WEIGHTS_FILE,
+    find_named,
+    read_tokenizer_record,
+    tokenizer_directory,
+    weights_of,
+)
+from maskgit_cli.formats.tensors import load_weights, read_tensors, write_tensors
+from maskgit_cli.networks.registry import (
+    TOKENIZERS,
+    TRANSFORMERS,
+    Network,
+    TokenizerNetwork,
+    TokenizerSizes,
+    TransformerNetwork,
+    TransformerSizes,
+    network_of,
+)
+
+
+class Tokenizer(NamedTuple):
+    """A tokenizer ready for use.
+
+    Attributes:
+        network: in evaluation mode, float32, on the device asked for.
+        config: its sizes.
+        sha256: of its ``model.safetensors``; token files are held to it.
+        path: its directory.
+    """
+
+    network: TokenizerNetwork
+    config: TokenizerSizes
+    sha256: str
+    path: Path
+
+
+class Model(NamedTuple):
+    """A transformer ready for use.
+
+    Attributes:
+        network: in evaluation mode, float32, on the device asked for.
+        config: its sizes.
+        class_names: one a class, or empty where classes have numbers only.
+        resolution: side in pixels of the images it draws.
+        sha256: of the weights file that was read.
+        tokenizer_sha256: of the tokenizer its codes belong to.
+        path: the run or model directory.
+        step: optimiser steps behind the weights, where known.
+        sampler: what it is best drawn with, where whoever exported it said so.
+    """
+
+    network: TransformerNetwork
+    config: TransformerSizes
+    class_names: list[str]
+    resolution: int
+    sha256: str
+    tokenizer_sha256: str
+    path: Path
+    step: int | None
+    sampler: SamplerConfig | None
+
+
+def save_tokenizer(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: TokenizerSizes,
+    settings: Mapping[str, Any] | None = None,
+    parents: Sequence[Mapping[str, str]] = (),
+    network: str = "vqgan",
+) -> None:
+    """Write a tokenizer directory; an unfinished training directory becomes a finished one.
+
+    ``config.json`` is written first and ``model.safetensors`` last, so the directory is complete
+    exactly when the latter is there. ``network`` is a name of :data:`TOKENIZERS`.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    record = {
+        "format": TOKENIZER_FORMAT,
+        "version": TOKENIZER_VERSION,
+        "created_by": CREATED_BY,
+        "network": network,
+        TOKENIZERS[network].key: config.to_json(),
+        "settings": dict(settings or {}),
+        "parents": list(parents),
+    }
+    write_json(path / "config.json", record)
+    write_tensors(path / WEIGHTS_FILE, tensors)
+
+
+def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
+    """Open a tokenizer directory, or the tokenizer of a run or model directory.
+
+    Raises:
+        InputError: there is nothing at ``path``.
+        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
+    """
+    directory = tokenizer_directory(path)
+    record = read_tokenizer_record(directory)
+    kind = network_of(record, TOKENIZERS, "vqgan", directory)
+    config = _sizes(kind, record, directory)
+    network = kind.build(config)
+    weights = directory / WEIGHTS_FILE
+    load_weights(network, read_tensors(weights), weights)
+    network.eval().requires_grad_(False).to(device)
+    return Tokenizer(network, config, sha256_file(weights), directory)
+
+
+def _sizes(kind: Network, record: Mapping[str, Any], path: Path) -> Any:
+    """The network's sizes from an artifact's record."""
+    try:
+        return kind.sizes.from_json(record[kind.key])
+    except KeyError:
+        raise ArtifactError(f"{path / 'config.json'} has no {kind.key!r}") from None
+    except (ConfigError, TypeError) as error:
+        raise ArtifactError(f"{path / 'config.json'}: {error}") from None
+
+
+def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Path) -> None:
+    """Hold what a run's or model's record says beside the sizes to its types, and to the sizes."""
+    for key, kind in (("class_names", list), ("resolution", int), ("tokenizer_sha256", str)):
+        if key not in record:
+            raise ArtifactError(f"{file} has no {key!r}")
+        if not isinstance(record[key], kind):
+            raise ArtifactError(f"{file} is damaged: its {key} is {record[key]!r}")
+    count = len(record["class_names"])
+    if count not in (0, config.classes):
+        raise ArtifactError(f"{file} names {count} classes, but its transformer knows {config.classes}")
+
+
+def _own_sampler(record: Mapping[str, Any], file: Path) -> SamplerConfig | None:
+    """The sampler's settings in a model's record, or None: it need not have them."""
+    own = record.get("sampler")
+    if own is None:
+        return None
+    if not isinstance(own, dict):
+        raise ArtifactError(f"{file} is damaged: its sampler is {own!r}")
+    try:
+        return recorded_sampler(own)
+    except ConfigError as error:
+        raise ArtifactError(f"{file} has settings of a sampler that cannot be used: {error}") from None
+
+
+def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
+    """Open a model directory, the newest checkpoint of a run directory, or the one named.
+
+    Args:
+        path: run or model directory, or ``checkpoints/step-N`` of a run.
+        device: where the network goes.
+        weights: ``ema`` or ``raw``; a model directory has one set only.
+
+    Raises:
+        InputError: there is nothing at ``path``.
+        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
+    """
+    path = find_named(path, "run or model")
+    record, file, step = weights_of(path, weights)
+    kind = network_of(record, TRANSFORMERS, "maskgit", path)
+    config = _sizes(kind, record, path)
+    _check_record(record, config, path / "config.json")
+    network = kind.build(config)
+    load_weights(network, read_tensors(file), file)
+    network.eval().requires_grad_(False).to(device)
+    return Model(
+        network,
+        config,
+        list(record["class_names"]),
+        int(record["resolution"]),
+        sha256_file(file),
+        str(record["tokenizer_sha256"]),
+        path,
+        step,
+        _own_sampler(record, path / "config.json"),
+    )

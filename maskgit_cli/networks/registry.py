@@ -1,0 +1,69 @@
+"""The networks of this package by the names that records give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskgit_cli.config.networks import (
+    HaltonConfig,
+    OfficialConfig,
+    OfficialVQGANConfig,
+    TransformerConfig,
+    VQGANConfig,
+)
+from maskgit_cli.errors import ArtifactError
+from maskgit_cli.networks.google import Official
+from maskgit_cli.networks.google_vqgan import OfficialVQGAN
+from maskgit_cli.networks.halton import Halton
+from maskgit_cli.networks.llamagen import LlamaGen
+from maskgit_cli.networks.maskgit import MaskGIT
+from maskgit_cli.networks.vqgan import VQGAN
+
+TransformerNetwork = MaskGIT | Halton | Official
+TransformerSizes = TransformerConfig | HaltonConfig  # Google's are of the report's class
+TokenizerNetwork = VQGAN | OfficialVQGAN  # LlamaGen's is a VQGAN
+TokenizerSizes = VQGANConfig | OfficialVQGANConfig
+
+
+class Network(NamedTuple):
+    """How a record's ``network`` becomes one.
+
+    Attributes:
+        key: of the record, under which the sizes stand.
+        sizes: their class.
+        build: makes the network of such sizes.
+    """
+
+    key: str
+    sizes: type[Any]
+    build: Callable[[Any], Any]
+
+
+TRANSFORMERS = {
+    "maskgit": Network("transformer", TransformerConfig, MaskGIT),
+    "halton": Network("halton", HaltonConfig, Halton),
+    "official": Network("official", OfficialConfig, Official),
+}
+
+
+TOKENIZERS = {
+    "vqgan": Network("vqgan", VQGANConfig, VQGAN),
+    "llamagen": Network("llamagen", VQGANConfig, LlamaGen),
+    "official_vqgan": Network("official_vqgan", OfficialVQGANConfig, OfficialVQGAN),
+}
+
+
+def network_of(record: Mapping[str, Any], known: Mapping[str, Network], default: str, path: Path) -> Network:
+    """The network that an artifact's record names; one that names none is of the ``default``.
+
+    Raises:
+        ArtifactError: this package has no such network.
+    """
+    name = record.get("network", default)
+    if name not in known:
+        raise ArtifactError(
+            f"{path / 'config.json'} names network {name!r}; this package has {', '.join(known)}"
+        )
+    return known[name]

@@ -1,0 +1,1 @@
+"""The stages sweep, compare, bench and info."""

@@ -1,0 +1,249 @@
+"""Plots of a sweep (the report's Figure 2): each metric against each setting, and pairs that trade off."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from maskgit_cli.config.base import option
+from maskgit_cli.reports.sweep_points import show_value
+
+LABELS = {
+    "cfg": "guidance weight w",
+    "steps": "steps",
+    "gumbel_temp": "Gumbel temperature",
+    "choice_temp": "choice temperature",
+    "sm_temp": "softmax temperature",
+    "schedule": "schedule",
+    "model": "model",
+}
+METRICS = {
+    "fid": "FID",
+    "frechet": "Fréchet distance",
+    "inception_score": "Inception Score",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+# Pairs that trade off, (across, up), by the beginnings of the metrics' names.
+PAIRS = (("inception_score", "fid"), ("inception_score", "frechet"), ("recall", "precision"))
+# More lines than these get no name, and more points than these no text beside them.
+MOST_NAMED_LINES, MOST_NAMED_POINTS = 8, 30
+GREY, BEST = "0.75", "#d62728"
+
+
+class Line(NamedTuple):
+    """Points that differ in one setting alone.
+
+    Attributes:
+        name: the values of the other swept settings.
+        points: in order of that setting's values.
+    """
+
+    name: str
+    points: list[Mapping[str, Any]]
+
+
+def plot_files(points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """PNG files by name: ``by-SETTING`` for each setting that varies, ``METRIC-against-METRIC`` for pairs.
+
+    Args:
+        points: of a sweep's record, all scored.
+    """
+    metrics = [name for name in points[0]["metrics"] if better(name) is not None]
+    metrics = [name for name in metrics if all(name in point["metrics"] for point in points)]
+    varied = [name for name in points[0]["values"] if len({_key(p, name) for p in points}) > 1]
+    plots = {f"by-{name.replace('_', '-')}": _by_setting(points, name, varied, metrics) for name in varied}
+    for across, up in PAIRS:
+        pair = [next((m for m in metrics if m.startswith(start)), None) for start in (across, up)]
+        if None not in pair and varied:
+            name = f"{pair[1]}-against-{pair[0]}".replace("_", "-")
+            plots[name] = _trade_off(points, str(pair[0]), str(pair[1]), varied)
+    return {name: _png(figure) for name, figure in plots.items()} if metrics else {}
+
+
+def better(metric: str) -> str | None:
+    """Whether ``lower`` or ``higher`` values of a metric are better; None for a deviation."""
+    if "_std" in metric:
+        return None
+    return "lower" if metric.startswith(("fid", "frechet")) else "higher"
+
+
+def best_point(points: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]:
+    """The point with the best value of a metric, the first of several."""
+    sign = 1 if better(metric) == "lower" else -1
+    return min((p for p in points if metric in p["metrics"]), key=lambda p: sign * p["metrics"][metric])
+
+
+# --- figures ----------------------------------------------------------------------------------------
+
+
+def _by_setting(
+    points: Sequence[Mapping[str, Any]], setting: str, varied: Sequence[str], metrics: Sequence[str]
+) -> Figure:
+    """A panel a metric, with the setting's values across."""
+    figure = Figure((7, 0.8 + 3.2 * len(metrics)), dpi=120, layout="constrained")
+    panels = figure.subplots(len(metrics), 1, squeeze=False)[:, 0]
+    lines = _lines(points, setting, varied)
+    words = not all(_is_number(point["values"][setting]) for point in points)
+    order = list(dict.fromkeys(_key(point, setting) for point in points))
+    for panel, metric in zip(panels, metrics, strict=True):
+
+        def at(point: Mapping[str, Any], metric: str = metric) -> tuple[float, float]:
+            value = point["values"][setting]
+            return order.index(_key(point, setting)) if words else value, point["metrics"][metric]
+
+        best = best_point(points, metric)
+        # Words have no order, so the line between them only leads the eye.
+        _draw_lines(panel, lines, best, at, "o:" if words else "o-")
+        _mark(panel, at(best), f"best: {best['metrics'][metric]:.4g}", below=better(metric) == "lower")
+        if len(lines) == 1:
+            _annotate(panel, points, at, [f"{p['metrics'][metric]:.3g}" for p in points], best)
+        panel.set_xlabel(_setting_label(setting))
+        panel.set_ylabel(_metric_label(metric))
+        if words:
+            panel.set_xticks(range(len(order)), order)
+        elif len(order) <= 12:
+            panel.set_xticks([float(key) for key in order], order)
+    for panel in panels if len(lines) > MOST_NAMED_LINES else panels[:1]:
+        _legend(panel, lines)
+    return figure
+
+
+def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied: Sequence[str]) -> Figure:
+    """One metric against another; lines join points along the setting with the most values."""
+    figure = Figure((7, 5.2), dpi=120, layout="constrained")
+    panel = figure.subplots()
+    along = max(varied, key=lambda name: len({_key(point, name) for point in points}))
+    lines = _lines(points, along, varied)
+    best = best_point(points, up)
+
+    def at(point: Mapping[str, Any]) -> tuple[float, float]:
+        return point["metrics"][across], point["metrics"][up]
+
+    words = not all(_is_number(point["values"][along]) for point in points)
+    _draw_lines(panel, lines, best, at, "o:" if words else "o-")
+    named = [line for line in lines if len(points) <= MOST_NAMED_POINTS or best in line.points]
+    for line in named:
+        _annotate(panel, line.points, at, [_key(point, along) for point in line.points])
+    text = f"best {_short(up)}: {best['metrics'][up]:.4g}"
+    _mark(panel, at(best), text, below=better(up) == "lower")
+    panel.set_xlabel(_metric_label(across))
+    panel.set_ylabel(_metric_label(up))
+    panel.set_title(f"beside points: {_setting_label(along)}", fontsize=9, color="0.35")
+    _legend(panel, lines)
+    return figure
+
+
+def _draw_lines(
+    panel: Axes, lines: Sequence[Line], best: Mapping[str, Any], at: Any, style: str = "o-"
+) -> None:
+    """Lines in colours with names, or, where they are many, all but the best point's in grey."""
+    many = len(lines) > MOST_NAMED_LINES
+    for i, line in enumerate(lines):
+        has_best = any(point is best for point in line.points)
+        colour = f"C{i % 10}" if not many else BEST if has_best else GREY
+        across, up = zip(*map(at, line.points), strict=True)
+        name = "_" if many and not has_best else line.name  # matplotlib leaves "_" out of a legend
+        panel.plot(
+            across, up, style, color=colour, markersize=4, linewidth=1.3, label=name, zorder=2 + has_best
+        )
+    panel.grid(True, color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(x=0.1, y=0.12)
+
+
+def _annotate(
+    panel: Axes,
+    points: Sequence[Mapping[str, Any]],
+    at: Any,
+    texts: Sequence[str],
+    left_out: Mapping[str, Any] | None = None,
+) -> None:
+    """Small texts beside points, unless these are too many."""
+    for point, text in zip(points, texts, strict=True):
+        if len(points) <= MOST_NAMED_POINTS and point is not left_out:
+            shown = panel.annotate(
+                text, at(point), xytext=(4, 4), textcoords="offset points", fontsize=7, color="0.35"
+            )
+            # A rim in the colour of the paper, for a line that goes up from here runs behind the text.
+            shown.set_path_effects([withStroke(linewidth=3, foreground="white")])
+
+
+def _mark(panel: Axes, place: tuple[float, float], text: str, below: bool = True) -> None:
+    """A star on the best point, with a text on the side where no point can be."""
+    panel.plot(*place, "*", color=BEST, markersize=15, markeredgecolor="white", zorder=5)
+    panel.annotate(
+        text,
+        place,
+        xytext=(0, -16 if below else 9),
+        textcoords="offset points",
+        ha="center",
+        color=BEST,
+        fontsize=9,
+    )
+
+
+def _legend(panel: Axes, lines: Sequence[Line]) -> None:
+    """Names of lines; of many, that of the best point's alone."""
+    if len(lines) > 1:
+        panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _lines(points: Sequence[Mapping[str, Any]], along: str, varied: Sequence[str]) -> list[Line]:
+    """Points joined where they differ in ``along`` alone."""
+    others = [name for name in varied if name != along]
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        name = ", ".join(f"{_short_setting(other)} {_key(point, other)}" for other in others)
+        found.setdefault(name, []).append(point)
+    for group in found.values():
+        if all(_is_number(point["values"][along]) for point in group):
+            group.sort(key=lambda point: point["values"][along])
+    return [Line(name, group) for name, group in found.items()]
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+def _key(point: Mapping[str, Any], setting: str) -> str:
+    return show_value(point["values"][setting])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short_setting(name: str) -> str:
+    return "w" if name == "cfg" else name.replace("_", " ")
+
+
+def _setting_label(name: str) -> str:
+    return f"{LABELS.get(name, name.replace('_', ' '))} ({option(name)})" if name != "model" else "model"
+
+
+def _short(metric: str) -> str:
+    return next((text for start, text in METRICS.items() if metric.startswith(start)), metric)
+
+
+def _metric_label(metric: str) -> str:
+    """The metric in words, its name where it isn't the published one, and which way is better."""
+    text = _short(metric)
+    name = "" if metric in METRICS else f" ({metric})"
+    return f"{text}{name}\n{better(metric)} is better"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    # Without its version, matplotlib's bytes depend on the drawing alone.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""What every stage runs on: devices and processes, progress, interrupts, random numbers, downloads."""

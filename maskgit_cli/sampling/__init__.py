@@ -1,0 +1,1 @@
+"""Samplers and schedules; the stages sample and inpaint."""

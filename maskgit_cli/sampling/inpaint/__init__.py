@@ -1,0 +1,1 @@
+"""The stage inpaint: regions, windows, and the loop that fills them."""

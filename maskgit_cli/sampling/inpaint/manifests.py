@@ -1,0 +1,121 @@
+"""Manifests: a CSV that names many images and what to draw anew in each."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint, check_boxes, check_outpaint
+from maskgit_cli.errors import InputError, MaskGITError
+from maskgit_cli.sampling.inpaint.regions import Edit
+
+T = TypeVar("T")
+
+COLUMNS = ("image", "mask", "box", "keep_box", "outpaint", "label", "seed", "window", "name")
+# Between the boxes of one cell: a comma stands in a box already, and in many names of classes.
+BETWEEN_BOXES = ";"
+LARGEST_SEED = 2**64 - 1
+
+
+def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
+    """The edits that a CSV asks for, one a line.
+
+    Its first line names the columns, of which only ``image`` must be there. Paths are relative to the
+    CSV. Where a line has no label, seed or window, those of ``config`` are taken; to the seed, the line's
+    number among the edits is added, from 0.
+
+    Raises:
+        InputError: the file cannot be read, has an unknown column or no line, or a line cannot be used.
+    """
+    lines = _read_lines(path)
+    if not lines:
+        raise InputError(f"{path}: empty; its first line names the columns: {','.join(COLUMNS)}")
+    names = [cell.strip().lower() for cell in lines[0][1]]
+    _check_columns(path, names)
+    edits: list[Edit] = []
+    for number, cells in lines[1:]:
+        try:
+            if len(cells) > len(names):
+                raise InputError(f"has {len(cells)} cells for {len(names)} columns; quote cells with commas")
+            # Spreadsheets leave out empty cells at the end of a line; what isn't there is empty too.
+            row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+            edits.append(_read_edit(row, path.parent, number, len(edits), config))
+        except MaskGITError as error:
+            raise InputError(f"{path}: line {number}: {error}") from None
+    if not edits:
+        raise InputError(f"{path}: no line below the names of the columns")
+    return edits
+
+
+def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Number and cells of each line that isn't blank."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV ({' '.join(str(error).split())})") from error
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    for name in names:
+        if name not in COLUMNS:
+            raise InputError(f"{path}: line 1: unknown column {name!r}; there are {', '.join(COLUMNS)}")
+        if names.count(name) > 1:
+            raise InputError(f"{path}: line 1: has the column {name!r} twice")
+    if "image" not in names:
+        raise InputError(f"{path}: line 1: has no column 'image'; the first line names the columns")
+
+
+def _read_edit(row: Mapping[str, str], folder: Path, line: int, number: int, config: InpaintConfig) -> Edit:
+    """One line's edit; raises a MaskGITError that doesn't name the line."""
+    if not row.get("image"):
+        raise InputError("names no image")
+    boxes = {key: _boxes(row.get(key, ""), key) for key in ("box", "keep_box")}
+    outpaint = _parsed(Outpaint.parse, row["outpaint"], "outpaint") if row.get("outpaint") else None
+    check_boxes(boxes["box"], boxes["keep_box"])
+    check_outpaint(outpaint)
+    image = _path(folder, row["image"])
+    default = (config.seed + number) % (LARGEST_SEED + 1)
+    return Edit(
+        image,
+        _path(folder, row["mask"]) if row.get("mask") else None,
+        **boxes,
+        outpaint=outpaint,
+        label=row.get("label") or config.label,
+        window=_number(row, "window", config.window, 1, None),
+        seed=_number(row, "seed", default, 0, LARGEST_SEED),
+        name=row.get("name") or image.stem,
+        line=line,
+    )
+
+
+def _path(folder: Path, text: str) -> Path:
+    return folder / text.replace("\\", "/")
+
+
+def _boxes(text: str, column: str) -> tuple[Box, ...]:
+    return tuple(_parsed(Box.parse, item, column) for item in text.split(BETWEEN_BOXES) if item.strip())
+
+
+def _parsed(parse: Callable[[str], T], text: str, column: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise InputError(f"{column}: {error}") from None
+
+
+def _number(row: Mapping[str, str], key: str, default: Any, low: int, high: int | None) -> Any:
+    """A whole number from a cell, or the default where it is empty."""
+    text = row.get(key, "")
+    if not text:
+        return default
+    number = int(text) if text.isdecimal() and len(text) <= len(str(LARGEST_SEED)) else -1
+    if not low <= number <= (LARGEST_SEED if high is None else high):
+        most = f"{low} or more" if high is None else f"between {low} and 2^64 - 1"
+        raise InputError(f"{key} {text}: must be a whole number, {most}")
+    return number

@@ -1,0 +1,1 @@
+"""Metrics and feature extractors; the stages fid and fid-stats."""

@@ -1,0 +1,1 @@
+"""The stages train and train-vqgan and their parts."""

@@ -1,0 +1,301 @@
+"""``export``: a run's weights as a model directory, or a tokenizer's as a smaller one, to share.
+
+``to="v1"`` writes the files of the report's own release instead, which its code and others' read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgit_cli import __version__
+from maskgit_cli.config.networks import VQGANConfig
+from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
+from maskgit_cli.formats.atomic import check_output, parent, read_json, replacing_directory, sha256_file
+from maskgit_cli.formats.models import (
+    MODEL_FORMAT,
+    TOKENIZER_FORMAT,
+    WEIGHTS_FILE,
+    find_named,
+    format_of,
+    read_tokenizer_record,
+    save_model,
+    weights_of,
+)
+from maskgit_cli.formats.runs import RUN_FORMAT, read_metrics
+from maskgit_cli.formats.tensors import read_tensors
+from maskgit_cli.networks.loading import Tokenizer, load_model, load_tokenizer, save_tokenizer
+from maskgit_cli.networks.maskgit import MaskGIT
+from maskgit_cli.networks.registry import TRANSFORMERS, network_of
+from maskgit_cli.networks.vqgan import VQGAN
+from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.sampling.job import SamplerChoice, choose_sampler
+from maskgit_cli.sampling.samplers import check_steps
+from maskgit_cli.training.optim import load_optimizer
+from maskgit_cli.weights.names import v1_published_name
+from maskgit_cli.weights.upload import check_repository, upload
+
+TARGETS = ("native", "v1")
+# Names in the report's own release.
+V1_TOKENIZER, V1_SIZES = "last.ckpt", "model.yaml"
+V1_GROUPS, V1_HEADS = 32, 16
+_BY_US = "# Written by maskgit-cli"
+_WHATS = {MODEL_FORMAT: "a model directory", TOKENIZER_FORMAT: "a tokenizer directory"}
+
+
+def export(
+    source: Path,
+    out: Path,
+    *,
+    weights: str = "ema",
+    half: bool = False,
+    to: str = "native",
+    sampler: SamplerChoice = None,
+    push: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
+) -> Path:
+    """Write the weights of a run, model or tokenizer directory as a directory to share.
+
+    Args:
+        source: a run (its newest checkpoint), model or tokenizer directory, or ``builtin``.
+        out: the model or tokenizer directory to make.
+        weights: ``ema`` or ``raw``, of a run.
+        half: store float16, which halves the size and changes weights by 5e-4 of their value at most.
+        to: ``native``, or ``v1`` for the files of the report's own release.
+        sampler: what the model is best drawn with, which its record then says: all settings, or changes to
+            those of the source. Without, the record says what that of the source does, if anything.
+        push: a repository ``user/name`` of the Hugging Face hub to upload the directory to.
+        licence: of the weights, for the page there; ``mit``, ``apache-2.0`` ...
+        overwrite: replace a directory that is there.
+        reporter: told of the upload.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: there is nothing at ``source``.
+        ConfigError: settings contradict one another, v1.0 has no such network, or the sampler does not fit
+            the model.
+        ArtifactError: it is incomplete or damaged.
+        OutputError: ``out`` exists and ``overwrite`` is false, or is no result of ours of the same kind; or
+            the hub refuses.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"--to {to}: must be one of {', '.join(TARGETS)}")
+    if to == "v1" and half:
+        raise ConfigError("--half: the files of v1.0 are float32; leave --half or --to v1 out")
+    if push is not None:
+        check_repository(push)
+    source = find_named(source, "run, model or tokenizer")
+    if source.resolve() == out.resolve():
+        raise ConfigError(f"{out} is what is to be exported; choose another place to write to")
+    check_output(out, overwrite)
+    record = read_json(source / "config.json", "a run, model or tokenizer directory")
+    is_tokenizer = record.get("format") == TOKENIZER_FORMAT
+    if sampler and (is_tokenizer or to == "v1"):
+        what = "a tokenizer is not sampled" if is_tokenizer else "v1.0's files hold none"
+        raise ConfigError(f"settings of a sampler: {what}; leave those options out")
+    _check_replaceable(out, TOKENIZER_FORMAT if is_tokenizer else MODEL_FORMAT)
+    if is_tokenizer:
+        _v1_tokenizer(source, out) if to == "v1" else _export_tokenizer(source, out, half)
+    elif to == "v1":
+        _v1_model(source, out, weights, reporter)
+    else:
+        _export_model(source, out, weights, half, sampler)
+    if push is not None:
+        upload(out, push, licence, reporter)
+    return out
+
+
+def _check_replaceable(out: Path, kind: str) -> None:
+    """Refuse to replace anything but a result of ours of the kind that is to be written."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    found = _kind_of(out)
+    if found != kind:
+        what = "no model or tokenizer" if found is None else f"not {_WHATS[kind]}"
+        raise OutputError(f"{out} is {what}, so --overwrite does not replace it; choose another place")
+
+
+def _kind_of(out: Path) -> str | None:
+    """The format of a directory that an export or training made; v1.0's files count as what they hold."""
+    if (out / "config.json").is_file():
+        return format_of(out)
+    for file, kind in ((out / "VQGAN" / V1_SIZES, MODEL_FORMAT), (out / V1_SIZES, TOKENIZER_FORMAT)):
+        if file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(_BY_US):
+            return kind
+    return None
+
+
+def _check_keys(source: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        if key not in record:
+            raise ArtifactError(f"{source / 'config.json'} has no {key!r}")
+
+
+# --- our own directories ----------------------------------------------------------------------------
+
+
+def _stored(tensors: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
+    """Tensors at the precision they are stored with."""
+    return {name: t.half() if half and t.dtype == torch.float32 else t for name, t in tensors.items()}
+
+
+def _export_tokenizer(source: Path, out: Path, half: bool) -> None:
+    record = read_tokenizer_record(source)
+    _check_keys(source, record, ("settings", "parents"))
+    codec = load_tokenizer(source)
+    parents = [parent("tokenizer", source.resolve(), codec.sha256), *record["parents"]]
+    settings = {**record["settings"], "half": half}
+    tensors = _stored(codec.network.state_dict(), half)
+    with replacing_directory(out) as temporary:
+        save_tokenizer(temporary, tensors, codec.config, settings, parents, record.get("network", "vqgan"))
+
+
+def _export_model(source: Path, out: Path, weights: str, half: bool, choice: SamplerChoice) -> None:
+    record, file, step = weights_of(source, weights)
+    model = load_model(source, weights=weights)
+    sizes = network_of(record, TRANSFORMERS, "maskgit", source).key
+    kept = ("network", sizes, "resolution", "class_names", "tokenizer_sha256", "settings")
+    _check_keys(source, record, (*kept, "parents"))
+    own = "run" if record["format"] == RUN_FORMAT else "model"
+    new = {
+        **{key: record[key] for key in kept},
+        "weights": weights if own == "run" else record.get("weights", "raw"),
+        "half": half,
+        "step": step,
+        "epoch": _epoch(source, record, step),
+        "parents": [parent(own, source.resolve(), sha256_file(file)), *record["parents"]],
+    }
+    sampler = choose_sampler(choice, model, model.config.classes > 0) if choice else model.sampler
+    if sampler is not None:
+        check_steps(sampler, model.config.grid**2)
+        new["sampler"] = sampler.describe()
+    assert file.name == ("ema.safetensors" if own == "run" and weights == "ema" else WEIGHTS_FILE)
+    save_model(out, _stored(model.network.state_dict(), half), new, source / "tokenizer")
+
+
+# --- the report's own files -------------------------------------------------------------------------
+
+
+def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None:
+    """Write ``MaskGIT_RES.pth`` and ``VQGAN/``: what v1.0 calls its vit folder and its vqgan folder."""
+    record, file, step = weights_of(source, weights)
+    model = load_model(source, weights=weights)
+    if not isinstance(model.network, MaskGIT):
+        name = record["network"]
+        raise ConfigError(f"{source} holds the network {name!r}; --to v1 writes the report's only")
+    codec = load_tokenizer(source)
+    _check_v1_tokenizer(codec)
+    names = {name: v1_published_name(name) for name in model.network.state_dict()}
+    content = {
+        "iter": step or 0,
+        "global_epoch": _epoch(source, record, step) or 0,
+        "model_state_dict": {names[name]: t for name, t in model.network.state_dict().items()},
+        "optimizer_state_dict": _v1_optimizer(model.network, record, file),
+    }
+    with replacing_directory(out) as temporary:
+        torch.save(content, temporary / f"MaskGIT_{model.resolution}.pth")
+        _write_v1_tokenizer(codec, temporary / "VQGAN")
+    heads = model.config.heads
+    if heads != V1_HEADS:
+        reporter.warn(f"v1.0's files don't tell the number of heads: say --heads {heads} to import them")
+
+
+def _epoch(source: Path, record: Mapping[str, Any], step: int | None) -> int | None:
+    """Whole passes over the images behind the weights: a model's record says it, or a run's log.
+
+    None where neither does.
+    """
+    if record["format"] == MODEL_FORMAT:
+        return record.get("epoch")
+    epochs = [v["epoch"] for v in read_metrics(source) if "epoch" in v and v["step"] <= (step or 0)]
+    return int(epochs[-1]) if epochs else None
+
+
+def _v1_optimizer(network: MaskGIT, record: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The state of v1.0's AdamW. Averaged weights and models have none behind them: theirs is a new one's.
+
+    v1.0 counts parameters in the order of its modules, which is that of ours.
+    """
+    settings = {**TrainConfig().to_json(), **record.get("settings", {})}
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=settings["lr"],
+        betas=(settings["beta1"], settings["beta2"]),
+        weight_decay=settings["weight_decay"],
+    )
+    state = file.parent / "optimizer.safetensors"
+    if file.name == WEIGHTS_FILE and state.exists():
+        load_optimizer(optimizer, network, read_tensors(state))
+    return optimizer.state_dict()
+
+
+def _v1_tokenizer(source: Path, out: Path) -> None:
+    codec = load_tokenizer(source)
+    _check_v1_tokenizer(codec)
+    with replacing_directory(out) as temporary:
+        _write_v1_tokenizer(codec, temporary)
+
+
+def _check_v1_tokenizer(codec: Tokenizer) -> None:
+    """Make sure that the report's code can build a tokenizer's network.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if type(codec.network) is not VQGAN:
+        name = read_tokenizer_record(codec.path).get("network")
+        raise ConfigError(f"{codec.path} holds the network {name!r}; --to v1 writes VQGANs only")
+    assert isinstance(codec.config, VQGANConfig)
+    if not codec.config.middle_attention:
+        raise ConfigError(
+            f"{codec.path} has no attention in the middle; v1.0's VQGAN always has it, so it cannot read "
+            "this one"
+        )
+    groups = codec.config.norm_groups
+    if groups != V1_GROUPS:
+        raise ConfigError(
+            f"{codec.path} normalises in {groups} groups; v1.0's VQGAN always has {V1_GROUPS}, so it cannot "
+            "read this one"
+        )
+
+
+def _write_v1_tokenizer(codec: Tokenizer, folder: Path) -> None:
+    """Write ``last.ckpt`` and ``model.yaml`` in a folder; the tensors' names are v1.0's already."""
+    assert isinstance(codec.config, VQGANConfig)
+    folder.mkdir(exist_ok=True)
+    torch.save({"state_dict": dict(codec.network.state_dict())}, folder / V1_TOKENIZER)
+    (folder / V1_SIZES).write_text(v1_model_yaml(codec.config), encoding="utf-8")
+
+
+def v1_model_yaml(sizes: VQGANConfig) -> str:
+    """The sizes of a VQGAN as v1.0's code reads them, in YAML."""
+    return f"""\
+{_BY_US} {__version__}
+model:
+  target: taming.models.vqgan.VQModel
+  params:
+    embed_dim: {sizes.embed_dim}
+    n_embed: {sizes.codebook_size}
+    ddconfig:
+      double_z: false
+      z_channels: {sizes.z_channels}
+      resolution: {sizes.resolution}
+      in_channels: 3
+      out_ch: 3
+      ch: {sizes.channels}
+      ch_mult: {list(sizes.channel_multipliers)}
+      num_res_blocks: {sizes.residual_blocks}
+      attn_resolutions: {list(sizes.attention_resolutions)}
+      dropout: {sizes.dropout}
+    lossconfig:
+      target: taming.modules.losses.DummyLoss
+"""

@@ -1,0 +1,405 @@
+"""``import``: published weights as a model directory, or a tokenizer's as a tokenizer directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from maskgit_cli.config.base import require
+from maskgit_cli.config.networks import VQGANConfig
+from maskgit_cli.data.imagenet import imagenet_names
+from maskgit_cli.errors import ConfigError, InputError, OutputError
+from maskgit_cli.formats.atomic import (
+    check_output,
+    parent,
+    remove_leftovers,
+    replacing_directory,
+    sha256_file,
+)
+from maskgit_cli.formats.models import (
+    MODEL_FORMAT,
+    TOKENIZER_FORMAT,
+    find_named,
+    format_of,
+    read_tokenizer_record,
+    save_model,
+)
+from maskgit_cli.networks.loading import load_tokenizer, save_tokenizer
+from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.weights.mapped_file import Checkpoint
+from maskgit_cli.weights.names import FAMILIES, Published, family_of, to_ours
+from maskgit_cli.weights.read_flax import PackedArray, read_flax
+from maskgit_cli.weights.read_torch import read_checkpoint
+from maskgit_cli.weights.shapes import (
+    RESOLUTION,
+    check_model_yaml,
+    grid_of,
+    tokenizer_sizes,
+    transformer_sizes,
+)
+
+_Tensors = dict[str, Tensor | PackedArray]
+# Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
+_RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
+_EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
+# Where it says how many optimiser steps and how many passes over the data are behind them.
+_STEP_KEYS, _EPOCH_KEYS = ("iter", "global_step"), ("global_epoch", "epoch")
+# How published files in a folder are told from others; the last is Google's way of naming them.
+_ENDINGS = (".pth", ".pt", ".ckpt", ".yaml", "_checkpoint")
+# How files begin that are taken for published ones, and what they are.
+_OTHERS = (
+    (rb"$", "is empty"),
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself; `git lfs pull` fetches that"),
+    (rb"\s*<", "is a web page, not the file itself; its page has a link to download that"),
+    (rb".{8}\{\"", "is a safetensors file, which none of these networks was published as"),
+    (rb"\x89HDF|\x89PNG|\x93NUMPY", "is no file of weights"),
+)
+# Which tokenizer each transformer was published with.
+_PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "official": "official_vqgan"}
+# What trainers put before every name of a network that they have wrapped.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Networks are built without drawing weights, which on the meta device costs 150 MB of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class _Converted(NamedTuple):
+    """A published network under our names."""
+
+    published: Published
+    sizes: Any
+    tensors: Mapping[str, Tensor]
+    parameters: int
+
+    @property
+    def parent(self) -> dict[str, str]:
+        path = self.published.path
+        return parent("published", path, sha256_file(path))
+
+
+class _Tokenizer(NamedTuple):
+    """A tokenizer to put into a model directory: what it is, and where, or how to write it."""
+
+    network: str
+    sizes: Any
+    place: Path | Callable[[Path], None]
+    parents: list[dict[str, str]]
+
+
+class _Sources(NamedTuple):
+    """The files that were given, by what they are."""
+
+    transformer: Published | None
+    tokenizer: Published | None
+    directory: Path | None  # a tokenizer of ours
+    yaml: tuple[Path, dict[str, Any]] | None
+
+
+def import_weights(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    tokenizer: Sequence[Path] = (),
+    heads: int | None = None,
+    weights: str = "ema",
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
+) -> Path:
+    """Turn published weights into a directory that every stage takes.
+
+    Args:
+        files: the published files, in any order: a transformer's, a tokenizer's with its
+            ``model.yaml`` where it has one, or both.
+        out: the model directory to make, or the tokenizer directory if there is no transformer.
+        tokenizer: the tokenizer's files, or a tokenizer directory, or a run or model directory.
+        heads: attention heads, where shapes do not tell; None takes what was published.
+        weights: ``ema`` or ``raw``, where a file has both.
+        overwrite: replace a directory that is there.
+        reporter: told what was found and what was assumed.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigError: a setting cannot be, or transformer and tokenizer do not belong together.
+        InputError: a file is missing, damaged, or nothing that is known here.
+        WeightsError: tensors are missing, extra, of other shapes, or not finite.
+        ArtifactError: the tokenizer directory is incomplete or damaged.
+        OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
+    """
+    require(heads is None or heads >= 1, "heads", heads, "1 or more")
+    _check_place(out, overwrite)
+    sources = _sort(files, tokenizer, weights)
+    if sources.transformer is None:
+        return _import_tokenizer(sources, out, reporter)
+    codec = _tokenizer_for(sources, grid_of(sources.transformer), reporter)
+    sizes = transformer_sizes(sources.transformer, codec.sizes.codebook_size, heads)
+    model = _convert(sources.transformer, sizes, TRANSFORMERS)
+    _tell(model, reporter)
+    if codec.network != _PAIRS[model.published.family.network]:
+        usual = next(f.title for f in FAMILIES if f.network == _PAIRS[model.published.family.network])
+        reporter.warn(f"{model.published.family.title} was published with {usual}, and this is another one")
+    if heads is None and sources.transformer.family.network != "official":
+        reporter.info(f"shapes do not tell the number of heads: taking {sizes.heads}, as published (--heads)")
+    record = _record(model, codec, {"heads": sizes.heads, "weights": weights})
+    known = ", named as ImageNet's" if record["class_names"] else " without names"
+    reporter.info(f"it knows {sizes.classes} classes{known}, and draws {record['resolution']} px")
+    save_model(out, model.tensors, record, codec.place)
+    return out
+
+
+def _record(model: _Converted, codec: _Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a model directory says of itself; the tokenizer's digest comes when it is written."""
+    network = model.published.family.network
+    return {
+        "network": network,
+        TRANSFORMERS[network].key: model.sizes.to_json(),
+        "resolution": model.sizes.grid * codec.sizes.factor,
+        # All published models are of ImageNet, and number its classes alike.
+        "class_names": imagenet_names() if model.sizes.classes == 1000 else [],
+        "weights": model.published.weights,
+        "half": False,
+        "step": model.published.step,
+        "epoch": model.published.epoch,
+        "settings": settings,
+        "parents": [model.parent, *codec.parents],
+    }
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that holds something, or that is not ours to replace."""
+    check_output(out, overwrite)
+    remove_leftovers(out)
+    ours = format_of(out) in (MODEL_FORMAT, TOKENIZER_FORMAT)
+    if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"{out} is no model or tokenizer directory, so --overwrite does not replace it")
+
+
+def _tell(converted: _Converted, reporter: Reporter) -> None:
+    """Say what a file was found to be."""
+    millions = f"{converted.parameters / 1e6:.3f} M parameters"
+    sizes = ", ".join(f"{key} {value}" for key, value in converted.sizes.to_json().items())
+    reporter.info(
+        f"{converted.published.path.name} is {converted.published.family.title}, {millions}: {sizes}"
+    )
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def _sort(files: Sequence[Path], tokenizer: Sequence[Path], weights: str) -> _Sources:
+    """Read the files that were given and tell what each is."""
+    found: dict[str, Any] = {}
+
+    def add(kind: str, path: Path, value: Any) -> None:
+        if kind in found:
+            raise ConfigError(f"{path} is a second {kind}; name one")
+        found[kind] = value
+
+    all_paths = [(path, False) for given in files for path in _expanded(given)]
+    all_paths += [(path, True) for given in tokenizer for path in _expanded(find_named(given, "tokenizer"))]
+    for path, is_tokenizer in all_paths:
+        if path.is_dir():
+            add("tokenizer", path, path)
+        elif path.suffix.lower() in (".yaml", ".yml"):
+            add("yaml file", path, (path, _read_yaml(path)))
+        else:
+            published = _read(path, weights)
+            if is_tokenizer and published.family.kind != "tokenizer":
+                raise ConfigError(f"--tokenizer {path}: this is {published.family.title}")
+            add(published.family.kind, path, published)
+    codec = found.get("tokenizer")
+    if codec is None:
+        raise ConfigError(
+            "a transformer needs the tokenizer that it was trained with: name its file with --tokenizer"
+            if "transformer" in found
+            else "no weights were given: name a published file"
+        )
+    of_ours = codec if isinstance(codec, Path) else None
+    if of_ours and "yaml file" in found:
+        raise ConfigError(
+            f"{found['yaml file'][0]} is of no use beside {of_ours}, which has its sizes; leave one out"
+        )
+    return _Sources(found.get("transformer"), None if of_ours else codec, of_ours, found.get("yaml file"))
+
+
+def _expanded(path: Path) -> list[Path]:
+    """A file or directory of ours as it is; of another folder, the published files in it."""
+    if not path.exists():
+        raise InputError(f"no weights at {path}: it does not exist")
+    if not path.is_dir() or format_of(path):
+        return [path]
+    inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(_ENDINGS) and p.is_file())
+    if not inside:
+        raise InputError(f"{path} holds no weights: no file in it ends with {', '.join(_ENDINGS)}")
+    return inside
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The ``model.params`` of a VQGAN's ``model.yaml``."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    for key in ("model", "params"):
+        value = value.get(key) if isinstance(value, dict) else None
+    inner = value.get("ddconfig") if isinstance(value, dict) else None
+    if not isinstance(inner, dict) or not isinstance(inner.get("resolution"), int):
+        raise InputError(f"{path} is not a VQGAN's model.yaml: it has no model.params.ddconfig.resolution")
+    assert isinstance(value, dict)
+    return value
+
+
+def _read(path: Path, weights: str) -> Published:
+    """The weights in a published file."""
+    container, forget = _open(path)
+    try:
+        tensors, chosen = _weights_in(container, weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    family = family_of(tensors)
+    if family is None:
+        known = ", ".join(family.title for family in FAMILIES)
+        raise InputError(f"{path} is none of the networks that are known here: {known}")
+    if chosen != weights and weights == "raw":
+        raise InputError(f"{path} has averaged weights only; leave --weights raw out")
+    step, epoch = (_count(container, keys) for keys in (_STEP_KEYS, _EPOCH_KEYS))
+    return Published(path, family, tensors, chosen, step, epoch, forget)
+
+
+def _open(path: Path) -> Checkpoint:
+    """What is in a published file of any kind, which its first bytes tell."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(64)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    for pattern, what in _OTHERS:
+        if re.match(pattern, begin, re.DOTALL):
+            raise InputError(f"{path} {what}")
+    if begin[:2] == b"PK" or begin[:1] == b"\x80":
+        return read_checkpoint(path)
+    # Maps of msgpack: short, of 16 and of 32 bits. A pickle's 0x80 would be an empty one.
+    if begin[:1] in (b"\xde", b"\xdf") or b"\x81" <= begin[:1] <= b"\x8f":
+        return read_flax(path)
+    raise InputError(f"{path} is no weights: neither a checkpoint of PyTorch nor flax's msgpack")
+
+
+def _count(container: Any, keys: Sequence[str]) -> int | None:
+    """The whole number that a checkpoint has under the first of some keys; None where it has none."""
+    values = (container.get(key) for key in keys) if isinstance(container, dict) else ()
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0), None)
+
+
+def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:
+    """The tensors in a checkpoint by name, and whether they are said to be averaged."""
+    groups = container if isinstance(container, dict) else {}
+    found: dict[str, _Tensors | None] = {
+        kind: next((group for key in keys if (group := _flat(groups.get(key)))), None)
+        for kind, keys in (("raw", _RAW_KEYS), ("ema", _EMA_KEYS))
+    }
+    for kind in (weights, "raw", "ema"):
+        if tensors := found[kind]:
+            return tensors, kind
+    return _flat(container), "raw"
+
+
+def _flat(value: Any) -> _Tensors:
+    """The tensors in nested dicts, with names like ``a/b``; wrappers' prefixes are taken off."""
+    flat: _Tensors = {}
+    waiting = [("", value)]
+    seen: set[int] = set()  # a dict may hold itself, or be in many places
+    while waiting:
+        prefix, group = waiting.pop()
+        if not isinstance(group, dict) or id(group) in seen:
+            continue
+        seen.add(id(group))
+        for key, inner in group.items():
+            if isinstance(inner, Tensor | PackedArray) and isinstance(key, str):
+                name = _WRAPPERS.sub("", prefix + key)
+                if name in flat:
+                    raise InputError(f"it has two tensors {name!r}, with and without a wrapper's prefix")
+                flat[name] = inner
+            elif isinstance(key, str):
+                waiting.append((f"{prefix}{key}/", inner))
+    return flat
+
+
+# --- networks ---------------------------------------------------------------------------------------
+
+
+def _convert(published: Published, sizes: Any, known: Mapping[str, Any]) -> _Converted:
+    """A published network of these sizes under our names, checked."""
+    with torch.device("meta"), _Unfilled():
+        network = known[published.family.network].build(sizes)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return _Converted(published, sizes, to_ours(published, sizes, network), parameters)
+
+
+def _convert_tokenizer(sources: _Sources, grid: int | None, reporter: Reporter) -> _Converted:
+    """The published tokenizer, for the transformer's grid, or as its yaml file says."""
+    published = sources.tokenizer
+    assert published is not None
+    sizes = tokenizer_sizes(published, RESOLUTION)
+    if sources.yaml is not None:
+        path, values = sources.yaml
+        if published.family.network != "vqgan":
+            raise ConfigError(f"{path} is for a VQGAN, but {published.path} is {published.family.title}")
+        sizes = tokenizer_sizes(published, values["ddconfig"]["resolution"])
+        assert isinstance(sizes, VQGANConfig)
+        check_model_yaml(sizes, values, path)
+    elif grid is not None:
+        sizes = tokenizer_sizes(published, grid * sizes.factor)
+    else:
+        reporter.info(f"shapes do not tell the side of its images: taking {RESOLUTION} px, as published")
+    converted = _convert(published, sizes, TOKENIZERS)
+    _tell(converted, reporter)
+    return converted
+
+
+def _tokenizer_for(sources: _Sources, grid: int, reporter: Reporter) -> _Tokenizer:
+    """The tokenizer that goes into a model directory."""
+    if sources.directory is not None:
+        codec = load_tokenizer(sources.directory)
+        parents = [parent("tokenizer", codec.path.resolve(), codec.sha256)]
+        network = read_tokenizer_record(codec.path).get("network", "vqgan")
+        return _Tokenizer(network, codec.config, codec.path, parents)
+    converted = _convert_tokenizer(sources, grid, reporter)
+    parents = [converted.parent]
+    network = converted.published.family.network
+
+    def write(path: Path) -> None:
+        _write_tokenizer(path, converted, parents)
+
+    return _Tokenizer(network, converted.sizes, write, parents)
+
+
+def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, str]]) -> None:
+    settings = {"weights": converted.published.weights}
+    network = converted.published.family.network
+    save_tokenizer(path, converted.tensors, converted.sizes, settings, parents, network)
+
+
+def _import_tokenizer(sources: _Sources, out: Path, reporter: Reporter) -> Path:
+    if sources.directory is not None:
+        raise ConfigError(
+            f"{sources.directory} is a directory of this package already; there is nothing to import"
+        )
+    converted = _convert_tokenizer(sources, None, reporter)
+    with replacing_directory(out) as temporary:
+        _write_tokenizer(temporary, converted, [converted.parent])
+    return out

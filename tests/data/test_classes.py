@@ -1,0 +1,123 @@
+"""Classes as users write them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskgit_cli.data.classes import find_label, labels_for
+from maskgit_cli.errors import ConfigError, InputError
+
+NAMES = ["activities", "animals & nature", "flags", "food, drink", "Objects", "3-7"]
+
+
+def labels(spec, n=6, classes=6, names=NAMES, seed=0):
+    return labels_for(spec, np.arange(n), classes, names, seed).tolist()
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("2", [2] * 6),
+        ("4,1", [4, 1, 4, 1, 4, 1]),
+        ("1-3", [1, 2, 3, 1, 2, 3]),
+        ("objects, 0,2-3", [4, 0, 2, 3, 4, 0]),
+        ("FLAGS", [2] * 6),
+        ("food, drink", [3] * 6),  # a name with a comma
+        ("3-7", [5] * 6),  # a name that looks like a range
+    ],
+)
+def test_words(spec, expected):
+    assert labels(spec) == expected
+
+
+def test_a_file_has_one_class_a_line(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("2\n\nobjects\n  flags \n")
+    assert labels(f"@{path}") == labels(str(path)) == [2, 4, 2, 2, 4, 2]
+
+
+def test_a_long_list_and_a_file_called_like_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2").write_text("flags")
+    assert labels("2", n=1) == [2]
+    everything = ",".join(map(str, range(1000)))  # longer than any file name
+    assert labels(everything, n=1000, classes=1000, names=[]) == list(range(1000))
+
+
+def test_numbers_do_without_names():
+    assert labels("7,8-9", classes=10, names=[]) == [7, 8, 9, 7, 8, 9]
+
+
+def test_a_model_without_classes():
+    assert labels("all", classes=0, names=[]) == [-1] * 6
+    with pytest.raises(ConfigError, match="--labels 3: the model has no classes"):
+        labels("3", classes=0, names=[])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("flaggs", "--labels flaggs: no class has this name; did you mean flags?"),
+        ("OBJECT", "did you mean Objects?"),
+        ("xyzzy", "the model knows activities, animals"),
+        ("6", "--labels 6: the model's classes are 0 to 5"),
+        ("-1", "--labels -1: the model's classes are 0 to 5"),
+        ("4-9", "--labels 9: the model's classes are 0 to 5"),
+        ("4-2", "write 2-4"),
+        ("1,,2", "empty"),
+        ("", "empty"),
+    ],
+)
+def test_classes_that_are_not_there(spec, message):
+    with pytest.raises(ConfigError) as caught:
+        labels(spec)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_where_there_are_only_numbers():
+    with pytest.raises(ConfigError, match="have no names, only numbers 0 to 9"):
+        labels("flags", classes=10, names=[])
+
+
+def test_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match="no file"):
+        labels(f"@{tmp_path / 'absent.txt'}")
+    empty, binary, wrong = tmp_path / "empty.txt", tmp_path / "binary.txt", tmp_path / "wrong.txt"
+    empty.write_text("\n \n")
+    binary.write_bytes(b"\xff\xfe\x00\xd8")
+    wrong.write_text("flags\nflag\n")
+    with pytest.raises(InputError, match="is empty"):
+        labels(f"@{empty}")
+    with pytest.raises(InputError, match="cannot be read as text"):
+        labels(f"@{binary}")
+    with pytest.raises(ConfigError, match="did you mean flags"):
+        labels(f"@{wrong}")
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 50),
+    st.sampled_from(["all", "uniform", "1,3", "2-4"]),
+    st.integers(0, 9),
+)
+def test_a_label_depends_on_the_index_alone(start, n, spec, seed):
+    whole = labels_for(spec, np.arange(1100), 6, [], seed)
+    part = labels_for(spec, np.arange(start, start + n), 6, [], seed)
+    assert np.array_equal(whole[start : start + n], part)
+
+
+def test_uniform_draws_every_class_about_as_often_and_follows_the_seed():
+    drawn = labels("uniform", n=6000)
+    counts = np.bincount(drawn, minlength=6)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 25  # 5 degrees of freedom: 0.01 % quantile is 25.7
+    assert drawn != labels("uniform", n=6000, seed=1)
+
+
+def test_find_label_prefers_the_exact_spelling():
+    assert find_label("B", 2, ["b", "B"]) == 1
+    assert find_label(" b ", 2, ["b", "B"]) == 0
+    with pytest.raises(ConfigError, match="--label 2: the model's classes are 0 to 1"):
+        find_label("2", 2, ["b", "B"])

@@ -1,0 +1,568 @@
+"""Artifacts on disk: whole or not at all, and refused in one line where something is wrong with them."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import CODES, NAMES, RESOLUTION, VQGAN_SIZES, make_model, make_tokenizer, tiny_transformer
+from tiny_training import contents, kill_at, train_tiny
+
+from maskgit_cli import __version__
+from maskgit_cli.errors import ArtifactError, InputError, OutputError
+from maskgit_cli.formats import atomic, models, runs, tensors
+from maskgit_cli.formats.atomic import replacing_directory, sha256_bytes, sha256_file, write_bytes, write_json
+from maskgit_cli.networks import loading
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def write_folder(path, text):
+    with replacing_directory(path) as temporary:
+        (temporary / "a").write_text(text)
+        (temporary / "b").mkdir()
+        (temporary / "b" / "c").write_text(text)
+
+
+# --- whole or not at all ----------------------------------------------------------------------------
+
+
+def test_files_and_folders_are_replaced_whole(tmp_path):
+    for text in ("old", "new"):
+        write_bytes(tmp_path / "deep" / "file", text.encode())
+        write_folder(tmp_path / "folder", text)
+        assert (tmp_path / "deep" / "file").read_text() == text
+        assert contents(tmp_path / "folder") == {"a": text.encode(), "b/c": text.encode()}
+    assert names(tmp_path) == ["deep", "folder"]
+    assert names(tmp_path / "deep") == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "words"),
+    [
+        ("fsync", errno.ENOSPC, "the disk is full; free some space and run the same command again"),
+        ("replace", errno.EDQUOT, "the disk quota is used up"),
+        ("open", errno.EACCES, "no permission to write there"),
+        ("replace", errno.EROFS, "the file system is read-only"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_line_and_leaves_the_old(tmp_path, monkeypatch, call, number, words):
+    write_bytes(tmp_path / "file", b"old")
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(OutputError, match=f"cannot write {tmp_path}/file: {words}") as caught:
+            write_bytes(tmp_path / "file", b"new")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_real_limit_is_one_line_and_leaves_the_old(tmp_path):
+    write_folder(tmp_path / "folder", "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*folder: the file would be larger"):
+            write_folder(tmp_path / "folder", "new" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert contents(tmp_path / "folder") == {"a": b"old", "b/c": b"old"}
+    assert names(tmp_path) == ["folder"]
+
+
+def test_an_error_of_the_writer_leaves_the_old(tmp_path):
+    write_folder(tmp_path / "folder", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_folder(tmp_path / "folder", "\udcff")
+    assert contents(tmp_path / "folder") == {"a": b"old", "b/c": b"old"}
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize(("moment", "text"), [(1, b"old"), (2, b"new")])
+def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path, moment, text):
+    write_bytes(tmp_path / "file", b"old")
+    assert kill_at(moment, write_bytes, tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == text
+    atomic.remove_leftovers(tmp_path / "file")
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("moment", "text"), [(1, b"old"), (3, b"old"), (4, b"old"), (5, b"new")])
+def test_a_killed_writer_of_a_folder_leaves_the_old_or_the_new(tmp_path, moment, text):
+    write_folder(tmp_path / "folder", "old")
+    assert kill_at(moment, write_folder, tmp_path / "folder", "new")
+    assert contents(tmp_path / "folder") == {"a": text, "b/c": text}
+    atomic.remove_leftovers(tmp_path / "folder")
+    assert names(tmp_path) == ["folder"]
+
+
+def test_leftovers_of_others_are_spared(tmp_path):
+    mine = [".file.0123456789ab.tmp", ".file.ba9876543210.tmp"]
+    others = [".file.tmp", ".file2.0123456789ab.tmp", "file.0123456789ab.tmp", ".file.0123456789ab"]
+    for name in mine + others:
+        (tmp_path / name).touch()
+    atomic.remove_leftovers(tmp_path / "file")
+    assert names(tmp_path) == sorted(others)
+
+
+def test_places_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="a part of the path is a file"):
+        write_bytes(tmp_path / "file" / "x", b"")
+    with pytest.raises(OutputError, match="a part of the path is a file"):
+        write_bytes(tmp_path / "file" / "x" / "y", b"")
+    with pytest.raises(OutputError, match="it is a folder"):
+        write_bytes(tmp_path / "folder", b"")
+    with pytest.raises(OutputError, match="the name is too long"):
+        write_bytes(tmp_path / ("x" * 300), b"")
+    # What isn't the disk's doing is not disguised as such.
+    with pytest.raises(OSError, match="Bad file descriptor"), atomic.disk_errors(tmp_path):
+        os.fsync(10**6)
+
+
+def test_results_are_not_overwritten_unasked(tmp_path):
+    atomic.check_output(tmp_path / "new", False)
+    atomic.check_output(tmp_path, True)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, tmp_path / "link"):
+        with pytest.raises(OutputError, match=r"exists; choose another place, or pass --overwrite"):
+            atomic.check_output(path, False)
+
+
+def test_digests_are_those_of_sha256sum(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_file(tmp_path / "file") == sha256_bytes(b"abc") == wanted
+    assert atomic.parent("tokens", tmp_path / "file", wanted) == {
+        "kind": "tokens", "name": "file", "sha256": wanted
+    }  # fmt: skip
+
+
+# --- JSON -------------------------------------------------------------------------------------------
+
+
+def test_json_round_trip(tmp_path):
+    value = {"a": [1, 2.5, None], "ü": {"b": True}}
+    write_json(tmp_path / "x.json", value)
+    assert atomic.read_json(tmp_path / "x.json", "a thing") == value
+    assert (tmp_path / "x.json").read_text(encoding="utf-8").endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "is not a thing: it has no x.json"),
+        (b"", "cannot be read as JSON"),
+        (b'{"a": 1', "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"[1]", "does not hold a JSON object"),
+    ],
+)
+def test_json_that_is_none(tmp_path, data, words):
+    if data is not None:
+        (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(ArtifactError, match=words):
+        atomic.read_json(tmp_path / "x.json", "a thing")
+
+
+def test_other_formats_and_versions_are_refused(tmp_path):
+    good = {"format": "ours", "version": 1}
+    atomic.check_format(good, tmp_path, "ours", 1)
+    for record, words in [
+        ({}, "no artifact of ours, not ours"),
+        (good | {"format": "theirs"}, "is theirs, not ours"),
+        (good | {"version": 2}, "has version 2 of ours; this package reads version 1"),
+        ({"format": "ours"}, "has version None of ours"),
+    ]:
+        with pytest.raises(ArtifactError, match=words):
+            atomic.check_format(record, tmp_path, "ours", 1)
+
+
+# --- tensors ----------------------------------------------------------------------------------------
+
+
+def test_tensors_round_trip_and_have_one_form(tmp_path):
+    values = {"b": torch.randn(2, 3).T, "a": torch.arange(4), "c": torch.ones(2).half()}
+    tensors.write_tensors(tmp_path / "1", values)
+    tensors.write_tensors(tmp_path / "2", dict(reversed(values.items())))
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    read = tensors.read_tensors(tmp_path / "1")
+    assert read.keys() == values.keys()
+    assert all(torch.equal(read[k], values[k]) and read[k].dtype == values[k].dtype for k in values)
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", b"\xff" * 100, None])
+def test_files_that_hold_no_tensors(tmp_path, data):
+    if data is not None:
+        (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ArtifactError, match="is missing" if data is None else "damaged or not a safetensors"):
+        tensors.read_tensors(tmp_path / "x")
+
+
+def test_a_truncated_file_is_noticed(tmp_path):
+    tensors.write_tensors(tmp_path / "x", {"a": torch.ones(100)})
+    data = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(data[:-1])
+    with pytest.raises(ArtifactError, match="damaged"):
+        tensors.read_tensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("bias"), "lacks 1 tensor of the network: bias"),
+        (lambda t: t.clear(), r"lacks \d+ tensors of the network: .* and \d+ more"),
+        (lambda t: t.update(extra=torch.ones(1)), "has 1 tensor the network has not: extra"),
+        (
+            lambda t: t.update(bias=torch.ones(2)),
+            r"tensor bias has shape \(2,\), the network wants \(17, 17\)",
+        ),
+        (lambda t: t["bias"].fill_(torch.nan), "tensor bias holds NaN or infinity"),
+        (lambda t: t["bias"][3, 4].fill_(torch.inf), "tensor bias holds NaN or infinity"),
+    ],
+)
+def test_tensors_must_fit_the_network(tmp_path, change, words):
+    model = make_model(tmp_path / "model")
+    file = model / "model.safetensors"
+    values = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    change(values)
+    save_file(values, file)
+    with pytest.raises(ArtifactError, match=words) as caught:
+        loading.load_model(model)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_loaded_if_anything_is_wrong(tmp_path):
+    network, before = tiny_transformer(), tiny_transformer().state_dict()
+    values = tiny_transformer(seed=1).state_dict()
+    values["positions"] = values["positions"] * torch.nan
+    with pytest.raises(ArtifactError):
+        tensors.load_weights(network, values, tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+# --- tokenizer and model directories ----------------------------------------------------------------
+
+
+def edit(path, **changes):
+    """Change values of a JSON file; None removes one."""
+    value = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
+
+
+def test_a_tokenizer_round_trip(tmp_path):
+    path = make_tokenizer(tmp_path / "t")
+    tokenizer = loading.load_tokenizer(path)
+    assert names(path) == ["config.json", "model.safetensors"]
+    assert (tokenizer.config, tokenizer.path) == (VQGAN_SIZES, path)
+    assert tokenizer.sha256 == sha256_file(path / "model.safetensors")
+    assert not tokenizer.network.training
+    assert not any(p.requires_grad for p in tokenizer.network.parameters())
+    record = json.loads((path / "config.json").read_text())
+    assert (record["format"], record["version"]) == ("maskgit-tokenizer", 1)
+    assert record["created_by"] == f"maskgit-cli {__version__}"
+
+
+def test_a_model_round_trip(tmp_path):
+    path = make_model(tmp_path / "m")
+    model = loading.load_model(path)
+    assert names(path) == ["config.json", "model.safetensors", "tokenizer"]
+    assert (model.class_names, model.resolution, model.path, model.step) == (NAMES, RESOLUTION, path, None)
+    assert model.sha256 == sha256_file(path / "model.safetensors")
+    wanted = tiny_transformer().state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in model.network.state_dict().items())
+    assert not model.network.training
+    # Its tokenizer is reached by the model's own path too.
+    assert loading.load_tokenizer(path).path == path / "tokenizer"
+    assert loading.load_tokenizer(path).sha256 == model.tokenizer_sha256
+
+
+def test_half_precision_files_are_used_in_full(tmp_path):
+    path = make_tokenizer(tmp_path / "t")
+    file = path / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    assert {t.dtype for t in loading.load_tokenizer(path).network.state_dict().values()} == {torch.float32}
+
+
+def test_models_and_tokenizers_that_are_none(tmp_path):
+    for load, what in [(loading.load_model, "run or model"), (loading.load_tokenizer, "tokenizer")]:
+        with pytest.raises(InputError, match=f"no {what} at .*nowhere: it does not exist"):
+            load(tmp_path / "nowhere")
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(ArtifactError, match=r"is not a .*: it has no config\.json"):
+            load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "other"}, "is other, not maskgit-model"),
+        ({"version": 9}, "has version 9 of maskgit-model; this package reads version 1"),
+        ({"transformer": None}, "has no 'transformer'"),
+        ({"class_names": None}, "has no 'class_names'"),
+        ({"tokenizer_sha256": None}, "has no 'tokenizer_sha256'"),
+        ({"transformer": {"width": 32}}, "setting 'classes' of TransformerConfig is missing"),
+        ({"transformer": [1]}, "config.json"),
+    ],
+)
+def test_records_that_say_too_little(tmp_path, changes, words):
+    path = make_model(tmp_path / "m")
+    edit(path / "config.json", **changes)
+    with pytest.raises(ArtifactError, match=words):
+        loading.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("heads", 5, "--heads 5: must be a divisor of the width 32"),
+        ("depth", 0, "--depth 0: must be 1 or more"),
+        ("colour", 1, "unknown setting 'colour'"),
+        ("width", "wide", "config.json"),
+        ("width", 64, "has shape"),
+    ],
+)
+def test_records_with_sizes_that_cannot_be(tmp_path, key, value, words):
+    path = make_model(tmp_path / "m")
+    sizes = json.loads((path / "config.json").read_text())["transformer"]
+    edit(path / "config.json", transformer=sizes | {key: value})
+    with pytest.raises(ArtifactError, match=words):
+        loading.load_model(path)
+
+
+def test_an_unfinished_tokenizer_names_what_finishes_it(tmp_path):
+    path = make_tokenizer(tmp_path / "t")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="run the same `maskgit train-vqgan` command again"):
+        loading.load_tokenizer(path)
+    with pytest.raises(ArtifactError, match="run the same `maskgit train-vqgan` command again"):
+        models.copy_tokenizer(path, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_model_is_saved_over_another_whole_or_not_at_all(tmp_path):
+    path, unfinished = make_model(tmp_path / "m"), make_tokenizer(tmp_path / "t")
+    before = contents(path)
+    (unfinished / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError):
+        models.save_model(path, {"a": torch.ones(1)}, {}, unfinished)
+    assert contents(path) == before
+    models.save_model(path, {"a": torch.ones(1)}, {"x": 1}, tmp_path / "m-tokenizer")
+    assert json.loads((path / "config.json").read_text())["x"] == 1
+
+
+# --- finding ----------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_is_found_by_its_digest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = make_tokenizer(tmp_path / "one"), make_tokenizer(tmp_path / "tokenizers" / "x", seed=1)
+    of_one, of_other = (sha256_file(path / "model.safetensors") for path in (one, other))
+    assert models.find_tokenizer(of_other).resolve() == other
+    assert models.find_tokenizer(of_one, near=[other, one]) == one
+    assert models.find_tokenizer(of_one, given=one) == one
+    with pytest.raises(
+        ArtifactError, match=f"came from tokenizer {of_one[:12]}…, which is not here; name it"
+    ):
+        models.find_tokenizer(of_one)
+    with pytest.raises(
+        ArtifactError, match=f"is tokenizer {of_other[:12]}…, but the codes came from {of_one[:12]}"
+    ):
+        models.find_tokenizer(of_one, given=other, near=[one])
+    with pytest.raises(InputError, match="no tokenizer at nowhere"):
+        models.find_tokenizer(of_one, given=tmp_path.relative_to(tmp_path) / "nowhere")
+
+
+def test_a_tokenizer_is_found_in_runs_and_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one = make_tokenizer(tmp_path / "one")
+    digest = sha256_file(one / "model.safetensors")
+    for place in ("runs/a/tokenizer", "models/b/tokenizer"):
+        models.copy_tokenizer(one, tmp_path / place)
+        assert models.find_tokenizer(digest).as_posix() == place
+        shutil.rmtree(tmp_path / place)
+
+
+def test_the_newest_run_is_the_one_trained_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert models.newest_run() is None
+    for name, when in [("b", 2), ("a", 3), ("c", 1)]:
+        path = runs.checkpoint_path(tmp_path / "runs" / name, 1)
+        write_json(path / "state.json", {})
+        write_json(tmp_path / "runs" / name / "config.json", {})
+        os.utime(path, (when, when))
+    write_json(tmp_path / "runs" / "unfinished" / "config.json", {})
+    assert models.newest_run().as_posix() == "runs/a"
+
+
+# --- runs and checkpoints ---------------------------------------------------------------------------
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    for step in (5, 10, 100):
+        runs.save_checkpoint(tmp_path, step, {"model": {"a": torch.full((2,), float(step))}}, keep=2)
+    assert [p.name for p in runs.checkpoints(tmp_path)] == ["step-00000010", "step-00000100"]
+    checkpoint = runs.load_checkpoint(tmp_path)
+    assert checkpoint.step == 100
+    assert checkpoint.tensors["model"]["a"].tolist() == [100, 100]
+
+
+def test_what_a_killed_process_did_not_come_to_remove_goes_at_the_next_start(run, tokens, tmp_path):
+    twin = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(runs.checkpoint_path(twin, 4), runs.checkpoint_path(twin, 3))
+    (twin / "checkpoints" / ".step-00000002.0123456789ab.tmp").mkdir()
+    (twin / ".metrics.jsonl.0123456789ab.tmp").touch()
+    train_tiny(tokens, twin, preview_every=6)
+    assert contents(twin) == contents(run)
+    assert names(twin / "checkpoints") == names(run / "checkpoints")
+
+
+def test_a_checkpoint_without_its_state_is_none(tmp_path):
+    runs.save_checkpoint(tmp_path, 1, {"model": {"a": torch.ones(2)}}, keep=2)
+    half = shutil.copytree(runs.checkpoint_path(tmp_path, 1), runs.checkpoint_path(tmp_path, 2))
+    (half / "state.json").unlink()
+    assert runs.newest_checkpoint(tmp_path).name == "step-00000001"
+    assert runs.load_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
+def test_a_damaged_checkpoint_names_the_way_back(run, tokens, tmp_path, damage):
+    copy = shutil.copytree(run, tmp_path / "run")
+    newest = runs.newest_checkpoint(copy)
+    file = newest / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data if damage == "changed" else data[:-1])
+    with pytest.raises(
+        ArtifactError, match=f"missing or damaged; remove {newest} to resume from the checkpoint before"
+    ):
+        train_tiny(tokens, copy, preview_every=6)
+    shutil.rmtree(newest)
+    train_tiny(tokens, copy, preview_every=6)
+    assert contents(copy) == contents(run)
+
+
+def test_a_checkpoint_of_another_version_is_refused(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    edit(runs.newest_checkpoint(copy) / "state.json", version=2)
+    with pytest.raises(
+        ArtifactError, match="has version 2 of maskgit-checkpoint; this package reads version 1"
+    ):
+        runs.load_checkpoint(copy)
+
+
+def test_a_run_that_cannot_be_opened(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (runs.newest_checkpoint(copy) / "ema.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"ema\.safetensors is missing"):
+        loading.load_model(copy)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(ArtifactError, match="has no checkpoint yet; run its `maskgit train` command"):
+        loading.load_model(copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(ArtifactError, match=r"is not a run or model directory: it has no config\.json"):
+        loading.load_model(copy)
+
+
+def test_a_picture_is_no_model(tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"PNG")
+    with pytest.raises(ArtifactError, match=r"cat\.png is a file, not a run or model directory$"):
+        loading.load_model(tmp_path / "cat.png")
+
+
+def test_the_log_drops_what_comes_after_a_step_and_half_a_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = runs.MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.append(step=step, loss=0.5)
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    runs.MetricsLog(tmp_path, 2).append(step=3, loss=0.25)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert runs.read_metrics(tmp_path) == lines
+    assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.25}]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1', "[1]", '{"loss": 0.5}', '{"step": "1"}'])
+def test_a_damaged_log_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line + '\n{"step": 2, "loss": 0.5}\n')
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl: line 1 is damaged; remove that line"):
+        runs.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("network", ["halton", "official"])
+def test_another_size_of_any_network_is_another_run(tmp_path, network):
+    """Whatever the sizes stand under, they have to be those that the run was begun with."""
+    record = {"format": runs.RUN_FORMAT, "version": 1, "network": network, network: {"width": 8}}
+    record |= {"settings": {"keep": 2}, "parents": [], "created_by": "maskgit-cli 0.0.1"}
+    assert not runs.settle_record(tmp_path / "run", record, False, "a run", set())
+    later = {**record, "created_by": "maskgit-cli 0.0.2"}
+    assert runs.settle_record(tmp_path / "run", later, False, "a run", set())
+    with pytest.raises(OutputError, match=f"was begun with other {network}"):
+        runs.settle_record(tmp_path / "run", {**later, network: {"width": 16}}, False, "a run", set())
+
+
+def test_a_full_disk_in_the_middle_of_training_is_one_line_and_resumable(run, tokens, tmp_path, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full(file):
+        calls.append(1)
+        if len(calls) > 32:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="the disk is full; free some space and run the same command"):
+            train_tiny(tokens, tmp_path / "run", preview_every=6)
+    assert runs.load_checkpoint(tmp_path / "run") is not None
+    train_tiny(tokens, tmp_path / "run", preview_every=6)
+    assert contents(tmp_path / "run") == contents(run)
+
+
+def test_the_networks_agree_with_the_codes(tokenizer):
+    assert loading.load_tokenizer(tokenizer).config.codebook_size == CODES
+
+
+def test_a_directory_swap_cut_off_in_the_middle_is_put_back(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "a").write_text("old")
+    rename = atomic.os.rename
+
+    def only_the_first(source, destination):
+        if Path(destination) == target and ".tmp" in str(source):
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(atomic.os, "rename", only_the_first)
+    with pytest.raises(KeyboardInterrupt), atomic.replacing_directory(target) as temporary:
+        (temporary / "a").write_text("new")
+    assert (target / "a").read_text() == "old"
+
+    # A kill runs no clean-up: the old folder is then found under its hidden name.
+    monkeypatch.setattr(atomic.os, "rename", rename)
+    rename(target, tmp_path / ".folder.old")
+    with pytest.raises(RuntimeError), atomic.replacing_directory(target):
+        raise RuntimeError
+    assert (target / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]

@@ -1,0 +1,374 @@
+"""Token files: what is written is what is read, whatever happened in between; nothing else is accepted."""
+
+import dataclasses
+import errno
+import os
+import pickle
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.formats import in_place, tokens
+from maskgit_cli.formats import token_writer as token_writing
+from maskgit_cli.formats.token_writer import TokenWriter, completed
+from maskgit_cli.formats.tokens import TokenMeta, check_tokenizer, open_tokens
+from maskgit_cli.reports.inspecting import describe
+
+META = TokenMeta(
+    codebook_size=1024,
+    grid=4,
+    resolution=64,
+    views="flip",
+    class_names=["Katze", "犬"],
+    tokenizer="vqgan",
+    tokenizer_sha256="ab" * 32,
+    settings={"res": 64, "views": "flip", "list": [1, 2]},
+    parents=[{"kind": "images", "name": "photos", "sha256": "cd" * 32}],
+)
+NAMES = [f"Katze/{i}.png" for i in range(5)] + ["Katze/ü.png", os.fsdecode(b"Katze/\xff.png")]
+LABELS = np.array([0, 1, -1, 0, 1, 0, 0], np.int32)
+CODES = np.random.default_rng(0).integers(0, 1024, (7, 2, 4, 4))
+
+
+def write(path, meta=META, rows=range(7), skipped=(), **changes):
+    writer = TokenWriter.create_or_resume(path, dataclasses.replace(meta, **changes), NAMES, LABELS)
+    for row in rows:
+        writer.write(np.array([row]), CODES[[row]])
+    return writer.finish(skipped)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "t.h5")
+
+
+# --- round trip -------------------------------------------------------------------------------------
+
+
+def test_round_trip(path):
+    file = open_tokens(path)
+    assert file.meta == META
+    assert len(file) == 7
+    assert file.names == NAMES
+    assert file.skipped == []
+    assert np.array_equal(file.labels, LABELS)
+    assert file.codes.dtype == np.uint16
+    assert np.array_equal(file.codes, CODES)
+    with pytest.raises(ValueError, match="read-only"):
+        file.codes[0] = 1
+    assert os.listdir(path.parent) == ["t.h5"]
+
+
+def test_layout_is_what_other_readers_rely_on(path):
+    with h5py.File(path) as file:
+        assert set(file) == {"codes", "labels", "names", "done", "skipped"}
+        wanted = {"format", "version", "complete"} | {f.name for f in dataclasses.fields(TokenMeta)}
+        assert set(file.attrs) == wanted
+        assert (file.attrs["format"], file.attrs["version"]) == ("maskgit-tokens", 1)
+        assert bool(file.attrs["complete"])
+        assert file["codes"].shape == (7, 2, 4, 4)
+        assert file["names"][0] == b"Katze/0.png"
+        assert h5py.check_string_dtype(file["names"].dtype).encoding == "utf-8"
+        assert file["done"].dtype == np.bool_
+        assert file["done"][:].all()
+        for name in ("codes", "labels", "names", "done"):
+            assert file[name].chunks is None
+            assert file[name].id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+        offset = file["codes"].id.get_offset()
+    raw = np.fromfile(path, "<u2", CODES.size, offset=offset)
+    assert np.array_equal(raw.reshape(CODES.shape), CODES)
+
+
+def test_rows_in_any_order_and_skipped_ones_left_out(tmp_path):
+    write(tmp_path / "t.h5", rows=[6, 0, 3], skipped=[(NAMES[1], "empty file"), (NAMES[2], "20×10")])
+    file = open_tokens(tmp_path / "t.h5")
+    assert file.names == [NAMES[0], NAMES[3], NAMES[6]]
+    assert np.array_equal(file.labels, LABELS[[0, 3, 6]])
+    assert np.array_equal(file.codes, CODES[[0, 3, 6]])
+    assert file.skipped == [(NAMES[1], "empty file"), (NAMES[2], "20×10")]
+
+
+def test_large_files_are_copied_and_checked_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "CHUNK_BYTES", 130)  # two rows and a bit
+    assert np.array_equal(open_tokens(write(tmp_path / "t.h5")).codes, CODES)
+    with pytest.raises(ArtifactError, match="outside its codebook"):
+        open_tokens(
+            damaged(
+                tmp_path / "t.h5",
+                lambda f: f["codes"].write_direct(np.full((1, 2, 4, 4), 1024), dest_sel=np.s_[6:7]),
+            )
+        )
+
+
+def test_no_time_in_the_bytes(path, tmp_path):
+    time.sleep(1.1)  # HDF5 stores times in seconds, if it stores them
+    assert write(tmp_path / "u.h5").read_bytes() == path.read_bytes()
+
+
+def test_ten_thousand_classes_with_long_names(tmp_path):
+    names = [f"a class whose name is rather long, number {i}" for i in range(10_000)]
+    write(tmp_path / "t.h5", class_names=names)
+    assert open_tokens(tmp_path / "t.h5").meta.class_names == names
+
+
+def test_other_processes_map_the_file_anew(path):
+    file = open_tokens(path)
+    assert file.codes.shape == CODES.shape
+    assert file.names == NAMES
+    pickled = pickle.dumps(file)
+    assert CODES[0].astype("<u2").tobytes() not in pickled
+    copy = pickle.loads(pickled)
+    assert np.array_equal(copy.codes, CODES)
+    assert copy.sha256 == file.sha256
+
+
+# --- interruptions ----------------------------------------------------------------------------------
+
+
+def test_resumes_where_it_stopped(path, tmp_path):
+    writer = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    writer.write(np.array([4, 1]), CODES[[4, 1]])
+    del writer
+    assert not (tmp_path / "u.h5").exists()
+    again = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    assert np.flatnonzero(again.done).tolist() == [1, 4]
+    rest = np.flatnonzero(~again.done)
+    again.write(rest, CODES[rest])
+    assert again.finish().read_bytes() == path.read_bytes()
+
+
+def test_two_writers_fill_one_file(path, tmp_path):
+    first, second = (TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS) for _ in range(2))
+    first.write(np.arange(0, 7, 2), CODES[0::2])
+    second.write(np.arange(1, 7, 2), CODES[1::2])
+    assert first.finish().read_bytes() == path.read_bytes()
+
+
+def test_codes_reach_the_file_before_they_are_called_done(tmp_path, monkeypatch):
+    writer = TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
+    monkeypatch.setattr(token_writing.os, "fsync", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(np.array([0]), CODES[[0]])
+    monkeypatch.undo()
+    again = TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
+    assert not again.done.any()
+
+
+def test_killed_between_rename_and_removal(path):
+    leftover = TokenWriter.create_or_resume(path, META, NAMES, LABELS, overwrite=True)
+    assert completed(path, META) is not None
+    assert not leftover.partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"res": 64, "views": "flip", "list": [1, 3]}}, r"with list \[1, 2\], not \[1, 3\]"),
+        ({"resolution": 128}, "with resolution 64, not 128"),
+        ({"tokenizer_sha256": "ee" * 32}, "with tokenizer abababababab, not eeeeeeeeeeee"),
+        ({"parents": [{"kind": "images", "name": "photos", "sha256": "ff" * 32}]}, "with images cdcd"),
+        ({"class_names": ["a class " * 20, "b"]}, "with other class_names"),
+    ],
+)
+def test_other_settings_over_what_is_there(path, tmp_path, change, message):
+    other = dataclasses.replace(META, **change)
+    with pytest.raises(OutputError, match=message) as caught:
+        completed(path, other)
+    assert "--overwrite" in str(caught.value)
+    TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    with pytest.raises(OutputError, match=r"u\.h5\.partial was begun " + message):
+        TokenWriter.create_or_resume(tmp_path / "u.h5", other, NAMES, LABELS)
+    renewed = TokenWriter.create_or_resume(tmp_path / "u.h5", other, NAMES, LABELS, overwrite=True)
+    assert renewed.meta == other
+
+
+def test_tuples_names_and_versions_make_no_difference(path):
+    settings = {**META.settings, "list": (1, 2)}
+    parents = [{**META.parents[0], "name": "moved"}]
+    same = dataclasses.replace(META, settings=settings, parents=parents, created_by="x", tokenizer="moved")
+    assert completed(path, same).meta == META
+
+
+def test_other_images_over_an_unfinished_file(tmp_path):
+    TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
+    for names, labels in [(NAMES[::-1], LABELS), (NAMES, LABELS[::-1])]:
+        with pytest.raises(OutputError, match=r"other images or labels.*--overwrite"):
+            TokenWriter.create_or_resume(tmp_path / "t.h5", META, names, labels)
+
+
+def test_a_finished_file_stays_until_overwritten(path):
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="--overwrite"):
+        TokenWriter.create_or_resume(path, META, NAMES, LABELS)
+    writer = TokenWriter.create_or_resume(path, META, NAMES, LABELS, overwrite=True)
+    assert path.read_bytes() == before
+    writer.write(np.arange(7), CODES[::-1])
+    writer.finish()
+    assert np.array_equal(open_tokens(path).codes, CODES[::-1])
+
+
+def test_damaged_partial(tmp_path):
+    (tmp_path / "t.h5.partial").write_bytes(b"rubbish")
+    with pytest.raises(OutputError, match=r"cannot resume: .*--overwrite"):
+        TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
+    TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS, overwrite=True)
+
+
+def test_nothing_is_completed_yet(tmp_path):
+    assert completed(tmp_path / "t.h5", META) is None
+    (tmp_path / "t.h5").write_bytes(b"rubbish")
+    with pytest.raises(OutputError, match=r"not a token file.*--overwrite"):
+        completed(tmp_path / "t.h5", META)
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(in_place.os, "posix_fallocate", full_disk, raising=False)
+    with pytest.raises(OutputError, match="the disk is full"):
+        TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_on_the_way_and_at_the_end(path, tmp_path, monkeypatch):
+    writer = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    monkeypatch.setattr(in_place.os, "pwrite", full_disk)
+    with pytest.raises(OutputError, match="the disk is full"):
+        writer.write(np.arange(7), CODES)
+    assert not writer.done.any()
+    monkeypatch.undo()
+    writer.write(np.arange(7), CODES)
+    monkeypatch.setattr(in_place.os, "pwrite", full_disk)
+    with pytest.raises(OutputError, match="the disk is full"):
+        writer.finish()
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == ["t.h5", "u.h5.partial"]
+    again = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    assert again.finish().read_bytes() == path.read_bytes()
+
+
+def test_file_systems_that_cannot_reserve(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(in_place.os, "posix_fallocate", refuse, raising=False)
+    assert np.array_equal(open_tokens(write(tmp_path / "t.h5")).codes, CODES)
+
+
+def test_a_folder_is_made_and_one_is_never_replaced(tmp_path):
+    write(tmp_path / "new/folder/t.h5")
+    with pytest.raises(OutputError, match="exists"):
+        TokenWriter.create_or_resume(tmp_path / "new", META, NAMES, LABELS, overwrite=True)
+
+
+# --- what readers refuse ----------------------------------------------------------------------------
+
+
+def damaged(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def replace(name, **options):
+    def change(file):
+        del file[name]
+        if options:
+            file.create_dataset(name, **options)
+
+    return change
+
+
+def attribute(name, value):
+    return lambda file: file.attrs.modify(name, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.attrs.pop("format"), "no artifact of ours, not maskgit-tokens"),
+        (attribute("format", "other"), "is other, not maskgit-tokens"),
+        (attribute("version", 2), "has version 2 .*reads version 1"),
+        (attribute("complete", False), "not finished; run the command that makes it again"),
+        (lambda file: file.attrs.pop("grid"), "truncated or damaged"),
+        (attribute("views", "three"), "has views 'three'"),
+        (attribute("settings", "{"), "its settings are not JSON"),
+        (attribute("class_names", "{}"), "its class_names are not a list"),
+        (attribute("class_names", '["one"]'), "a label outside its 1 classes"),
+        (attribute("codebook_size", 512), "code [0-9]+ is outside its codebook of 512"),
+        (attribute("grid", 5), r"its codes are uint16 \(7, 2, 4, 4\), not uint16 \(7, 2, 5, 5\)"),
+        (replace("codes"), "truncated or damaged"),
+        (replace("codes", data=CODES.astype(np.int32)), "its codes are int32"),
+        (replace("codes", data=CODES.astype(">u2")), "its codes are >u2"),
+        (replace("codes", data=CODES.astype("<u2"), chunks=(1, 2, 4, 4)), "not contiguous"),
+        (replace("labels", data=LABELS[:6]), r"its codes are .*\(7, 2, 4, 4\), not uint16 \(6,"),
+        (replace("labels", shape=(0,), dtype="i4"), "holds no images"),
+        (replace("names", data=np.zeros(6, "S4")), "its names are"),
+        (replace("names", data=np.zeros(7, "i4")), "its names are int32"),
+        (replace("done", data=np.arange(7) > 0), "has rows without codes"),
+        (replace("skipped"), "truncated or damaged"),
+        (replace("skipped", data=np.zeros((2, 3), "S1")), "its skipped are"),
+    ],
+)
+def test_readers_refuse(path, change, message):
+    with pytest.raises(ArtifactError, match=message) as caught:
+        open_tokens(damaged(path, change))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.9, 0.999])
+def test_truncated(path, part):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(ArtifactError, match="truncated or damaged; make it again"):
+        open_tokens(path)
+
+
+def test_a_file_one_may_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "t.h5").write_bytes(b"x")
+    monkeypatch.setattr(tokens.os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(ArtifactError, match=r"t.h5 cannot be read: no permission"):
+        open_tokens(tmp_path / "t.h5")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 5000])
+def test_not_hdf5(tmp_path, content):
+    (tmp_path / "t.h5").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"not HDF5.*`maskgit tokenize` makes one"):
+        open_tokens(tmp_path / "t.h5")
+
+
+def test_missing_folder_or_unfinished(tmp_path):
+    with pytest.raises(ArtifactError, match="does not exist"):
+        open_tokens(tmp_path / "t.h5")
+    with pytest.raises(ArtifactError, match="not a token file"):
+        open_tokens(tmp_path)
+    writer = TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
+    for unfinished in (tmp_path / "t.h5", writer.partial):
+        with pytest.raises(ArtifactError, match="not finished; run the command that makes it again"):
+            open_tokens(unfinished)
+
+
+def test_another_tokenizer():
+    check_tokenizer(META, "ab" * 32)
+    with pytest.raises(ArtifactError, match=r"tokenizer vqgan .*abababababab.*cdcdcdcdcdcd"):
+        check_tokenizer(META, "cd" * 32)
+
+
+def test_info_tells_an_unfinished_file_from_an_absent_one(tmp_path):
+    path = tmp_path / "tokens.h5"
+    writer = TokenWriter.create_or_resume(path, META, NAMES, LABELS)
+    writer.write(np.array([0]), CODES[[0]])
+    del writer
+    with pytest.raises(
+        ArtifactError, match=r"tokens\.h5 is not finished; run the command that makes it again"
+    ):
+        describe(path)
+    write(path, rows=range(1, 7))
+    assert describe(path)["images"] == 7

@@ -1,0 +1,188 @@
+"""Stage `compare`: which pictures meet on the sheet, where they stand, and what is said of the sets."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import NAMES, make_model
+
+from maskgit_cli.config.stages import CompareConfig, SampleConfig
+from maskgit_cli.errors import ConfigError, InputError, OutputError
+from maskgit_cli.figures.sheets import captioned_sheet
+from maskgit_cli.formats.samples import read_png
+from maskgit_cli.reports.comparing import compare
+from maskgit_cli.runtime.progress import SILENT
+from maskgit_cli.sampling.images import sample
+
+
+class Listener:
+    """A reporter that remembers its news."""
+
+    def __init__(self):
+        self.said = []
+        self.task, self.warn = SILENT.task, SILENT.warn
+
+    def info(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Three sample directories: two of nine pictures, and one of six without PNGs, of one step."""
+    root = tmp_path_factory.mktemp("sets")
+    model = make_model(root / "model")
+    for name, n, changes, kind in (
+        ("a", 9, {"steps": 2}, "png"),
+        ("b", 9, {"steps": 2, "cfg": 0.0}, "png"),
+        ("c", 6, {"steps": 1}, "tokens"),
+    ):
+        sample(model, root / name, SampleConfig(n=n, format=kind), changes, device="cpu")
+    return root
+
+
+def sheet_of(path):
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+def pictures(folder, numbers):
+    return torch.stack(
+        [torch.from_numpy(read_png(folder / "images" / f"{i:06d}.png")).permute(2, 0, 1) for i in numbers]
+    )
+
+
+def test_rows_are_sets_and_columns_the_same_picture(sets, tmp_path):
+    done = compare([sets / "a", sets / "b"], tmp_path / "x.png", CompareConfig(per_class=2), device="cpu")
+    numbers = [0, 3, 1, 4, 2, 5]
+    assert done.columns == [(NAMES[i % 3], f"{i:06d}") for i in numbers]
+    assert done.names == ["a", "b"]
+    images = torch.cat([pictures(sets / name, numbers) for name in "ab"])
+    headers = [f"{NAMES[i % 3]} #{i}" for i in numbers]
+    assert torch.equal(
+        sheet_of(tmp_path / "x.png"), captioned_sheet(images, 6, headers=headers, row_names=["a", "b"])
+    )
+
+
+def test_many_pictures_stand_in_bands_of_about_one_length(sets, tmp_path):
+    compare([sets / "a", sets / "b"], tmp_path / "x.png", CompareConfig(columns=4), device="cpu")
+    sheet = sheet_of(tmp_path / "x.png")
+    headers = ["cat #0", "cat #3", "cat #6"]  # nine pictures: not 4, 4 and 1 of them
+    images = torch.cat([pictures(sets / name, [0, 3, 6]) for name in "ab"])
+    band = captioned_sheet(images, 3, headers=headers, row_names=["a", "b"])
+    assert torch.equal(sheet[:, : band.shape[1]], band)
+    assert sheet.shape[1:] == (3 * band.shape[1], band.shape[2])
+
+
+def test_what_sets_hold_besides_is_left_out_and_said(sets, tmp_path):
+    listener = Listener()
+    done = compare(
+        [sets / "a", sets / "c"],
+        tmp_path / "x.png",
+        names=["first", "one step"],
+        tokenizer=sets / "model",
+        device="cpu",
+        reporter=listener,
+    )
+    assert done.common == len(done.columns) == 6
+    assert "6 pictures are common to all sets, of 9 in first, 6 in one step" in listener.said
+    assert done.differences["n"] == [9, 6]
+    assert done.differences["steps"] == [2, 1]
+    assert done.differences["format"] == ["png", "tokens"]
+    assert "seed" not in done.differences
+    assert "model" not in done.differences
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        (CompareConfig(n=4), [0, 3, 1, 2]),
+        (CompareConfig(n=2), [0, 1]),
+        (CompareConfig(per_class=1), [0, 1, 2]),
+        (CompareConfig(per_class=2, n=4), [0, 3, 1, 2]),
+        (CompareConfig(classes="owl,cat", per_class=2), [2, 5, 0, 3]),
+        (CompareConfig(classes="1-2", n=3), [1, 4, 2]),
+        (CompareConfig(), [0, 3, 6, 1, 4, 7, 2, 5, 8]),
+    ],
+)
+def test_which_pictures(sets, tmp_path, config, shown):
+    done = compare([sets / "a", sets / "b"], tmp_path / "x.png", config, device="cpu")
+    assert [int(name) for _, name in done.columns] == shown
+
+
+def test_folders_of_pictures_meet_samples_by_name(sets, tmp_path):
+    """Without classes on one side, names decide; smaller pictures are enlarged, and it is said."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in (1, 4):
+        image = Image.open(sets / "a" / "images" / f"{i:06d}.png")
+        image.resize((32, 32), Image.Resampling.NEAREST).save(folder / f"{i:06d}.png")
+    listener = Listener()
+    done = compare([sets / "b", folder], tmp_path / "x.png", device="cpu", reporter=listener)
+    assert done.columns == [("", "000001"), ("", "000004")]
+    assert done.differences == {}
+    assert "b has pictures of 16×16, enlarged here to fit 32×32" in listener.said
+    images = torch.cat([pictures(sets / name, [1, 4]) for name in "ba"])
+    large = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = captioned_sheet(large, 2, headers=["#1", "#4"], row_names=["b", "folder"])
+    assert torch.equal(sheet_of(tmp_path / "x.png"), expected)
+
+
+def test_pictures_of_odd_shapes_stay_in_shape(tmp_path):
+    for name, size in (("wide", (30, 10)), ("tall", (7, 20))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size, (200, 0, 0)).save(tmp_path / name / "x.png")
+    compare([tmp_path / "wide", tmp_path / "tall"], tmp_path / "x.png", device="cpu")
+    red = sheet_of(tmp_path / "x.png")[0].eq(200) & sheet_of(tmp_path / "x.png")[1].eq(0)
+    # 30×20 pixels hold both, and are shown five times as large: 30×10 in the middle, 7×20 in the middle.
+    assert red.sum() == 25 * (30 * 10 + 7 * 20)
+
+
+def test_two_sets_of_one_name_are_told_apart(sets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for parent in ("x", "y"):
+        shutil.copytree(sets / "a", tmp_path / parent / "a")
+    done = compare([tmp_path / "x" / "a", tmp_path / "y" / "a"], device="cpu")
+    assert done.names == [str(tmp_path / parent / "a") for parent in ("x", "y")]
+    assert (tmp_path / "comparison.png").exists()
+    with pytest.raises(OutputError, match="exists"):
+        compare([sets / "a", sets / "b"], device="cpu")
+    compare([sets / "a", sets / "b"], overwrite=True, device="cpu")
+
+
+def test_what_cannot_be_compared(sets, tmp_path):
+    (tmp_path / "twice").mkdir()
+    for kind in ("jpg", "png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "twice" / f"x.{kind}")
+    out = tmp_path / "no.png"
+    with pytest.raises(InputError, match="two pictures are called x"):
+        compare([sets / "a", tmp_path / "twice"], out)
+    (tmp_path / "twice" / "x.jpg").rename(tmp_path / "twice" / "000001.jpg")
+    with pytest.raises(ConfigError, match="--classes cat: not every set knows"):
+        compare([sets / "a", tmp_path / "twice"], out, CompareConfig(classes="cat"))
+    with pytest.raises(ConfigError, match="did you mean owl"):
+        compare([sets / "a", sets / "b"], out, CompareConfig(classes="owls"))
+    assert not out.exists()
+
+
+def test_the_command_shows_settings_that_differ(sets, tmp_path, maskgit):
+    words = (
+        "compare",
+        sets / "a",
+        sets / "c",
+        "--out",
+        tmp_path / "x.png",
+        "--per-class",
+        1,
+        "--tokenizer",
+        sets / "model",
+    )
+    done = maskgit(*words, "--json")
+    assert done.status == 0
+    record = json.loads(done.stdout)
+    assert [column["class"] for column in record["columns"]] == NAMES
+    lines = [line.split() for line in done.stderr.splitlines()]
+    assert ["a", "c"] in lines
+    assert ["steps", "2", "1"] in lines
+    assert maskgit(*words, "--overwrite", "--quiet").stderr == ""

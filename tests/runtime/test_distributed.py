@@ -1,0 +1,151 @@
+"""Devices, precision, and processes that find one another."""
+
+import pytest
+import torch
+from tiny_training import in_processes
+
+from maskgit_cli.errors import ConfigError
+from maskgit_cli.runtime import distributed
+from maskgit_cli.runtime.distributed import (
+    World,
+    autocast,
+    barrier,
+    broadcast_object,
+    gather_objects,
+    make_accelerator,
+    plain_attention,
+    resolve_device,
+    resolve_dtype,
+    world,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_one_process_works_without_any_launch():
+    assert world() == World(0, 1)
+    assert world().main
+    assert gather_objects("x") == ["x"]
+    assert broadcast_object("x") == "x"
+    barrier()
+
+
+def _meet():
+    place = world()
+    assert place.size == 2
+    assert place.main == (place.rank == 0)
+    assert gather_objects({"rank": place.rank}) == [{"rank": 0}, {"rank": 1}]
+    assert gather_objects([place.rank]) == [[0], [1]]
+    assert broadcast_object(f"of {place.rank}") == "of 0"
+    barrier()
+    accelerator = make_accelerator(CPU, torch.float32)
+    assert accelerator.num_processes == 2
+    assert accelerator.reduce(torch.tensor(place.rank + 1.0)).item() == 3
+
+
+def test_two_processes_meet():
+    in_processes(2, _meet)
+
+
+def test_devices_by_name(monkeypatch):
+    assert resolve_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert resolve_device("auto") == torch.device("cuda", 1)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="--device cuda:2: not on this machine"):
+        resolve_device("cuda:2")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert resolve_device("auto") == CPU
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:x", "", "meta", "xpu"])
+def test_devices_that_are_none(name):
+    with pytest.raises(ConfigError, match=f"--device {name}: not "):
+        resolve_device(name)
+
+
+def test_an_absent_gpu_is_said_to_be_absent(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="--device cuda: not on this machine; use auto, or cpu"):
+        resolve_device("cuda")
+
+
+def test_precision_by_name(monkeypatch):
+    gpu = torch.device("cuda")
+    assert [resolve_dtype(name, CPU) for name in ("auto", "fp32", "bf16")] == [
+        torch.float32, torch.float32, torch.bfloat16
+    ]  # fmt: skip
+    assert resolve_dtype("fp16", gpu) == torch.float16
+    for has_it, wanted in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
+        assert resolve_dtype("auto", gpu) == wanted
+    with pytest.raises(ConfigError, match="--dtype fp8: must be one of auto, fp32, bf16, fp16"):
+        resolve_dtype("fp8", CPU)
+    with pytest.raises(ConfigError, match="--dtype fp16: too slow on a CPU"):
+        resolve_dtype("fp16", CPU)
+
+
+def test_products_run_at_the_precision_asked_for():
+    a = torch.randn(4, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert (a @ a).dtype == dtype
+
+
+def test_a_script_may_train_twice_at_different_precision():
+    for dtype, name in [(torch.float32, "no"), (torch.bfloat16, "bf16"), (torch.float32, "no")]:
+        assert make_accelerator(CPU, dtype).mixed_precision == name
+
+
+def test_processes_without_gpus_are_joined_even_if_the_launcher_does_not_say_so(monkeypatch):
+    """torchrun on a machine without GPUs sets WORLD_SIZE and nothing else."""
+    asked = []
+
+    class State:
+        process_index, num_processes = 1, 2
+
+        def __init__(self, cpu):
+            asked.append(cpu)
+
+    monkeypatch.setattr("accelerate.PartialState", State)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    for available, forced in [(False, ""), (True, ""), (True, "true")]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        monkeypatch.setenv("ACCELERATE_USE_CPU", forced)
+        assert distributed.world() == World(1, 2)
+    assert asked == [True, False, True]
+
+
+# --- attention --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "plain"),
+    [(torch.bfloat16, 64, True), (torch.bfloat16, 1024, False), (torch.float32, 64, False)],
+)
+def test_short_sequences_attend_plainly_in_bf16_on_a_cpu(dtype, tokens, plain):
+    def state():
+        switches = torch.backends.cuda
+        return switches.flash_sdp_enabled(), switches.fp16_bf16_reduction_math_sdp_allowed()
+
+    before = state()
+    bf16 = dtype == torch.bfloat16
+    with plain_attention(CPU, bf16, tokens):
+        assert state() == ((False, True) if plain else before)
+    with pytest.raises(ValueError, match="on its way"), plain_attention(CPU, bf16, tokens):
+        raise ValueError("on its way")
+    assert state() == before
+    with plain_attention(torch.device("cuda"), True, 64):
+        assert state() == before
+
+
+def test_plain_attention_is_attention():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 65, 16, dtype=torch.bfloat16) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    with plain_attention(CPU, True, 64):
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.02)

@@ -1,0 +1,626 @@
+"""Stages `fid` and `fid-stats`: sources, names, warnings, refusals, and torch-fidelity's own numbers."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from random_inception import make_inception
+from tiny_models import make_model, make_tokenizer
+
+from maskgit_cli.cli import main
+from maskgit_cli.config.samplers import ConfidenceConfig
+from maskgit_cli.config.stages import SampleConfig, ScoreConfig
+from maskgit_cli.data.image_sets import ArrayImages, FolderImages, open_image_set
+from maskgit_cli.data.images import read_image
+from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError, WeightsError
+from maskgit_cli.formats.atomic import sha256_file
+from maskgit_cli.formats.feature_statistics import (
+    Statistics,
+    moments,
+    read_statistics,
+    sums_of,
+    write_statistics,
+)
+from maskgit_cli.networks.loading import load_tokenizer
+from maskgit_cli.runtime.distributed import World
+from maskgit_cli.runtime.progress import SILENT
+from maskgit_cli.sampling.images import sample
+from maskgit_cli.scoring import extraction, features
+from maskgit_cli.scoring import stages as scoring
+from maskgit_cli.scoring.extraction import extract, stretch
+from maskgit_cli.scoring.features import INCEPTION, INCEPTION_SHA256, TokenizerSpace
+from maskgit_cli.scoring.metrics import frechet_distance
+from maskgit_cli.scoring.stages import fid_stats, newest_samples, score, scores_path
+
+VQGAN = ScoreConfig(features="vqgan")
+
+
+class Listener:
+    """A reporter that remembers what it was told."""
+
+    def __init__(self):
+        self.news, self.warnings = [], []
+        self.info, self.warn, self.task = self.news.append, self.warnings.append, SILENT.task
+
+
+def make_images(path: Path, n: int, seed: int = 0, side: int = 16, start: int = 0) -> Path:
+    """Smooth coloured pictures; image i depends on (seed, i) alone."""
+    path.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + n):
+        rng = np.random.default_rng((seed, i))
+        small = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(path / f"{i:03d}.png")
+    return path
+
+
+def as_npz(folder: Path, path: Path) -> Path:
+    images = [np.asarray(Image.open(file)) for file in sorted(folder.iterdir())]
+    np.savez(path, np.stack(images))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("scoring")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(place):
+    return make_tokenizer(place / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def real(place):
+    return make_images(place / "real", 30, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fake(place):
+    return make_images(place / "fake", 24, seed=2)
+
+
+@pytest.fixture(scope="module")
+def inception(place):
+    return make_inception(place / "random.pth")
+
+
+@pytest.fixture(scope="module")
+def drawn(place):
+    """A sample directory, and the model it was drawn from."""
+    model = make_model(place / "model")
+    return sample(
+        model, place / "drawn", SampleConfig(n=12), ConfidenceConfig(steps=2), device="cpu"
+    ).path, model
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- Inception --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # torch-fidelity starts more workers than this machine may have cores
+def test_scores_are_torch_fidelitys_own(here, inception, monkeypatch):
+    """The same PNGs, the same random weights: through a folder, and through stored statistics."""
+    from torch_fidelity import calculate_metrics
+
+    a, b = make_images(here / "a", 8, seed=3, side=24), make_images(here / "b", 10, seed=4, side=24)
+    expected = calculate_metrics(
+        input1=str(a),
+        input2=str(b),
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(inception),
+        cuda=False,
+        fid=True,
+        isc=True,
+        prc=True,
+        isc_splits=2,
+        samples_shuffle=False,
+        batch_size=5,
+        cache=False,
+        verbose=False,
+    )
+    listener = Listener()
+    shared = {"weights": inception, "device": "cpu", "reporter": listener}
+    ref = fid_stats([b], here / "ref.npz", with_features=True, **shared)
+    record = score(a, ref, ScoreConfig(splits=2), batch_size=3, **shared).record
+
+    ending = "inception_" + sha256_file(inception)[:8]
+    found = record["metrics"]
+    published = {
+        f"frechet_{ending}": "frechet_inception_distance",
+        f"inception_score_{ending}": "inception_score_mean",
+        f"inception_score_std_{ending}": "inception_score_std",
+        f"precision_{ending}": "precision",
+        f"recall_{ending}": "recall",
+    }
+    assert found.keys() == published.keys() | {f"density_{ending}", f"coverage_{ending}"}
+    for ours, theirs in published.items():
+        assert found[ours] == pytest.approx(expected[theirs], rel=1e-4), ours
+    assert expected["inception_score_mean"] > 1.05
+    assert not any("fid" in name for name in found)
+    assert record["features"] == {"space": INCEPTION, "sha256": sha256_file(inception), "dimension": 2048}
+    assert any("not the published file" in text and "is not FID" in text for text in listener.warnings)
+    assert any("8 samples for 2048 features" in text for text in record["warnings"])
+    assert any("10 reference images for 2048 features" in text for text in record["warnings"])
+    assert record["warnings"] == [text for text in listener.warnings if "published" not in text]
+
+
+def test_without_weights_it_fails_in_one_line(here, real, fake, monkeypatch, capsys):
+    monkeypatch.setenv("MASKGIT_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(here / "hub"))
+    with pytest.raises(WeightsError):
+        score(fake, real, out=here / "s.json")
+    with pytest.raises(SystemExit) as status:
+        main(["fid", str(fake), "--ref", str(real), "--out", "s.json"])
+    assert status.value.code == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.strip().splitlines()) == 1
+    assert INCEPTION_SHA256 in shown.err
+    assert list(here.iterdir()) == []
+
+
+def statistics_of(vectors, **changes):
+    sums = sums_of(vectors)
+    known = {"n": sums.n, "space": INCEPTION, "space_sha256": INCEPTION_SHA256, "sums": sums}
+    return Statistics(*moments(sums), **{**known, **changes})
+
+
+def published(monkeypatch):
+    """Take features of 4 numbers for the published ones, so that the tests stay small."""
+    monkeypatch.setattr(features, "PUBLISHED", features.PUBLISHED._replace(dimension=4))
+
+
+def test_statistics_are_compared_without_weights(here, monkeypatch):
+    """Two files need no network at all; the published features' distance is called FID."""
+    published(monkeypatch)
+    monkeypatch.setenv("MASKGIT_OFFLINE", "1")
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(n, 4)).astype(np.float32) for n in (40, 50))
+    logits = rng.normal(size=(40, 9)).astype(np.float32)
+    write_statistics(here / "a.npz", statistics_of(a, features=a, logits=logits))
+    write_statistics(here / "b.npz", statistics_of(b, features=b))
+    record = score(here / "a.npz", here / "b.npz").record
+    assert set(record["metrics"]) == {
+        "fid",
+        "inception_score",
+        "inception_score_std",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    }
+    expected = frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    assert record["metrics"]["fid"] == pytest.approx(expected, rel=1e-4)
+    assert (record["n"], record["n_ref"], record["left_out"], record["warnings"]) == (40, 50, {}, [])
+
+
+@pytest.mark.parametrize(("n", "name"), [(49_999, "fid"), (50_000, "fid_50k"), (50_001, "fid")])
+def test_fid_50k_means_fifty_thousand(here, monkeypatch, n, name):
+    published(monkeypatch)
+    features = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
+    write_statistics(here / "a.npz", statistics_of(features))
+    write_statistics(here / "b.npz", statistics_of(features[:100]))
+    config = ScoreConfig(metrics=("fid",))
+    assert list(score(here / "a.npz", here / "b.npz", config).record["metrics"]) == [name]
+
+
+def test_other_projects_statistics_are_taken_for_published_ones_and_said_so(here, monkeypatch):
+    published(monkeypatch)
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    write_statistics(here / "a.npz", statistics_of(features))
+    np.savez(here / "adm.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(2), sigma_s=np.eye(2))
+    listener = Listener()
+    record = score(here / "a.npz", here / "adm.npz", reporter=listener).record
+    assert "fid" in record["metrics"]
+    assert record["n_ref"] is None
+    assert set(record["left_out"]) == {"is", "prdc"}
+    assert any("adm.npz does not name its features" in text for text in listener.warnings)
+    assert any("left out precision, recall, density and coverage (prdc): " in text for text in listener.news)
+
+
+def test_statistics_of_another_space_are_refused(here, real, fake, tokenizer):
+    other = make_tokenizer(here / "other", seed=1)
+    ref = fid_stats([real], here / "ref.npz", VQGAN, tokenizer=other)
+    with pytest.raises(ArtifactError, match=r"ref\.npz: its weights is .*--tokenizer"):
+        score(fake, ref, VQGAN, tokenizer=tokenizer, out=here / "s.json")
+    np.savez(here / "adm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(ArtifactError, match=r"adm\.npz: its space is inception-v3-compat"):
+        score(fake, here / "adm.npz", VQGAN, tokenizer=tokenizer, out=here / "s.json")
+    with pytest.raises(InputError, match="no sums"):
+        fid_stats([here / "adm.npz"], here / "out.npz")
+    assert not (here / "s.json").exists()
+
+
+# --- the report's own evaluator ---------------------------------------------------------------------
+
+
+def test_stretch_is_the_reports():
+    image = torch.tensor([[[50, 100]], [[60, 70]], [[50, 150]]], dtype=torch.uint8)
+    # (x - 50) / 100 · 255, cut off
+    assert stretch(image).flatten().tolist() == [0, 127, 25, 51, 0, 255]
+    assert stretch(torch.full((3, 2, 2), 7, dtype=torch.uint8)).unique().tolist() == [0]
+
+
+def test_legacy_protocol_stretches_and_is_recorded(here, monkeypatch):
+    seen = []
+
+    class Watching:
+        name, sha256, dimension, side, published = INCEPTION, "ab" * 32, 3, None, False
+
+        def __init__(self, weights, device):
+            assert weights == here / "w.pth"
+
+        def __call__(self, images):
+            seen.append(images)
+            return extraction.Features(images.float().mean(dim=(2, 3)).numpy(), None)
+
+    monkeypatch.setattr(scoring, "InceptionSpace", Watching)
+    dull = here / "dull"
+    for i, file in enumerate(sorted(make_images(here / "bright", 4).iterdir())):
+        dull.mkdir(exist_ok=True)
+        Image.fromarray(np.asarray(Image.open(file)) // 2 + 10 * i).save(dull / file.name)
+    config = ScoreConfig(protocol="legacy-v1", metrics=("fid",))
+    record = score(dull, here / "bright", config, weights=here / "w.pth", out=here / "s.json").record
+    assert all(int(image.min()) == 0 and int(image.max()) == 255 for batch in seen for image in batch)
+    assert record["protocol"] == "legacy-v1"
+    assert list(record["metrics"]) == ["frechet_inception_abababab_legacy_v1"]
+    with pytest.raises(ConfigError, match="needs --features inception"):
+        score(dull, dull, ScoreConfig(features="vqgan", protocol="legacy-v1"), out=here / "t.json")
+
+
+# --- sources ----------------------------------------------------------------------------------------
+
+
+def test_every_container_of_the_same_pixels_scores_the_same(here, fake, real, tokenizer):
+    as_npz(fake, here / "fake.npz")
+    packed = here / "packed.npz"
+    np.savez_compressed(packed, np.load(here / "fake.npz")["arr_0"])
+    rows = "".join(f"{file},{i % 2}\n" for i, file in enumerate(sorted(fake.iterdir())))
+    (here / "fake.csv").write_text(rows)
+    for i, file in enumerate(sorted(fake.iterdir())):
+        (here / "classes" / str(i // 12)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, here / "classes" / str(i // 12))
+    fid_stats([fake], here / "stats.npz", VQGAN, tokenizer=tokenizer, with_features=True)
+    ref = fid_stats([real], here / "ref.npz", VQGAN, tokenizer=tokenizer, with_features=True)
+    results = [
+        score(source, ref, VQGAN, tokenizer=tokenizer, out=here / f"{i}.json", batch_size=size).record
+        for i, (source, size) in enumerate(
+            [
+                (fake, 32),
+                (fake, 1),
+                (here / "fake.npz", 5),
+                (packed, 7),
+                (here / "fake.csv", 3),
+                (here / "classes", 4),
+                (here / "stats.npz", 1),
+            ]
+        )
+    ]
+    assert set(results[0]["metrics"]) == {f"{name}_vqgan" for name in ("frechet", *PRDC_NAMES)}
+    assert results[0]["metrics"]["frechet_vqgan"] > 0
+    for other in results[1:]:
+        assert other["metrics"] == results[0]["metrics"]
+    digests = {record["samples"].get("pixels_sha256") for record in results[:-1]}
+    assert len(digests) == 1
+    assert results[0]["left_out"] == {"is": "the space vqgan has no classifier"}
+
+
+PRDC_NAMES = ("precision", "recall", "density", "coverage")
+
+
+def test_samples_their_tokens_and_their_pictures_are_the_same_images(here, drawn, real):
+    path, model = drawn
+    digests = set()
+    for i, source in enumerate((path, path / "tokens.h5", path / "images")):
+        record = score(source, real, VQGAN, tokenizer=model, out=here / f"{i}.json").record
+        digests.add((record["samples"]["pixels_sha256"], record["metrics"]["frechet_vqgan"]))
+        assert record["n"] == 12
+    assert len(digests) == 1
+    assert score(path, real, VQGAN, tokenizer=model, out=here / "3.json").record["samples"] == {
+        "kind": "samples",
+        "name": "drawn",
+        "sha256": sha256_file(path / "tokens.h5"),
+        "pixels_sha256": digests.pop()[0],
+        "n": 12,
+    }
+
+
+def test_scores_keep_how_samples_were_drawn_and_stand_beside_them(drawn, real):
+    path, model = drawn
+    try:
+        result = score(path, real, VQGAN, tokenizer=model)
+        assert result.path == path / "scores.json"
+        assert json.loads(result.path.read_text()) == result.record
+        settings = json.loads((path / "settings.json").read_text())["settings"]
+        assert result.record["sample_settings"] == settings
+        assert result.record["settings"] == VQGAN.to_json()
+        with pytest.raises(OutputError, match="--overwrite"):
+            score(path, real, VQGAN, tokenizer=model)
+        score(path, real, VQGAN, tokenizer=model, overwrite=True)
+    finally:
+        (path / "scores.json").unlink(missing_ok=True)
+
+
+def test_scores_never_go_among_images(here, fake, monkeypatch):
+    assert scores_path(fake) == fake.parent / "fake.scores.json"
+    assert scores_path(Path("x/a.npz")) == Path("x/a.scores.json")
+    (here / "pics").mkdir()
+    assert scores_path(Path("pics")) == Path("pics.scores.json")  # as it was typed
+    monkeypatch.chdir("pics")
+    assert scores_path(Path()) == here / "pics.scores.json"
+
+
+def test_the_newest_samples_are_scored_when_none_are_named(here, drawn, real):
+    path, model = drawn
+    with pytest.raises(InputError, match="no sample directory under samples/"):
+        newest_samples()
+    shutil.copytree(path, here / "samples" / "old")
+    shutil.copytree(path, here / "samples" / "new")
+    (here / "samples" / "new" / "tokens.h5").touch()
+    inpainted = shutil.copytree(path, here / "samples" / "inpainted")
+    record = json.loads((inpainted / "settings.json").read_text())
+    (inpainted / "settings.json").write_text(json.dumps(record | {"stage": "inpaint"}))
+    (inpainted / "tokens.h5").touch()
+    listener = Listener()
+    result = score(None, real, VQGAN, tokenizer=model, reporter=listener)
+    assert result.path == Path("samples/new/scores.json")
+    assert listener.news[0] == "scoring the newest samples: samples/new"
+
+
+def test_the_tokenizer_is_found_by_its_digest(here, drawn, real):
+    path, model = drawn
+    with pytest.raises(ArtifactError, match="which is not here"):
+        score(path / "tokens.h5", real, VQGAN, out=here / "s.json")
+    (here / "runs").mkdir()
+    shutil.copytree(model / "tokenizer", here / "runs" / "mine" / "tokenizer")
+    record = score(path / "tokens.h5", real, VQGAN, out=here / "s.json").record
+    assert record["features"]["sha256"] == load_tokenizer(model).sha256
+
+
+def test_another_tokenizer_is_refused(here, drawn, real):
+    other = make_tokenizer(here / "other", seed=9)
+    with pytest.raises(ArtifactError, match="name the one they were made with"):
+        score(drawn[0] / "tokens.h5", real, VQGAN, tokenizer=other, out=here / "s.json")
+
+
+def test_samples_that_lost_a_picture_are_refused(here, drawn, real):
+    path, model = drawn
+    shutil.copytree(path, here / "copy")
+    (here / "copy" / "images" / "000003.png").unlink()
+    with pytest.raises(ArtifactError, match="11 images, not the 12 that were drawn"):
+        score(here / "copy", real, VQGAN, tokenizer=model)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_an_image_that_cannot_be_read_stops_the_scoring(here, fake, real, tokenizer, content):
+    shutil.copytree(fake, here / "fake")
+    bad = here / "fake" / "007.png"
+    bad.write_bytes(bad.read_bytes()[:60] if content is None else content)
+    with pytest.raises(InputError, match=r"007\.png"):
+        score(here / "fake", real, VQGAN, tokenizer=tokenizer)
+    assert not (here / "fake.scores.json").exists()
+
+
+def test_bad_sources(here, real, tokenizer):
+    (here / "empty").mkdir()
+    (here / "text.h5").write_text("x")
+    np.savez(here / "floats.npz", np.zeros((3, 4, 4, 3)))
+    np.savez(here / "named.npz", pictures=np.zeros((3, 4, 4, 3), np.uint8))
+    make_images(here / "one", 1)
+    np.savez(here / "cut.npz", np.zeros((9, 16, 16, 3), np.uint8))
+    (here / "cut.npz").write_bytes((here / "cut.npz").read_bytes()[:-300])
+    for name, reason in {
+        "nothing": "no such",
+        "empty": "no image",
+        "text.h5": "not a token file",
+        "floats.npz": "float64",
+        "named.npz": "neither statistics",
+        "one": "one image",
+        "cut.npz": "not a readable",
+    }.items():
+        with pytest.raises((InputError, ArtifactError), match=reason):
+            score(here / name, real, VQGAN, tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match="--batch-size 0"):
+        score(real, real, VQGAN, tokenizer=tokenizer, batch_size=0)
+
+
+def test_images_of_several_sizes(here, fake, real, tokenizer):
+    mixed = make_images(here / "mixed", 4, side=20)
+    make_images(mixed, 4, start=4, side=24)
+    record = score(mixed, real, VQGAN, tokenizer=tokenizer).record
+    assert "the samples have 2 different sizes" in record["warnings"]
+    large = make_images(here / "large", 4, side=32)
+    record = score(fake, large, VQGAN, tokenizer=tokenizer, out=here / "s.json").record
+    assert any("16×16 pixels, reference images 32×32" in text for text in record["warnings"])
+
+    class Recording(TokenizerSpace):
+        side = None
+
+        def __init__(self):
+            self.dimension, self.shapes = 3, []
+
+        def __call__(self, images):
+            self.shapes.append(tuple(images.shape))
+            return extraction.Features(images.float().mean(dim=(2, 3)).numpy(), None)
+
+    # A space that takes any size sees images as they are, each size in a call of its own, in order.
+    space = Recording()
+    found = extract(FolderImages(mixed), space, keep_features=True, batch_size=6)
+    assert space.shapes == [(4, 3, 20, 20), (2, 3, 24, 24), (2, 3, 24, 24)]
+    means = [read_image(file).float().mean(dim=(1, 2)).numpy() for file in sorted(mixed.iterdir())]
+    np.testing.assert_allclose(found.features, np.stack(means), rtol=1e-5)
+
+
+def test_few_images_are_warned_about_with_the_number(here, real, tokenizer):
+    few = make_images(here / "few", 8)
+    listener = Listener()
+    record = score(few, real, VQGAN, tokenizer=tokenizer, reporter=listener).record
+    (warning,) = [text for text in record["warnings"] if "singular" in text]
+    assert warning.startswith("8 samples for 8 features")
+    assert warning in listener.warnings
+    tiny = make_images(here / "tiny", 3)
+    record = score(tiny, real, VQGAN, tokenizer=tokenizer).record
+    assert "--neighbours 3: must be less than 3" in record["left_out"]["prdc"]
+    assert list(record["metrics"]) == ["frechet_vqgan"]
+
+
+def test_scoring_images_against_themselves_is_said(here, real, tokenizer):
+    record = score(real, real, VQGAN, tokenizer=tokenizer, out=here / "s.json").record
+    assert record["metrics"]["frechet_vqgan"] == pytest.approx(0, abs=1e-12)
+    assert any("the same images?" in text for text in record["warnings"])
+
+
+# --- reference statistics ---------------------------------------------------------------------------
+
+
+def test_statistics_of_halves_merge_into_those_of_the_whole(here, tokenizer):
+    """From images, whatever the batch: bit for bit. Images and files may be pooled in one call."""
+    a, b = make_images(here / "a", 9, side=20), make_images(here / "b", 6, start=9, side=20)
+    whole = make_images(here / "whole", 15, side=20)
+    options = {"tokenizer": tokenizer, "with_features": True}
+    fid_stats([a], here / "a.npz", VQGAN, batch_size=2, **options)
+    fid_stats([b], here / "b.npz", VQGAN, batch_size=32, **options)
+    fid_stats([whole], here / "whole.npz", VQGAN, batch_size=4, **options)
+    fid_stats([here / "a.npz", here / "b.npz"], here / "merged.npz")
+    fid_stats([a, here / "b.npz"], here / "pooled.npz", VQGAN, **options)
+    expected = read_statistics(here / "whole.npz")
+    assert expected.n == 15
+    for name in ("merged.npz", "pooled.npz"):
+        found = read_statistics(here / name)
+        for key in ("n", "space", "space_sha256", "protocol"):
+            assert getattr(found, key) == getattr(expected, key)
+        for key in ("mu", "sigma", "features"):
+            assert np.array_equal(getattr(found, key), getattr(expected, key)), (name, key)
+        assert np.array_equal(found.sums.second, expected.sums.second)
+    assert [parent["kind"] for parent in read_statistics(here / "pooled.npz").parents] == [
+        "images",
+        "statistics",
+    ]
+
+
+def test_statistics_without_features(here, real, fake, tokenizer):
+    ref = fid_stats([real], here / "ref.npz", VQGAN, tokenizer=tokenizer)
+    assert read_statistics(ref).features is None
+    record = score(fake, ref, VQGAN, tokenizer=tokenizer, out=here / "s.json").record
+    assert list(record["metrics"]) == ["frechet_vqgan"]
+    assert "--with-features" in record["left_out"]["prdc"]
+    listener = Listener()
+    fid_stats(
+        [ref, fake], here / "all.npz", VQGAN, tokenizer=tokenizer, with_features=True, reporter=listener
+    )
+    assert any("no features" in text for text in listener.warnings)
+    with pytest.raises(OutputError, match="--overwrite"):
+        fid_stats([real], ref, VQGAN, tokenizer=tokenizer)
+    with pytest.raises(InputError, match="no source"):
+        fid_stats([], here / "none.npz")
+
+
+class Gathered(Exception):
+    """Carries what a process hands to the others."""
+
+
+class Counter:
+    """A reporter that counts what one process says is done."""
+
+    done = 0
+
+    def task(self, description, total, done=0, unit="images"):
+        return contextlib.nullcontext(self)
+
+    def advance(self, n=1, **stats):
+        self.done += n
+
+
+def test_processes_share_images_and_agree(real, tokenizer, monkeypatch):
+    """What three processes gather is what one computes: sums, order of features, digest."""
+    images, space = open_image_set(real, None), TokenizerSpace(load_tokenizer(tokenizer))
+    alone = extract(images, space, keep_features=True)
+
+    def hand_over(share):
+        raise Gathered(share)
+
+    shares = []
+    monkeypatch.setattr(extraction, "gather_objects", hand_over)
+    for rank in range(3):
+        monkeypatch.setattr(extraction, "world", lambda rank=rank: World(rank, 3))
+        counter = Counter()
+        with pytest.raises(Gathered) as gathered:
+            extract(images, space, keep_features=True, batch_size=4, reporter=counter)
+        shares.append(gathered.value.args[0])
+        assert counter.done == 30
+    assert [len(share.digests) for share in shares] == [10, 10, 10]
+    monkeypatch.setattr(extraction, "gather_objects", lambda share: shares)
+    together = extract(images, space, keep_features=True)
+    assert together.sha256 == alone.sha256
+    assert together.sizes == alone.sizes
+    assert np.array_equal(together.features, alone.features)
+    assert np.array_equal(together.sums.second, alone.sums.second)
+
+
+def test_an_npz_is_streamed_to_any_share(here, real):
+    images = ArrayImages(as_npz(real, here / "real.npz"))
+    assert len(images) == 30
+    (batch,) = images.batches([2, 3, 29], 5)
+    files = sorted(real.iterdir())
+    for image, index in zip(batch, (2, 3, 29), strict=True):
+        assert torch.equal(image, read_image(files[index]))
+
+
+# --- the commands -----------------------------------------------------------------------------------
+
+
+def run(capsys, *words):
+    with pytest.raises(SystemExit) as status:
+        main([str(word) for word in words])
+    shown = capsys.readouterr()
+    return status.value.code, shown.out, shown.err
+
+
+def test_commands(here, real, fake, tokenizer, capsys):
+    shared = ("--features", "vqgan", "--tokenizer", tokenizer)
+    code, out, _ = run(capsys, "fid-stats", real, "ref.npz", *shared, "--with-features")
+    assert (code, out) == (0, "ref.npz\n")
+    code, out, err = run(capsys, "fid", fake, "--ref", "ref.npz", "--out", "s.json", *shared)
+    assert (code, out) == (0, "s.json\n")
+    assert "frechet_vqgan" in err
+    words = ("fid", fake, "--ref", "ref.npz", "--out", "s.json", *shared, "--metrics", "fid, prdc", "--quiet")
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+    assert "--overwrite" in err
+    code, out, err = run(capsys, *words, "--overwrite", "--json")
+    record = json.loads(out)
+    assert (code, err, record["path"]) == (0, "", "s.json")
+    assert record["metrics"] == json.loads((here / "s.json").read_text())["metrics"]
+    assert record["settings"]["metrics"] == ["fid", "prdc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["fid", "x"], 2, "--ref"),
+        (["fid-stats", "ref.npz"], 2, "SOURCE"),
+        (["fid", "x", "--ref", "y", "--metrics", "kid"], 1, "--metrics kid: must be one of fid, is, prdc"),
+        (["fid", "x", "--ref", "y", "--features", "clip"], 1, "--features clip: must be one of"),
+        (["fid", "x", "--ref", "y", "--batch-size", "0"], 1, "--batch-size 0"),
+        (["fid", "x", "--ref", "y"], 1, "x: no such folder or file"),
+        (["fid", "--ref", "y"], 1, "no sample directory under samples/"),
+        (["fid-stats", "x", "ref.npz"], 1, "x: no such folder or file"),
+    ],
+)
+def test_wrong_calls(here, capsys, words, status, text):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (status, "")
+    assert text in err
+    if status == 1:
+        assert len(err.strip().splitlines()) == 1

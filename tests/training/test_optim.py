@@ -1,0 +1,101 @@
+"""Averaged weights, learning-rate shapes, and optimiser state that survives a checkpoint."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from maskgit_cli.training.optim import (
+    EMA,
+    cosine_factor,
+    load_optimizer,
+    optimizer_tensors,
+    set_lr,
+    warmup_factor,
+)
+
+
+def network(value=None):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    if value is not None:
+        for parameter in net.parameters():
+            nn.init.constant_(parameter, value)
+    return net
+
+
+def test_average_begins_as_the_weights_and_warms_up():
+    net = network(1.0)
+    ema = EMA(net, 0.9)
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 2.0)
+    expected = 1.0
+    for step, decay in [(1, 2 / 11), (2, 3 / 12), (3, 4 / 13), (1000, 0.9)]:
+        ema.update(net, step)
+        expected = decay * expected + (1 - decay) * 2.0
+        for average in ema.tensors.values():
+            torch.testing.assert_close(average, torch.full_like(average, expected))
+
+
+def test_average_is_a_copy_in_float32():
+    net = network(1.0).half()
+    ema = EMA(net, 0.0)
+    assert {t.dtype for t in ema.tensors.values()} == {torch.float32}
+    nn.init.constant_(net[0].weight, 5.0)
+    assert ema.tensors["0.weight"].eq(1).all()
+    ema.update(net, 1)
+    assert ema.tensors["0.weight"].eq(5).all()
+
+
+def test_average_is_taken_up_from_a_checkpoint():
+    ema = EMA(network(1.0), 0.9)
+    ema.load({name: torch.full_like(t, 3.0) for name, t in ema.tensors.items()})
+    assert all(t.eq(3).all() for t in ema.tensors.values())
+    with pytest.raises(KeyError):
+        ema.load({})
+
+
+def test_warm_up_is_linear_then_constant():
+    assert [warmup_factor(step, 4) for step in (1, 2, 4, 5, 100)] == [0.25, 0.5, 1, 1, 1]
+    assert warmup_factor(1, 0) == 1
+
+
+def test_cosine_falls_to_its_floor():
+    assert cosine_factor(0, 10, 0.1) == 1
+    assert cosine_factor(5, 10, 0.1) == pytest.approx(0.55)
+    assert cosine_factor(10, 10, 0.1) == pytest.approx(0.1)
+    assert cosine_factor(99, 10, 0.1) == pytest.approx(0.1)
+    assert cosine_factor(3, 10, 1.0) == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_restored_optimiser_goes_on_the_same(fused):
+    def step(net, optimizer, seed):
+        torch.manual_seed(seed)
+        net(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, fused=fused)
+    assert optimizer_tensors(optimizer, net) == {}
+    for seed in range(3):
+        step(net, optimizer, seed)
+    stored = {name: t.clone() for name, t in optimizer_tensors(optimizer, net).items()}
+    assert set(stored) == {
+        f"{name}/{key}" for name in net.state_dict() for key in ("exp_avg", "exp_avg_sq", "step")
+    }
+    other = copy.deepcopy(net)
+    restored = torch.optim.AdamW(other.parameters(), lr=0.1, fused=fused)
+    load_optimizer(restored, other, stored)
+    for n, o in [(net, optimizer), (other, restored)]:
+        step(n, o, 9)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_learning_rate_reaches_every_group():
+    net = network()
+    optimizer = torch.optim.SGD([{"params": net[0].parameters()}, {"params": net[1].parameters()}], lr=1.0)
+    set_lr(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

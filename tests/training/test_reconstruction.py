@@ -1,0 +1,69 @@
+"""How much of images a tokenizer's codes keep."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from maskgit_cli.data.images import fit_square, read_image
+from maskgit_cli.data.sources import list_images
+from maskgit_cli.errors import InputError
+from maskgit_cli.networks.loading import load_tokenizer
+from maskgit_cli.networks.pixels import to_model, to_pixels
+from maskgit_cli.training.reconstruction import codebook_use, reconstruction_quality
+
+
+class OneCode(nn.Module):
+    """Stands for a tokenizer that gives every picture the first code, and grey for it."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.quantize = nn.Module()
+        self.quantize.embedding = nn.Embedding(1, 1)
+
+    def encode(self, images):
+        return torch.zeros(len(images), 4, 4, dtype=torch.int64)
+
+    def decode(self, codes):
+        return torch.zeros(len(codes), 3, 16, 16)
+
+
+def test_psnr_is_the_mean_over_the_images_of_that_of_their_pixels(images, tokenizer):
+    network = load_tokenizer(tokenizer).network
+    source = list_images(images)
+    found = reconstruction_quality(network, source, batch_size=5)
+    wanted = []
+    for path in source.paths:
+        image = fit_square(read_image(path), 16)
+        drawn = to_pixels(network.reconstruct(to_model(image)[None]))[0]
+        wanted.append(10 * math.log10(255**2 / float((drawn.double() - image.double()).square().mean())))
+    assert found["psnr"] == pytest.approx(sum(wanted) / len(wanted), abs=2e-3)
+    assert found == reconstruction_quality(network, source, batch_size=12)
+
+
+def test_codebook_use():
+    assert codebook_use(torch.tensor([5, 5, 0, 0])) == (0.5, 2.0)
+    assert codebook_use(torch.tensor([1, 1, 1, 1])) == (1.0, 4.0)
+    assert codebook_use(torch.tensor([7, 0])) == (0.5, 1.0)
+
+
+def test_one_code_for_everything_is_a_perplexity_of_one(images, tokenizer):
+    found = reconstruction_quality(OneCode(load_tokenizer(tokenizer).config), list_images(images))
+    assert found["perplexity"] == 1.0
+    assert found["usage"] == pytest.approx(1 / 12, abs=1e-4)
+
+
+def test_unreadable_images_are_left_out_unless_all_are(images, tokenizer, tmp_path):
+    network = load_tokenizer(tokenizer).network
+    folder = shutil.copytree(images, tmp_path / "images")
+    (folder / "cat" / "0.png").write_bytes(b"")
+    some = reconstruction_quality(network, list_images(folder), batch_size=1)
+    (folder / "cat" / "0.png").unlink()
+    assert some == reconstruction_quality(network, list_images(folder))
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no image can be read, of 11 images found"):
+        reconstruction_quality(network, list_images(folder))

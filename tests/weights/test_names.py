@@ -1,0 +1,165 @@
+"""Which published tensor is which of ours: the tables are whole, and strict."""
+
+import pytest
+import torch
+from torch import nn
+
+from maskgit_cli.config.networks import (
+    HaltonConfig,
+    OfficialConfig,
+    OfficialVQGANConfig,
+    TransformerConfig,
+    VQGANConfig,
+)
+from maskgit_cli.errors import WeightsError
+from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.weights.names import (
+    FAMILIES,
+    Published,
+    family_of,
+    listed,
+    renamed,
+    to_ours,
+    v1_published_name,
+)
+
+LEVELS = {"channels": 32, "channel_multipliers": (1, 2, 2), "residual_blocks": 2, "resolution": 32}
+SIZES = {
+    "maskgit": TransformerConfig(8, 2, 2, 16, 5, 3, 2),
+    "halton": HaltonConfig(8, 2, 2, 4, 16, 5, 3, 2),
+    "official": OfficialConfig(8, 2, 2, 16, 5, 3, 2),
+    "vqgan": VQGANConfig(**LEVELS, attention_resolutions=(8,)),
+    "llamagen": VQGANConfig(**LEVELS, attention_resolutions=(8,)),
+    "official_vqgan": OfficialVQGANConfig(**LEVELS),
+}
+BY_NETWORK = {family.network: family for family in FAMILIES}
+
+
+def network(name) -> nn.Module:
+    with torch.device("meta"):
+        return (TRANSFORMERS | TOKENIZERS)[name].build(SIZES[name])
+
+
+def names(name) -> dict[str, str]:
+    """Published names by ours."""
+    backwards = [(right, left) for left, right in BY_NETWORK[name].names(SIZES[name])]
+    return {ours: renamed(ours, backwards) for ours in network(name).state_dict()}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_tensor_has_one_published_name_and_back(name):
+    theirs = names(name)
+    assert None not in theirs.values()
+    assert len(set(theirs.values())) == len(theirs)
+    pairs = BY_NETWORK[name].names(SIZES[name])
+    assert {renamed(published, pairs) for published in theirs.values()} == theirs.keys()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_family_is_told_by_its_names_even_if_some_are_missing(name):
+    theirs = sorted(names(name).values())
+    assert family_of(theirs).network == name
+    assert family_of(theirs[len(theirs) // 2 :]).network == name
+    assert family_of(["some.weight", "tok_emb.weight"]) is None
+
+
+def test_names_of_the_reports_transformer_go_back():
+    assert v1_published_name("blocks.7.mlp.3.bias") == "transformer.layers.7.1.fn.net.3.bias"
+    assert v1_published_name("embedding.weight") == "tok_emb.weight"
+
+
+def test_llamagens_decoder_counts_the_other_way():
+    theirs = names("llamagen")
+    assert theirs["decoder.up.0.block.1.conv2.weight"] == "decoder.conv_blocks.2.res.1.conv2.weight"
+    assert theirs["decoder.up.2.upsample.conv.bias"] == "decoder.conv_blocks.0.upsample.conv.bias"
+    assert theirs["encoder.down.0.block.1.conv2.weight"] == "encoder.conv_blocks.0.res.1.conv2.weight"
+    assert theirs["decoder.mid.attn_1.q.weight"] == "decoder.mid.1.q.weight"
+
+
+# --- strictness -------------------------------------------------------------------------------------
+
+
+def published(name, **changes) -> Published:
+    """Zeros for all of a network in the layout of torch; a change to None leaves a tensor out."""
+    shapes = {ours: value.shape for ours, value in network(name).state_dict().items()}
+    tensors = {theirs: torch.zeros(shapes[ours]) for ours, theirs in names(name).items()}
+    tensors |= changes
+    kept = {key: value for key, value in tensors.items() if value is not None}
+    return Published("file.pth", BY_NETWORK[name], kept, "raw", None, None, lambda: None)
+
+
+def convert(name, **changes) -> dict[str, torch.Tensor]:
+    return to_ours(published(name, **changes), SIZES[name], network(name))
+
+
+def test_a_whole_network_is_taken():
+    assert convert("maskgit").keys() == network("maskgit").state_dict().keys()
+
+
+def test_missing_extra_and_misshapen_tensors_are_all_named():
+    changes = {
+        "first_layer.2.bias": None,
+        "last_layer.0.weight": None,
+        "first_layer.9.bias": torch.zeros(8),
+        "tok_emb.weight": torch.zeros(3, 8),
+    }
+    with pytest.raises(WeightsError) as error:
+        convert("maskgit", **changes)
+    assert str(error.value) == (
+        "file.pth is not the report's transformer as published: it lacks 2 tensors: first_layer.2.bias, "
+        "last_layer.0.weight; it has 1 tensor too many: first_layer.9.bias; "
+        "it has 1 tensor of another shape: tok_emb.weight (3, 8) for (10, 8)"
+    )
+
+
+def test_long_lists_are_cut_and_odd_names_escaped():
+    assert listed([str(i) for i in range(40)]).endswith("38, 39")
+    assert listed([str(i) for i in range(43)]).endswith("38, 39 and 3 more")
+    assert listed(["a\x1b[31m\n"]) == r"'a\x1b[31m\n'"
+
+
+def test_numbers_are_finite_fractions():
+    for wrong in (torch.full((8,), torch.nan), torch.full((8,), -torch.inf), torch.arange(8)):
+        with pytest.raises(WeightsError, match=r"NaN, infinity or no fractions: first_layer\.2\.bias$"):
+            convert("maskgit", **{"first_layer.2.bias": wrong})
+
+
+def test_what_is_no_part_of_a_network_is_left_out():
+    losses = {"loss.discriminator.main.0.weight": torch.zeros(1), "loss.logvar": torch.full((1,), torch.nan)}
+    assert convert("vqgan", **losses).keys() == network("vqgan").state_dict().keys()
+    used = {"quantize.codebook_used": torch.zeros(65536)}
+    assert convert("llamagen", **used).keys() == network("llamagen").state_dict().keys()
+    with pytest.raises(WeightsError, match=r"has 1 tensor too many: quantize\.codebook_used"):
+        convert("vqgan", **used)
+    with pytest.raises(WeightsError, match=r"has 1 tensor too many: loss\.logvar"):
+        convert("maskgit", **{"loss.logvar": torch.zeros(1)})
+
+
+def test_haltons_tied_table_may_be_there_twice_if_it_is_the_same():
+    assert "head.weight" not in convert("halton", **{"head.weight": torch.zeros(6, 8)})
+    for other in (torch.ones(6, 8), torch.zeros(5, 8)):
+        with pytest.raises(WeightsError, match=r"head\.weight and tok_emb\.weight differ"):
+            convert("halton", **{"head.weight": other})
+
+
+def test_flax_layouts_are_turned_and_come_out_contiguous():
+    name = "TransformerLayer_0/Attention_0/self_attention"
+    query = torch.arange(64.0).reshape(8, 2, 4)
+    turned = {
+        f"{name}/query/kernel": query,
+        f"{name}/query/bias": torch.arange(8.0).reshape(2, 4),
+        f"{name}/out/kernel": torch.arange(64.0).reshape(2, 4, 8),
+        "TransformerLayer_0/Mlp_0/intermediate_output/kernel": torch.arange(128.0).reshape(8, 16),
+    }
+    whole = published("official", **turned)
+    for key, value in whole.tensors.items():  # the others are as torch has them
+        if key.endswith("/kernel") and key not in turned:
+            whole.tensors[key] = value.T if "self_attention" not in key else torch.zeros(8, 2, 4)
+        if key.endswith("out/kernel") and key not in turned:
+            whole.tensors[key] = torch.zeros(2, 4, 8)
+    ours = to_ours(whole, SIZES["official"], network("official"))
+    assert torch.equal(ours["blocks.0.query.weight"], query.reshape(8, 8).T)
+    assert torch.equal(ours["blocks.0.query.bias"], torch.arange(8.0))
+    assert torch.equal(ours["blocks.0.out.weight"], torch.arange(64.0).reshape(8, 8).T)
+    assert torch.equal(ours["blocks.0.mlp_in.weight"], torch.arange(128.0).reshape(8, 16).T)
+    assert all(tensor.is_contiguous() for tensor in ours.values())

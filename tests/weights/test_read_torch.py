@@ -1,0 +1,464 @@
+"""Checkpoints are read without running anything: gadgets do nothing, damage is refused in one line."""
+
+import argparse
+import builtins
+import collections
+import functools
+import importlib
+import io
+import operator
+import os
+import pickle
+import runpy
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskgit_cli.errors import InputError
+from maskgit_cli.weights.read_torch import read_checkpoint
+from maskgit_cli.weights.unpickling import Placeholder, load_pickle
+
+
+def container(path: Path, pickled: bytes, **entries: bytes) -> Path:
+    """A checkpoint of these bytes, as torch would write one."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in {"data.pkl": pickled, "byteorder": b"little", **entries}.items():
+            archive.writestr(f"archive/{name}", data)
+    return path
+
+
+def text(value: str) -> bytes:
+    """A pickle's opcode for a text."""
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def name(module: str, attribute: str) -> bytes:
+    """Opcodes that name something, as protocol 4 does; dots reach into attributes."""
+    return text(module) + text(attribute) + b"\x93"
+
+
+# --- what checkpoints hold --------------------------------------------------------------------------
+
+VALUES = {
+    "half": torch.arange(6.0).half().reshape(2, 3),
+    "brain": torch.linspace(-1, 1, 5, dtype=torch.bfloat16),
+    "double": torch.randn(3, dtype=torch.float64),
+    "bytes": torch.arange(7, dtype=torch.uint8)[2:5],
+    "long": torch.tensor(3),
+    "bool": torch.tensor([True, False]),
+    "empty": torch.empty(0, 4),
+    "turned": torch.arange(12).reshape(3, 4).t()[1:],
+    "parameter": torch.nn.Parameter(torch.ones(2)),
+    "plain": [1, -(2**70), 2.5, None, True, "é", (), (1,), {"a": {"b": []}}],
+    "set": {1, 2},
+    "size": torch.Size([3, 4]),
+    "ordered": collections.OrderedDict(b=1, a=2),
+    7: "a number as a key",
+    ("a", (1, None)): "a tuple as a key",
+}
+
+
+def same(a, b):
+    if isinstance(b, torch.Tensor):
+        return type(a) is torch.Tensor and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_tensors_and_plain_containers_come_back(tmp_path, zipped):
+    path = tmp_path / "plain.pt"
+    torch.save(VALUES, path, _use_new_zipfile_serialization=zipped)
+    found = read_checkpoint(path).value
+    assert list(found) == list(VALUES)
+    for key, value in VALUES.items():
+        assert same(found[key], value), key
+    assert list(found["ordered"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_every_protocol_is_read(tmp_path, protocol):
+    value = {"a": [1, (2, 3, 4, 5), {6}, frozenset({7})], "b": b"bytes", "c": {"d": 8.5}, "e": "é" * 300}
+    found = read_checkpoint(container(tmp_path / "x.pt", pickle.dumps(value, protocol))).value
+    assert found["a"][:2] == [1, (2, 3, 4, 5)]
+    assert (found["c"], found["e"]) == ({"d": 8.5}, "é" * 300)
+    assert found["b"] == b"bytes" or isinstance(found["b"], Placeholder)  # old ones call a function
+
+
+def test_views_of_one_storage_share_it(tmp_path):
+    whole = torch.arange(10.0)
+    torch.save({"a": whole, "b": whole[5:]}, tmp_path / "x.pt")
+    found = read_checkpoint(tmp_path / "x.pt").value
+    assert found["a"][5:].data_ptr() == found["b"].data_ptr()
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says so")
+def test_memory_is_taken_when_tensors_are_used_and_given_back(tmp_path):
+    size = 2**26
+    torch.save({"a": torch.ones(size // 4)}, tmp_path / "x.pt")
+    before = resident()
+    checkpoint = read_checkpoint(tmp_path / "x.pt")
+    assert resident() - before < size / 4
+    for _ in range(2):
+        assert checkpoint.value["a"].sum() == size // 4
+        assert resident() - before > size / 2
+        checkpoint.forget()
+        assert resident() - before < size / 4
+
+
+def test_what_is_not_built_is_kept_as_what_it_says(tmp_path):
+    value = {"args": argparse.Namespace(lr=0.1), "type": np.ndarray, "path": Path("a")}
+    torch.save(value, tmp_path / "x.pt")
+    found = read_checkpoint(tmp_path / "x.pt").value
+    assert all(type(v) is Placeholder for v in found.values())
+    assert found["args"].name == "argparse.Namespace"
+    assert found["args"].state == {"lr": 0.1}
+    assert found["type"].name == "numpy.ndarray"
+    assert found["path"].arguments == ("a",)
+    assert repr(found["type"]) == "<placeholder for numpy.ndarray>"
+
+
+# --- gadgets ----------------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call of a function with arguments."""
+
+    def __init__(self, function, *arguments, state=None, items=None):
+        self.how = (function, arguments, state, iter(items) if items else None)
+
+    def __reduce__(self):
+        return self.how
+
+
+class Trap:
+    """Anything that is done with it is noticed: the pickles below name it where it is defined."""
+
+    noticed: list[str] = []  # noqa: RUF012
+
+    def __new__(cls, *arguments, **keywords):
+        cls.noticed.append("new")
+        return super().__new__(cls)
+
+    def __init__(self, *arguments, **keywords):
+        self.noticed.append("init")
+
+    def __setstate__(self, state):
+        self.noticed.append("setstate")
+
+    def __setitem__(self, key, value):
+        self.noticed.append("setitem")
+
+    def append(self, value):
+        self.noticed.append("append")
+
+    extend = append
+
+    def __hash__(self):
+        self.noticed.append("hash")
+        return 0
+
+
+def trap(*arguments):
+    Trap.noticed.append("called")
+
+
+HERE = __name__
+TRAP, MADE = name(HERE, "Trap"), name(HERE, "Trap") + b")\x81"
+TOUCH = "touch pwned"
+
+# As opcodes, where no object pickles so. All begin in protocol 2; {} stands for nothing.
+OPCODES = {
+    "reduce": name(HERE, "trap") + b")R.",
+    "global": f"c{HERE}\ntrap\n".encode() + b")R.",
+    "inst": f"(i{HERE}\nTrap\n".encode() + b".",
+    "inst with arguments": b"(" + text(TOUCH) + b"ios\nsystem\n.",
+    "obj": b"(" + TRAP + b"o.",
+    "newobj": MADE + b".",
+    "newobj_ex": TRAP + b")" + b"}" + text("a") + b"K\x01s\x92.",
+    "build": MADE + b"}" + text("a") + b"K\x01sb.",
+    "build with slots": MADE + b"N}" + text("a") + b"K\x01s\x86b.",
+    "build on a list": b"]}" + text("__class__") + TRAP + b"sb.",
+    "setitem": MADE + text("a") + b"K\x01s.",
+    "setitems": MADE + b"(" + text("a") + b"K\x01u.",
+    "append": MADE + b"K\x01a.",
+    "appends": MADE + b"(K\x01e.",
+    "additems": MADE + b"(K\x01\x90.",
+    "key of a dict": b"}" + MADE + b"K\x01s.",
+    "member of a set": b"\x8f(" + MADE + b"\x90.",
+    "extension 1": b"\x82\x01.",
+    "extension 2": b"\x83\x01\x02)R.",
+    "extension 4": b"\x84\x01\x00\x00\x00)R.",
+    "dotted name": name(HERE, "trap.__globals__.__getitem__") + text("trap") + b"\x85R)R.",
+    "getattr chain": (
+        name("builtins", "getattr") + name(HERE, "Trap") + text("mro") + b"\x86R)R."  # Trap.mro()
+    ),
+    "memoised function": name(HERE, "trap") + b"\x940h\x00)R.",
+    "call of a call": name("functools", "partial") + name(HERE, "trap") + b"\x85R)R.",
+    "import": name("builtins", "__import__") + text("gadget_module") + b"\x85R.",
+    "import by name": name("gadget_module", "anything") + b".",
+    "a builder's arguments": name("collections", "OrderedDict") + MADE + b"\x85R.",
+    "a builder made of a trap": name("torch._utils", "_rebuild_tensor_v2") + b"(" + MADE + b"K\x00)))tR.",
+    "persistent id in text": b"P0\n.",
+    "persistent id of a trap": MADE + b"Q.",
+    "storage type of a trap": b"(" + text("storage") + MADE + text("0") + text("cpu") + b"K\x01tQ0N.",
+    "out-of-band buffer": b"\x97.",
+}
+
+OBJECTS = {
+    "os.system": Call(os.system, TOUCH),
+    "subprocess": Call(subprocess.check_output, ["touch", "pwned"]),
+    "eval": Call(eval, f"__import__('os').system({TOUCH!r})"),
+    "exec": Call(exec, f"import os; os.system({TOUCH!r})"),
+    "open": Call(open, "pwned", "w"),
+    "getattr": Call(getattr, Call(__import__, "os"), "system"),
+    "partial": Call(functools.partial(os.system, TOUCH)),
+    "importlib": Call(importlib.import_module, "gadget_module"),
+    "runpy": Call(runpy.run_path, "gadget_module.py"),
+    "map": Call(list, Call(map, os.system, [TOUCH])),
+    "methodcaller": Call(operator.methodcaller("mkdir"), Path("pwned")),
+    "attrgetter": Call(operator.attrgetter("system")),
+    "pathlib": Call(Path.touch, Path("pwned")),
+    "shutil": Call(shutil.copyfile, "gadget_module.py", "pwned"),
+    "nested pickle": Call(pickle.loads, pickle.dumps(Call(os.system, TOUCH))),
+    "torch.load": Call(torch.load, "inner.pt"),
+    "torch's storage loader": Call(torch.storage._load_from_bytes, pickle.dumps(Call(os.system, TOUCH))),
+    "numpy.load": Call(np.load, "inner.npy", None, True),
+    "numpy reconstruct": np.array([Call(os.system, TOUCH)], dtype=object),
+    "from_file": Call(torch.from_file, "pwned", True, 8),
+    "state": Call(argparse.Namespace, state={"x": Call(os.system, TOUCH)}),
+    "items": Call(collections.deque, items=[Call(os.system, TOUCH)]),
+    "key": {Call(os.system, TOUCH): 1},
+}
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A folder to be in, with a module that must not be imported; afterwards nothing has happened."""
+    (tmp_path / "gadget_module.py").write_text("open('pwned', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Trap, "noticed", [])
+    before = set(sys.modules)
+    yield tmp_path
+    assert not (tmp_path / "pwned").exists()
+    assert not Trap.noticed
+    assert "gadget_module" not in sys.modules
+    assert {m for m in set(sys.modules) - before if not m.startswith(("torch", "encodings"))} == set()
+
+
+def read_or_refuse(path: Path) -> object:
+    """What a file holds, or None where it is refused."""
+    try:
+        return read_checkpoint(path).value
+    except InputError:
+        return None
+
+
+@pytest.mark.parametrize("gadget", OPCODES)
+def test_opcodes_do_nothing(watched, gadget):
+    pickled = b"\x80\x04" + OPCODES[gadget]
+    value = read_or_refuse(container(watched / "x.pt", pickled))
+    assert value is None or isinstance(value, Placeholder | list | dict | set)
+
+
+@pytest.mark.parametrize(
+    "gadget", ["reduce", "inst", "obj", "newobj", "newobj_ex", "build", "setitem", "append"]
+)
+def test_these_opcodes_would_do_something(watched, monkeypatch, gadget):
+    """The tests above would notice: Python's own unpickler falls for them."""
+    pickle.loads(b"\x80\x04" + OPCODES[gadget])
+    assert Trap.noticed
+    monkeypatch.setattr(Trap, "noticed", [])
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("gadget", OBJECTS)
+def test_gadgets_do_nothing(watched, gadget, zipped):
+    path = watched / "x.pt"
+    weight = torch.arange(3.0)
+    torch.save({"weight": weight, "gadget": OBJECTS[gadget]}, path, _use_new_zipfile_serialization=zipped)
+    value = read_or_refuse(path)
+    if value is not None:  # inert: what stands beside it is whole
+        assert torch.equal(value["weight"], weight)
+        assert isinstance(value["gadget"], Placeholder | dict)
+
+
+def test_the_files_of_gadgets_would_do_something(watched):
+    torch.save(OBJECTS["os.system"], watched / "x.pt")
+    with zipfile.ZipFile(watched / "x.pt") as archive:
+        pickle.loads(archive.read("x/data.pkl"))
+    assert (watched / "pwned").exists()
+    (watched / "pwned").unlink()
+
+
+def test_nothing_is_imported_or_looked_up(watched, monkeypatch):
+    torch.save({"gadget": OBJECTS["eval"], "x": torch.ones(2)}, watched / "x.pt")
+    real = builtins.__import__
+
+    def spy(module, *rest, **more):
+        assert module not in ("os", "builtins", "subprocess"), module
+        return real(module, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", spy)
+    assert isinstance(read_checkpoint(watched / "x.pt").value["gadget"], Placeholder)
+
+
+# --- bombs ------------------------------------------------------------------------------------------
+
+
+def tensor(shape, stride, offset=0, count=4) -> bytes:
+    """Opcodes of a tensor over a storage of 4 numbers that is called 0."""
+    numbers = [b"(" + b"".join(pickle.dumps(n, 2)[2:-1] for n in side) + b"t" for side in (shape, stride)]
+    storage = (
+        b"(" + text("storage") + name("torch", "FloatStorage") + text("0") + text("cpu")
+        + pickle.dumps(count, 2)[2:-1] + b"tQ"
+    )  # fmt: skip
+    parts = storage + pickle.dumps(offset, 2)[2:-1] + numbers[0] + numbers[1] + b"\x89}"
+    return b"\x80\x04" + name("torch._utils", "_rebuild_tensor_v2") + b"(" + parts + b"tR."
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "offset", "count"),
+    [
+        ((5,), (1,), 0, 4),
+        ((2,), (4,), 0, 4),
+        ((4,), (1,), 1, 4),
+        ((10**12,), (0,), 0, 4),  # a few bytes that stand for terabytes
+        ((2, 2), (1,), 0, 4),
+        ((2**70,), (1,), 0, 4),
+        ((0, 2**70), (1, 1), 0, 4),
+        ((-1,), (1,), 0, 4),
+        ((4,), (-1,), 3, 4),
+        ((4,), (1,), -1, 4),
+        ((5,), (1,), 0, 5),
+        ((1,), (1,), 0, 2**62),
+        ((1,), (1,), 0, -1),
+    ],
+)
+def test_tensors_stay_inside_their_numbers(tmp_path, shape, stride, offset, count):
+    path = container(tmp_path / "x.pt", tensor(shape, stride, offset, count), **{"data/0": b"\0" * 16})
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        read_checkpoint(path)
+
+
+def test_the_same_tensor_inside_its_numbers_is_read(tmp_path):
+    numbers = np.arange(4, dtype=np.float32).tobytes()
+    path = container(tmp_path / "x.pt", tensor((2, 2), (1, 2)), **{"data/0": numbers})
+    assert torch.equal(read_checkpoint(path).value, torch.tensor([[0.0, 2.0], [1.0, 3.0]]))
+
+
+def test_a_deep_or_circular_value_is_no_harm(tmp_path):
+    deep = b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    assert isinstance(read_checkpoint(container(tmp_path / "deep.pt", deep)).value, list)
+    round_ = b"\x80\x04}\x94" + text("me") + b"h\x00s."
+    value = read_checkpoint(container(tmp_path / "round.pt", round_)).value
+    assert value["me"] is value
+    key = b"\x80\x04})" + b"\x85" * 100_000 + b"K\x01s."  # its hash would overflow the stack
+    assert read_or_refuse(container(tmp_path / "key.pt", key)) is None
+
+
+# --- damage -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_file_cut_anywhere_is_refused(tmp_path, zipped):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(40), "b": [torch.ones(3)]}, path, _use_new_zipfile_serialization=zipped)
+    data = path.read_bytes()
+    for length in [0, 1, 2, 30, *range(40, len(data) - 1, 97)]:
+        path.write_bytes(data[:length])
+        assert read_or_refuse(path) is None, length
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+def test_bytes_that_were_changed_do_no_harm(watched):
+    """Whatever one byte is turned into: something is read, or the file is refused."""
+    path = watched / "x.pt"
+    good = pickle.dumps({"a": [1, 2.5, "x", (3,)], "b": argparse.Namespace(c=4)}, 2)
+    random = np.random.default_rng(0)
+    for _ in range(600):
+        data = bytearray(good)
+        data[random.integers(len(data))] = random.integers(256)
+        read_or_refuse(container(path, bytes(data)))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is no checkpoint"),
+        (b"<html>404</html>", "is no checkpoint"),
+        (b"PK\x03\x04 but no zip", "cannot be read"),
+        (pickle.dumps({"a": 1}), "not one of PyTorch's"),
+        (pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1002, 2), "not one of PyTorch's"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, data, says):
+    path = tmp_path / "x.pt"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=says):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none.pt"):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_checkpoint(path)
+
+
+def test_zips_that_torch_would_not_write_are_refused(tmp_path):
+    good = pickle.dumps({}, 2)
+    with pytest.raises(InputError, match=r"no data\.pkl"):
+        read_checkpoint(_renamed(tmp_path / "b.pt"))
+    with pytest.raises(InputError, match="big-endian"):
+        read_checkpoint(container(tmp_path / "c.pt", good, byteorder=b"big"))
+    with zipfile.ZipFile(tmp_path / "d.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", good * 100)
+    with pytest.raises(InputError, match="compressed"):
+        read_checkpoint(tmp_path / "d.pt")
+
+
+def _renamed(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.pkl", b"")
+    return path
+
+
+def test_numbers_that_are_missing_or_cut_short_are_refused(tmp_path):
+    for entries in ({}, {"data/0": b"\0" * 15}):
+        with pytest.raises(InputError, match="the numbers of storage '0' are"):
+            read_checkpoint(container(tmp_path / "x.pt", tensor((4,), (1,)), **entries))
+
+
+def test_numbers_at_odd_places_are_read(tmp_path):
+    numbers = np.arange(4, dtype=np.float32).tobytes()
+    for pad in range(4):
+        path = container(tmp_path / "x.pt", tensor((4,), (1,)), **{"pad": b"x" * pad, "data/0": numbers})
+        assert torch.equal(read_checkpoint(path).value, torch.arange(4.0))
+
+
+def test_types_that_are_not_read_are_placeholders(tmp_path):
+    torch.save({"a": torch.ones(2, dtype=torch.complex64), "b": torch.ones(2)}, tmp_path / "x.pt")
+    found = read_checkpoint(tmp_path / "x.pt").value
+    assert isinstance(found["a"], Placeholder)
+    assert torch.equal(found["b"], torch.ones(2))
+
+
+def test_what_stands_behind_a_pickle_is_left(tmp_path):
+    stream = io.BytesIO(pickle.dumps([1]) + pickle.dumps("two"))
+    assert load_pickle(stream, lambda _: None) == [1]
+    assert load_pickle(stream, lambda _: None) == "two"
