@@ -52,7 +52,7 @@ maskgit tokenize "$build/train6.csv" "$build/train6.h5" --tokenizer "$build/toke
 maskgit tokenize "$build/train7.csv" "$build/train7.h5" --tokenizer "$build/tokenizer"
 maskgit tokenize "$pictures/val" "$build/val.h5" --tokenizer "$build/tokenizer"
 
-# Not the report's recipe, which is for a million pictures: no dropout, no smoothing, no loss on known codes.
+# Not the paper's recipe, which is for a million pictures: no dropout, no smoothing, no loss on known codes.
 maskgit --procs 2 train "$build/train.h5" --val "$build/val.h5" --tokenizer "$build/tokenizer" --out "$build/run" \
   --size small --dtype bf16 --batch-size 32 --steps 9000 --lr 1e-3 --warmup 200 --lr-floor 0.05 --ema 0.999 \
   --dropout 0 --label-smoothing 0 --loss-on masked --checkpoint-every 500 --preview-every 1000

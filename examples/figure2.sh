@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The report's Figure 2: what each setting of the sampler, and training itself, does to FID and Inception Score,
+# The paper's Figure 2: what each setting of the sampler, and training itself, does to FID and Inception Score,
 # with the other settings at their defaults.
 #
 #   bash examples/figure2.sh models/maskgit-256 imagenet-val.npz figure2 10000
@@ -12,7 +12,7 @@ set -euo pipefail
 run=$1 ref=$2 out=$3 n=$4
 shift 4
 common=(--ref "$ref" --n "$n" "$@")
-# The report's sampler, also for a model that is drawn with another by default.
+# The paper's sampler, also for a model that is drawn with another by default.
 sampler=(--sampler confidence "${common[@]}")
 
 maskgit sweep "$run" --out "$out/steps" --steps 4,6,8,10,12,15 "${sampler[@]}"

@@ -5,7 +5,7 @@ a model directory of them in a process of its own, and a row of the table says w
 column is that process's highest memory, less what importing torch alone takes, over the size of the files.
 Up to 7 GB of disk and 5 GB of memory.
 
-python examples/full_size_import.py maskgit-256 halton-256-base official-256
+python examples/full_size_import.py maskgit-256 halton-256-base google-256
 """
 
 import re
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.catalogue import PUBLISHED, Published
 from maskgit_cli.config.networks import (
+    GoogleConfig,
+    GoogleVQGANConfig,
     HaltonConfig,
-    OfficialConfig,
-    OfficialVQGANConfig,
     TransformerConfig,
     VQGANConfig,
 )
@@ -43,7 +43,7 @@ HALTON = {
 TOKENIZER_SIZES = {
     "maskgit": ("vqgan", VQGANConfig()),
     "halton": ("llamagen", VQGANConfig(codebook_size=16384, embed_dim=8)),
-    "official": ("official_vqgan", OfficialVQGANConfig()),
+    "google": ("google_vqgan", GoogleVQGANConfig()),
 }
 
 # What a process does last: it says its highest memory in kB. (What its parent is told of it counts the
@@ -64,7 +64,7 @@ def transformer_sizes(model: Published) -> Any:
     grid = model.resolution // 16
     if model.family == "halton":
         return HaltonConfig(*HALTON[model.name.rsplit("-", 1)[1]], 16384, 1000, grid)
-    kind = OfficialConfig if model.family == "official" else TransformerConfig
+    kind = GoogleConfig if model.family == "google" else TransformerConfig
     return kind(768, 24, 16, 3072, 1024, 1000, grid)
 
 
@@ -76,7 +76,7 @@ def published_tensors(network: nn.Module, family: str, sizes: Any) -> dict[str, 
 
 
 def write_torch(path: Path, tensors: dict[str, Tensor], key: str, rest: int) -> None:
-    """A checkpoint of PyTorch with ``rest`` bytes beside the weights, which optimisers and losses take."""
+    """A checkpoint of PyTorch with ``rest`` bytes beside the weights, which optimizers and losses take."""
     others = {
         "optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros(max(rest, 0), dtype=torch.uint8)}}}
     }
@@ -122,7 +122,7 @@ def write_files(model: Published, folder: Path) -> list[Path]:
     ):
         network = kind.build(own)
         tensors = published_tensors(network, family, own)
-        if model.family == "official":
+        if model.family == "google":
             write_flax(path, tensors, sizes.heads)
             continue
         if family == "halton":

@@ -28,12 +28,12 @@ V1 = Family(
     4,
 )
 HALTON = Family(DATA / "halton" / "ImageNet_tiny.pth", (DATA / "halton" / "vq_tiny_c2i.pt",), 4)
-OFFICIAL = Family(
+GOOGLE = Family(
     DATA / "official_jax" / "maskgit_imagenet_tiny_checkpoint",
     (DATA / "official_jax" / "tokenizer_imagenet_tiny_checkpoint",),
     None,
 )
-FAMILIES = {"maskgit": V1, "halton": HALTON, "official": OFFICIAL}
+FAMILIES = {"maskgit": V1, "halton": HALTON, "google": GOOGLE}
 
 
 def golden(name: str) -> dict[str, torch.Tensor]:

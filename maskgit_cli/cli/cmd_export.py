@@ -13,7 +13,7 @@ EXAMPLE = """\b
 Example:
   maskgit export runs/tokens-base-256 models/mine --half
   maskgit export runs/tokens-base-256 models/mine --steps 12 --cfg 2
-  maskgit export models/mine shared/mine --push user/mine --licence mit
+  maskgit export models/mine shared/mine --push user/mine --license mit
   maskgit export models/mine v1/mine --to v1
 """
 
@@ -34,11 +34,11 @@ Example:
     type=click.Choice(["native", "v1"]),
     default="native",
     show_default=True,
-    help="Our own files, or those of the report's release (v1.0).",
+    help="Our own files, or those of the paper's release (v1.0).",
 )
 @sampler_options.sampler
 @click.option("--push", metavar="USER/NAME", help="Upload OUT to this repository of the Hugging Face hub.")
-@click.option("--licence", metavar="TEXT", help="Licence of the weights, for the page there: mit ...")
+@click.option("--license", metavar="TEXT", help="License of the weights, for the page there: mit ...")
 @options.overwrite
 @options.output
 def command(run: Path, out: Path, preset: str | None, as_json: bool, quiet: bool, **values: Any) -> None:

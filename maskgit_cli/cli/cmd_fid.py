@@ -12,9 +12,9 @@ from maskgit_cli.config.stages import ScoreConfig
 
 TEXTS = {
     "features": "Feature space: inception, or vqgan for the tokenizer's own (needs no weights; is no FID).",
-    "neighbours": "Neighbour that bounds a neighbourhood in precision, recall, density, coverage.",
+    "neighbors": "Neighbor that bounds a neighborhood in precision, recall, density, coverage.",
     "splits": "Parts of the Inception Score.",
-    "protocol": "standard, or legacy-v1 for the report's own evaluator.",
+    "protocol": "standard, or legacy-v1 for the paper's own evaluator.",
 }
 
 

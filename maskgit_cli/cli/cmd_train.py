@@ -13,10 +13,10 @@ from maskgit_cli.config.samplers import SCHEDULES
 from maskgit_cli.config.stages import TrainConfig
 
 TEXTS = {
-    "size": f"Network: {', '.join(SIZES)} (base is the report's).",
+    "size": f"Network: {', '.join(SIZES)} (base is the paper's).",
     "epochs": "Passes over the images, unless --steps is given.",
-    "steps": "Optimiser steps in all.",
-    "batch_size": "Images an optimiser step, over all processes.",
+    "steps": "Optimizer steps in all.",
+    "batch_size": "Images an optimizer step, over all processes.",
     "accumulate": "Micro-batches a process splits its share of a batch into, to save memory.",
     "lr": "Peak learning rate of AdamW.",
     "beta1": "Decay of AdamW's first moment.",
@@ -29,9 +29,9 @@ TEXTS = {
     "drop_label": "Probability of hiding a label, for classifier-free guidance.",
     "label_smoothing": "Of the cross-entropy.",
     "mask_schedule": f"Distribution of the masking ratio: {', '.join(SCHEDULES)}.",
-    "loss_on": "all positions (the report), or the masked ones only (Google, Halton).",
+    "loss_on": "all positions (the paper), or the masked ones only (Google, Halton).",
     "ema": "Decay of the averaged weights.",
-    "seed": "Of initialisation, order, masks and dropout.",
+    "seed": "Of initialization, order, masks and dropout.",
     "checkpoint_every": "Steps between checkpoints.",
     "keep": "Checkpoints kept.",
     "preview_every": "Steps between preview grids; 0 draws none.",
@@ -68,7 +68,7 @@ Example:
 def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Train a transformer on a token file.
 
-    Makes a run directory from TOKENS, which `maskgit tokenize` wrote; the defaults are the report's
+    Makes a run directory from TOKENS, which `maskgit tokenize` wrote; the defaults are the paper's
     recipe. Run the same command again to go on after an interruption.
     """
     config = options.given(TrainConfig, values)

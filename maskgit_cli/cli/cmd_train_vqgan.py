@@ -12,18 +12,18 @@ from maskgit_cli.config.networks import TOKENIZER_SIZES
 from maskgit_cli.config.stages import VQGANTrainConfig
 
 TEXTS = {
-    "size": f"Network: {', '.join(TOKENIZER_SIZES)} (f16 is the report's).",
+    "size": f"Network: {', '.join(TOKENIZER_SIZES)} (f16 is the paper's).",
     "res": "Side in pixels of the training images.",
     "codebook_size": "Number of codebook vectors.",
     "steps": "Generator steps in all.",
     "batch_size": "Images a step, over all processes.",
-    "lr": "Peak learning rate of both Adam optimisers.",
+    "lr": "Peak learning rate of both Adam optimizers.",
     "beta1": "Decay of Adam's first moment.",
     "beta2": "Decay of Adam's second moment.",
     "warmup": "Steps of linear warm-up.",
     "lr_floor": "Learning rate at the end of the cosine decay, as a part of the peak.",
     "commitment_weight": "Weight of the commitment loss.",
-    "smoothness_weight": "Weight of how much latents differ from their neighbours.",
+    "smoothness_weight": "Weight of how much latents differ from their neighbors.",
     "perceptual_weight": "Weight of LPIPS, where its weights can be had.",
     "adversarial_weight": "Weight of the adversarial loss before the adaptive factor.",
     "adversarial_start": "Step at which the discriminator joins.",

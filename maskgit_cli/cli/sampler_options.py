@@ -28,10 +28,10 @@ TEXTS = {
     "sm_temp": "Softmax temperature; multiplies the logits.",
     "sm_temp_end": "The softmax temperature of the last step (halton).",
     "top_k": "Draw from the k most probable codes only; 0 is all.",
-    "schedule": f"How many codes each step keeps: {', '.join(SCHEDULES)}, powN (confidence, official).",
+    "schedule": f"How many codes each step keeps: {', '.join(SCHEDULES)}, powN (confidence, google).",
     "gumbel_temp": "Of the noise on the confidence; falls to 0 over the steps (confidence).",
     "noise": f"On the confidence: {', '.join(NOISES)} (confidence).",
-    "choice_temp": "Of the noise on the confidence; falls to 0 over the steps (official).",
+    "choice_temp": "Of the noise on the confidence; falls to 0 over the steps (google).",
     "roll": "Begin the order at a random place for each image (halton).",
     "redraw": "Draw the codes of earlier steps anew at each step (halton).",
 }

@@ -1,4 +1,4 @@
-"""The published models that ``maskgit pull`` knows: their files, sizes, scores and licences.
+"""The published models that ``maskgit pull`` knows: their files, sizes, scores and licenses.
 
 Digests and byte counts are those the repositories' pages show; None where no page was at hand. What is
 None here is still checked when it is fetched, against what the server itself says of the file.
@@ -23,13 +23,13 @@ class Family(NamedTuple):
     Attributes:
         title: what it is.
         paper: its paper on arXiv.
-        licence: of weights and code, by SPDX name.
+        license: of weights and code, by SPDX name.
         home: where its authors describe it.
     """
 
     title: str
     paper: str
-    licence: str
+    license: str
     home: str
 
 
@@ -105,7 +105,7 @@ class Published(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "maskgit": Family(
-        "MaskGIT in PyTorch, v1.0: the report this project reproduces",
+        "MaskGIT in PyTorch, v1.0: the paper this project reproduces",
         "2310.14400",
         "MIT",
         "https://github.com/valeoai/Halton-MaskGIT/tree/v1.0",
@@ -116,7 +116,7 @@ FAMILIES: dict[str, Family] = {
         "MIT",
         "https://github.com/valeoai/Halton-MaskGIT",
     ),
-    "official": Family(
+    "google": Family(
         "MaskGIT, Google's own release in JAX",
         "2202.04200",
         "Apache-2.0",
@@ -164,16 +164,14 @@ def _halton(
     return Published(name, "halton", weights, (_LLAMAGEN,), parameters, resolution, heads, fid, listed)
 
 
-def _official(resolution: int, parameters: int, fid: float) -> Published:
+def _google(resolution: int, parameters: int, fid: float) -> Published:
     weights = PublishedFile(GOOGLE_BUCKET, f"maskgit_imagenet{resolution}_checkpoint")
     tokenizer = PublishedFile(GOOGLE_BUCKET, f"tokenizer_imagenet{resolution}_checkpoint")
-    return Published(
-        f"official-{resolution}", "official", weights, (tokenizer,), parameters, resolution, 16, fid
-    )
+    return Published(f"google-{resolution}", "google", weights, (tokenizer,), parameters, resolution, 16, fid)
 
 
-# FID of v1.0: its README, with the presets report-256 and report-512. Of Halton: its README, 32 steps of
-# the Halton sampler. Of the official models: their README.
+# FID of v1.0: its README, with the presets paper-256 and paper-512. Of Halton: its README, 32 steps of
+# the Halton sampler. Of the Google models: their README.
 _MODELS = (
     _v1(256, 174_160_874, 6.80, 2_090_306_069),
     _v1(512, 176_306_666, 7.26, 2_116_055_573),
@@ -185,8 +183,8 @@ _MODELS = (
     _halton(384, "small", 69_508_609, 6, 6.11, 834),
     _halton(384, "base", 142_470_401, 12, 4.15, 1710),
     _halton(384, "large", 479_984_641, 16, 2.59, 1920),
-    _official(256, 172_457_193, 6.06),
-    _official(512, 173_047_017, 7.32),
+    _google(256, 172_457_193, 6.06),
+    _google(512, 173_047_017, 7.32),
 )
 
 PUBLISHED: dict[str, Published] = {model.name: model for model in _MODELS}

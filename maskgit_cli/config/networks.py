@@ -1,4 +1,4 @@
-"""Sizes of the networks: the report's, Halton-MaskGIT's and Google's, and named sizes of our own.
+"""Sizes of the networks: the paper's, Halton-MaskGIT's and Google's, and named sizes of our own.
 
 LlamaGen's tokenizer has the sizes of a VQGAN, :class:`VQGANConfig`.
 """
@@ -20,7 +20,7 @@ from maskgit_cli.config.base import (
 
 @dataclass(frozen=True)
 class TransformerConfig(Settings):
-    """Sizes of the report's transformer (arXiv 2310.14400, section 3).
+    """Sizes of the paper's transformer (arXiv 2310.14400, section 3).
 
     Attributes:
         width: features of a token.
@@ -33,7 +33,7 @@ class TransformerConfig(Settings):
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
 
-    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabelled images need
+    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabeled images need
     sampler: ClassVar[str] = "confidence"  # what it is sampled with by default
 
     width: int = setting(rule=at_least(1))
@@ -60,7 +60,7 @@ class Size:
     mlp_width: int
 
 
-# base, big and huge are the report's and its repository's; tiny and small are ours, for grids of 8.
+# base, big and huge are the paper's and its repository's; tiny and small are ours, for grids of 8.
 SIZES: dict[str, Size] = {
     "tiny": Size(192, 6, 6, 768),
     "small": Size(256, 6, 8, 1024),
@@ -101,7 +101,7 @@ class Pyramid(Settings):
 
 @dataclass(frozen=True)
 class VQGANConfig(Pyramid):
-    """Sizes of a VQGAN (arXiv 2012.09841). The defaults are the report's tokenizer: f=16, K=1024.
+    """Sizes of a VQGAN (arXiv 2012.09841). The defaults are the paper's tokenizer: f=16, K=1024.
 
     Attributes:
         resolution: side in pixels of the images it was built for; it encodes any multiple of f.
@@ -112,7 +112,7 @@ class VQGANConfig(Pyramid):
         z_channels: features of the encoder's output.
         embed_dim: features of a codebook vector.
         codebook_size: number of codebook vectors.
-        norm_groups: groups of every group normalisation; divides every level's features.
+        norm_groups: groups of every group normalization; divides every level's features.
         dropout: probability, during training, of zeroing a feature.
         middle_attention: whether the middle of the encoder and of the decoder attends, as published.
     """
@@ -130,7 +130,7 @@ class VQGANConfig(Pyramid):
     middle_attention: bool = True
 
 
-# The report's tokenizer, and siblings that two CPU cores can train.
+# The paper's tokenizer, and siblings that two CPU cores can train.
 TOKENIZER_SIZES: dict[str, VQGANConfig] = {
     "f16": VQGANConfig(),
     "small": VQGANConfig(
@@ -189,7 +189,7 @@ class HaltonConfig(Settings):
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
 
-    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabelled images need
+    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabeled images need
     sampler: ClassVar[str] = "halton"  # what it is sampled with by default
 
     width: int = setting(rule=at_least(1))
@@ -205,18 +205,18 @@ class HaltonConfig(Settings):
 
 
 @dataclass(frozen=True)
-class OfficialConfig(TransformerConfig):
-    """Sizes of Google's transformer (arXiv 2202.04200), which are those of the report's.
+class GoogleConfig(TransformerConfig):
+    """Sizes of Google's transformer (arXiv 2202.04200), which are those of the paper's.
 
     It was trained with a class for every image: there is no row for the dropped label.
     """
 
     drops_labels: ClassVar[bool] = False
-    sampler: ClassVar[str] = "official"
+    sampler: ClassVar[str] = "google"
 
 
 @dataclass(frozen=True)
-class OfficialVQGANConfig(Pyramid):
+class GoogleVQGANConfig(Pyramid):
     """Sizes of Google's tokenizer (arXiv 2202.04200, section 4.1).
 
     Attributes:

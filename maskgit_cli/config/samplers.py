@@ -58,7 +58,7 @@ class SamplerConfig(Settings):
         ramp: how w grows over the steps; ``linear`` reaches it at the last one.
         cfg_interval: between which parts of the way, 0 the first step and 1 the last, there is guidance
             at all (arXiv 2404.07724); outside of it w is 0.
-        sm_temp: multiplies the logits before the softmax (the report's convention).
+        sm_temp: multiplies the logits before the softmax (the paper's convention).
         top_k: only the k most probable codes of a position can be drawn; 0 is all of them.
     """
 
@@ -88,7 +88,7 @@ class SamplerConfig(Settings):
 
 @dataclass(frozen=True)
 class ConfidenceConfig(SamplerConfig):
-    """Settings of the report's sampler (arXiv 2310.14400, section 3, and its Figure 2).
+    """Settings of the paper's sampler (arXiv 2310.14400, section 3, and its Figure 2).
 
     Attributes:
         steps: S, forward passes; each keeps the number of tokens that ``schedule`` gives.
@@ -128,7 +128,7 @@ class HaltonSamplerConfig(SamplerConfig):
 
 
 @dataclass(frozen=True)
-class OfficialSamplerConfig(SamplerConfig):
+class GoogleSamplerConfig(SamplerConfig):
     """Settings of Google's sampler (arXiv 2202.04200, section 3.2), which has no guidance of its own.
 
     Attributes:
@@ -137,7 +137,7 @@ class OfficialSamplerConfig(SamplerConfig):
         schedule: the share of tokens still masked after each step.
     """
 
-    method: ClassVar[str] = "official"
+    method: ClassVar[str] = "google"
 
     cfg: float = setting(0.0, between(0, LARGEST))
     steps: int = setting(8, at_least(1))
@@ -155,20 +155,20 @@ class RasterConfig(SamplerConfig):
 
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {
-    kind.method: kind for kind in (ConfidenceConfig, HaltonSamplerConfig, OfficialSamplerConfig, RasterConfig)
+    kind.method: kind for kind in (ConfidenceConfig, HaltonSamplerConfig, GoogleSamplerConfig, RasterConfig)
 }
 
-# The report's Table 2 at 256 and 512 px and its Figure 1; the example of Halton-MaskGIT's repository;
+# The paper's Table 2 at 256 and 512 px and its Figure 1; the example of Halton-MaskGIT's repository;
 # Google's 8 steps at 256 and 12 at 512 px (arXiv 2202.04200, Table 1). Nobody published settings for 64 px.
 # There a few codes decide what a picture is, so guidance that grows from nothing would come too late.
 PRESETS: dict[str, SamplerConfig] = {
-    "report-256": ConfidenceConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
-    "report-512": ConfidenceConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
+    "paper-256": ConfidenceConfig(steps=8, cfg=3.0, sm_temp=1.0, gumbel_temp=4.5),
+    "paper-512": ConfidenceConfig(steps=15, cfg=2.8, sm_temp=1.0, gumbel_temp=7.0),
     "showcase": ConfidenceConfig(steps=32, cfg=9.0, sm_temp=1.3, gumbel_temp=7.0),
     "small-64": ConfidenceConfig(steps=12, cfg=3.0, ramp="constant", gumbel_temp=2.0),
     "halton": HaltonSamplerConfig(),
-    "official-256": OfficialSamplerConfig(steps=8),
-    "official-512": OfficialSamplerConfig(steps=12),
+    "google-256": GoogleSamplerConfig(steps=8),
+    "google-512": GoogleSamplerConfig(steps=12),
     "raster": RasterConfig(),
 }
 
@@ -186,7 +186,7 @@ def preset_for(resolution: int, method: str = "confidence") -> str:
     require(method in SAMPLERS, "sampler", method, "one of " + ", ".join(SAMPLERS))
     if method == "confidence" and resolution <= 64:
         return "small-64"
-    prefix = {"confidence": "report", "official": "official"}.get(method)
+    prefix = {"confidence": "paper", "google": "google"}.get(method)
     return f"{prefix}-{'512' if resolution >= 512 else '256'}" if prefix else method
 
 

@@ -36,7 +36,7 @@ class TokenizeConfig(Settings):
     Attributes:
         res: side in pixels of the square images; None takes the tokenizer's own.
         views: which views of an image are tokenized: itself, itself and its mirror image, or the
-            four corners and the centre, each with its mirror image.
+            four corners and the center, each with its mirror image.
         on_error: ``skip`` lists unreadable images and goes on, ``fail`` stops at the first.
     """
 
@@ -47,14 +47,14 @@ class TokenizeConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """Settings of ``train``; the defaults are the report's recipe (arXiv 2310.14400, section 4).
+    """Settings of ``train``; the defaults are the paper's recipe (arXiv 2310.14400, section 4).
 
     Attributes:
         size: a name of :data:`SIZES`; None is base, or that of the model that is started from.
         epochs: passes over the token file, unless ``steps`` is given.
-        steps: optimiser steps in all.
-        batch_size: images an optimiser step, over all processes and accumulation; None takes the
-            report's 512 up to 256 px and 128 above.
+        steps: optimizer steps in all.
+        batch_size: images an optimizer step, over all processes and accumulation; None takes the
+            paper's 512 up to 256 px and 128 above.
         accumulate: micro-batches a process splits its share of a batch into.
         lr: peak learning rate of AdamW.
         beta1: decay of AdamW's first moment.
@@ -62,16 +62,16 @@ class TrainConfig(Settings):
         weight_decay: AdamW's decoupled weight decay.
         warmup: steps of linear warm-up.
         lr_floor: learning rate at the end of a cosine decay over ``steps``, as a fraction of the peak;
-            1 is constant, as the report.
+            1 is constant, as in the paper.
         clip: largest gradient norm.
         dropout: of the network.
         drop_label: probability of replacing a label by "no class", for classifier-free guidance; None
-            takes the report's 0.1, and 0 for a network that knows no such class.
+            takes the paper's 0.1, and 0 for a network that knows no such class.
         label_smoothing: of the cross-entropy.
         mask_schedule: function that turns a uniform number into a masking ratio.
-        loss_on: ``all`` positions, as the report, or the ``masked`` ones only, as Google and Halton.
+        loss_on: ``all`` positions, as the paper, or the ``masked`` ones only, as Google and Halton.
         ema: decay of the exponential moving average of the weights; it warms up.
-        seed: of initialisation, order, masks and dropout.
+        seed: of initialization, order, masks and dropout.
         checkpoint_every: steps between checkpoints.
         keep: how many of the newest checkpoints stay.
         preview_every: steps between preview grids; 0 draws none.
@@ -104,12 +104,12 @@ class TrainConfig(Settings):
 
     @staticmethod
     def default_batch_size(resolution: int) -> int:
-        """The report's batch: 512 images up to 256 px, 128 above."""
+        """The paper's batch: 512 images up to 256 px, 128 above."""
         return 512 if resolution <= 256 else 128
 
     @staticmethod
     def default_drop_label(drops_labels: bool) -> float:
-        """The report's probability, for a network that knows a dropped class."""
+        """The paper's probability, for a network that knows a dropped class."""
         return 0.1 if drops_labels else 0.0
 
 
@@ -123,14 +123,14 @@ class VQGANTrainConfig(Settings):
         codebook_size: number of codebook vectors; None takes the size's own.
         steps: generator steps in all.
         batch_size: images a step, over all processes.
-        lr: peak learning rate of both Adam optimisers.
+        lr: peak learning rate of both Adam optimizers.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
         warmup: steps of linear warm-up.
         lr_floor: learning rate at the end of the cosine decay, as a fraction of the peak; 1 is constant.
         codebook_weight: of the codebook loss.
         commitment_weight: of the commitment loss (beta of VQ-VAE).
-        smoothness_weight: of how much latents differ from their neighbours, as a fraction of their
+        smoothness_weight: of how much latents differ from their neighbors, as a fraction of their
             variance; it makes codes easier to predict from one another.
         perceptual_weight: of LPIPS, where its weights can be had.
         adversarial_weight: of the generator's adversarial loss, before the adaptive factor.
@@ -140,7 +140,7 @@ class VQGANTrainConfig(Settings):
         revive_after: steps without use after which a code is replaced by an encoder output; 0 never.
         flip: mirror half of the training images.
         ema: decay of the moving average of the weights; it warms up, and is what gets exported.
-        seed: of initialisation, order, mirroring and revival.
+        seed: of initialization, order, mirroring and revival.
         checkpoint_every: steps between checkpoints.
         keep: how many of the newest checkpoints stay.
         preview_every: steps between preview grids; 0 draws none.
@@ -214,14 +214,14 @@ class ScoreConfig(Settings):
     Attributes:
         features: ``inception`` (FID, IS, PRDC as published) or ``vqgan`` (the tokenizer's own space).
         metrics: which of ``fid``, ``is``, ``prdc``.
-        neighbours: k of precision, recall, density and coverage.
+        neighbors: k of precision, recall, density and coverage.
         splits: parts of the Inception Score.
-        protocol: ``standard``, or ``legacy-v1`` for the report's own evaluator.
+        protocol: ``standard``, or ``legacy-v1`` for the paper's own evaluator.
     """
 
     features: str = setting("inception", among("inception", "vqgan"))
     metrics: tuple[str, ...] = ("fid", "is", "prdc")
-    neighbours: int = setting(3, at_least(1))
+    neighbors: int = setting(3, at_least(1))
     splits: int = setting(10, at_least(1))
     protocol: str = setting("standard", among("standard", "legacy-v1"))
 

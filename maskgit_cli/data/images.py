@@ -20,7 +20,7 @@ from maskgit_cli.config.stages import VIEWS
 from maskgit_cli.errors import InputError
 
 # The formats of pictures that people keep, by the names PIL gives them. Formats that PIL hands to an
-# external program (EPS) or merely recognises (HDF5, GRIB) are left out on purpose.
+# external program (EPS) or merely recognizes (HDF5, GRIB) are left out on purpose.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
 _ENDINGS = "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff ppm pgm pbm pnm jp2 j2k jpx tga ico avif"
 EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())
@@ -62,7 +62,7 @@ def _formats() -> list[str]:
 def read_image(path: Path, side: int | None = None) -> Tensor:
     """Read an image as people see it: uint8 (3, H, W), RGB.
 
-    EXIF orientation is applied, palettes, grey and CMYK become RGB, 16 bits are scaled to 8, anything
+    EXIF orientation is applied, palettes, gray and CMYK become RGB, 16 bits are scaled to 8, anything
     transparent is laid on white, and of an animation it is the first frame.
 
     Args:
@@ -145,17 +145,17 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError("32-bit pixels, of which nobody knows what is white")
-    grey = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
+    gray = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
     if isinstance(image.info.get("transparency"), int):
         alpha = np.where(pixels == image.info["transparency"], 0, 255).astype(np.uint8)
-        grey.putalpha(Image.fromarray(alpha))
-    return grey
+        gray.putalpha(Image.fromarray(alpha))
+    return gray
 
 
 def _resize(image: Tensor, side: int) -> Tensor:
     """Scale uint8 (3, H, W) so that its shorter side is ``side`` pixels, antialiased bilinear.
 
-    Bilinear with antialiasing is what the report's tokenizer and transformer were trained on.
+    Bilinear with antialiasing is what the paper's tokenizer and transformer were trained on.
     """
     height, width = image.shape[-2:]
     if max(height, width) > MAX_ASPECT * min(height, width):
@@ -176,7 +176,7 @@ def views(image: Tensor, side: int, kind: str) -> Tensor:
     """Views of uint8 (3, H, W) that are tokenized: uint8 (V, 3, side, side).
 
     ``none`` is the central square; ``flip`` adds its mirror image; ``ten-crop`` scales the shorter
-    side to 8/7 of ``side`` and takes [top left, top right, bottom left, bottom right, centre], then
+    side to 8/7 of ``side`` and takes [top left, top right, bottom left, bottom right, center], then
     the mirror images of these five in the same order.
 
     Raises:

@@ -24,7 +24,7 @@ def shown_steps(steps: int) -> list[int]:
 
 
 def mask_pictures(masks: np.ndarray, side: int) -> Tensor:
-    """Masks bool (S, h, w) as pictures uint8 (S, 3, side, side): white is masked, with a grey frame."""
+    """Masks bool (S, h, w) as pictures uint8 (S, 3, side, side): white is masked, with a gray frame."""
     factor = side // masks.shape[-1]
     pictures = torch.from_numpy(masks).to(torch.uint8).mul(255)
     pictures = pictures.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -51,7 +51,7 @@ class Layout(NamedTuple):
         scale: whole factor by which pictures are enlarged.
         font_size: of the text.
         pictures: one a picture, enlarged.
-        texts: place, lines, and how they are aligned: ``left``, ``centre`` or ``right``.
+        texts: place, lines, and how they are aligned: ``left``, ``center`` or ``right``.
     """
 
     width: int
@@ -146,7 +146,7 @@ def lay_out(
     for column, lines in enumerate(above):
         # The last line of a header stands right above its column, however many lines others have.
         top = first_top - GAP - len(lines) * line
-        texts_at.append((Place(left + column * (cell + GAP), top, cell, len(lines) * line), lines, "centre"))
+        texts_at.append((Place(left + column * (cell + GAP), top, cell, len(lines) * line), lines, "center"))
     for row, lines in enumerate(beside):
         top = first_top + row * row_height + max(0, (height - len(lines) * line) // 2)
         texts_at.append((Place(MARGIN, top, left - GAP - MARGIN, len(lines) * line), lines, "right"))
@@ -154,7 +154,7 @@ def lay_out(
         x, y = left + i % columns * (cell + GAP), first_top + i // columns * row_height
         pictures.append(Place(x + (cell - width) // 2, y, width, height))
         if below:
-            texts_at.append((Place(x, y + height + GAP, cell, caption_height), below[i], "centre"))
+            texts_at.append((Place(x, y + height + GAP, cell, caption_height), below[i], "center"))
     bottom = first_top + rows * row_height - row_gap
     return Layout(right + MARGIN, bottom + MARGIN, scale, size, pictures, [t for t in texts_at if t[1]])
 
@@ -215,7 +215,7 @@ def _draw_lines(
     line = sum(font.getmetrics()) + 1
     for i, text in enumerate(lines):
         free = place.width - font.getlength(text)
-        shift = {"left": 0.0, "centre": free / 2, "right": free}[alignment]
+        shift = {"left": 0.0, "center": free / 2, "right": free}[alignment]
         # Whole pixels, so that a text looks the same in every cell.
         draw.text((place.left + int(shift), place.top + i * line), text, fill=INK, font=font)
 
@@ -228,7 +228,7 @@ def animation_bytes(
 ) -> bytes:
     """An animated picture that repeats for ever, as the bytes of a file.
 
-    WebP keeps every pixel; GIF has 256 colours a frame, and times in hundredths of a second.
+    WebP keeps every pixel; GIF has 256 colors a frame, and times in hundredths of a second.
 
     Args:
         frames: uint8 (T, 3, H, W).

@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
     """What a training resumes from.
 
     Attributes:
-        step: optimiser steps done.
+        step: optimizer steps done.
         tensors: named tensors by the name of their file (``model``, ``ema``, ``optimizer`` ...).
     """
 

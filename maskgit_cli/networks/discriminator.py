@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class PatchDiscriminator(nn.Module):
     """Strided convolutions that give one logit a patch, positive for real.
 
-    Group normalisation stands where the paper has batch normalisation: what it says of a picture
+    Group normalization stands where the paper has batch normalization: what it says of a picture
     then doesn't depend on the others in the batch, nor on the number of processes.
 
     Args:

@@ -1,6 +1,6 @@
 """Google's transformer (arXiv 2202.04200, section 3), a BERT over a grid of codes.
 
-Unlike the report's, the class token stands before the image tokens, blocks normalise after each
+Unlike the paper's, the class token stands before the image tokens, blocks normalize after each
 addition, GELU is the tanh approximation, and one bias serves every position.
 """
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgit_cli.config.networks import OfficialConfig
+from maskgit_cli.config.networks import GoogleConfig
 from maskgit_cli.errors import ConfigError
 
 EPSILON = 1e-12
@@ -23,7 +23,7 @@ class Block(nn.Module):
         config: sizes of the network; ``width``, ``heads``, ``mlp_width`` and ``dropout`` are read.
     """
 
-    def __init__(self, config: OfficialConfig) -> None:
+    def __init__(self, config: GoogleConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.dropout = config.dropout
@@ -53,7 +53,7 @@ class Block(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-class Official(nn.Module):
+class Google(nn.Module):
     """Google's masked transformer: codes with holes and a class in, logits for every code out.
 
     The embedding table's rows are, in order: ``codebook_size`` codes, ``classes`` classes, the mask.
@@ -62,7 +62,7 @@ class Official(nn.Module):
         config: sizes of the network.
     """
 
-    def __init__(self, config: OfficialConfig) -> None:
+    def __init__(self, config: GoogleConfig) -> None:
         super().__init__()
         self.config = config
         width = config.width

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgit_cli.config.networks import OfficialVQGANConfig
+from maskgit_cli.config.networks import GoogleVQGANConfig
 from maskgit_cli.networks.vqgan import Codebook, group_norm
 
 
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     ``blocks`` are those of the levels from the highest resolution down, then those of the bottom.
     """
 
-    def __init__(self, config: OfficialVQGANConfig) -> None:
+    def __init__(self, config: GoogleVQGANConfig) -> None:
         super().__init__()
         self.each = config.residual_blocks
         self.levels = len(config.channel_multipliers)
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
     ``convs`` are the first one, one after each doubling of the sides, and the last one.
     """
 
-    def __init__(self, config: OfficialVQGANConfig) -> None:
+    def __init__(self, config: GoogleVQGANConfig) -> None:
         super().__init__()
         self.each = config.residual_blocks
         widths = [config.channels * m for m in reversed(config.channel_multipliers)]
@@ -105,14 +105,14 @@ class Decoder(nn.Module):
         return self.convs[-1](F.silu(self.norm_out(x)))
 
 
-class OfficialVQGAN(nn.Module):
+class GoogleVQGAN(nn.Module):
     """Encoder, codebook and decoder.
 
     Args:
         config: sizes of the network.
     """
 
-    def __init__(self, config: OfficialVQGANConfig) -> None:
+    def __init__(self, config: GoogleVQGANConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -120,7 +120,7 @@ class OfficialVQGAN(nn.Module):
         self.decoder = Decoder(config)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Encoder outputs before quantisation (B, D, h, w) of images (B, 3, H, W) in -1..1."""
+        """Encoder outputs before quantization (B, D, h, w) of images (B, 3, H, W) in -1..1."""
         return self.encoder((images + 1) / 2)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Halton-MaskGIT's transformer (arXiv 2503.17076): the class steers every normalisation.
+"""Halton-MaskGIT's transformer (arXiv 2503.17076): the class steers every normalization.
 
 Blocks are pre-norm, with shift, scale and gate computed from the class's vector (adaLN, arXiv
-2212.09748, section 3.2), queries and keys normalised, and a gated MLP (SwiGLU, arXiv 2002.05202).
+2212.09748, section 3.2), queries and keys normalized, and a gated MLP (SwiGLU, arXiv 2002.05202).
 A few register tokens (arXiv 2309.16588) stand after the image tokens.
 """
 
@@ -16,7 +16,7 @@ from maskgit_cli.config.networks import HaltonConfig
 EPSILON = 1e-5
 
 
-def normalise(x: Tensor, weight: Tensor | None = None) -> Tensor:
+def normalize(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """Divide the last dimension of (..., D) by its root mean square; then multiply by weight (D)."""
     return F.rms_norm(x, x.shape[-1:], weight, EPSILON)
 
@@ -27,7 +27,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention from every token to every token, with normalised queries and keys."""
+    """Attention from every token to every token, with normalized queries and keys."""
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, D) to tokens (B, T, D)."""
         v = self.wv(x)
-        # All heads are normalised together. The norm is float32 whatever the precision of products.
-        q, k = normalise(self.wq(x)).to(v.dtype), normalise(self.wk(x)).to(v.dtype)
+        # All heads are normalized together. The norm is float32 whatever the precision of products.
+        q, k = normalize(self.wq(x)).to(v.dtype), normalize(self.wk(x)).to(v.dtype)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, T, d)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
@@ -81,14 +81,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Map tokens (B, T, D) to tokens (B, T, D), given the class's vector (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(6, dim=1)
-        h = self.attention(modulate(normalise(x, self.attention_norm), shift1, scale1))
+        h = self.attention(modulate(normalize(x, self.attention_norm), shift1, scale1))
         x = x + gate1.unsqueeze(1) * h
-        h = self.mlp(modulate(normalise(x, self.mlp_norm), shift2, scale2))
+        h = self.mlp(modulate(normalize(x, self.mlp_norm), shift2, scale2))
         return x + gate2.unsqueeze(1) * h
 
 
 class LastNorm(nn.Module):
-    """The normalisation before the logits, shifted and scaled by what the class says."""
+    """The normalization before the logits, shifted and scaled by what the class says."""
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class LastNorm(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Map tokens (B, T, D) to tokens (B, T, D), given the class's vector (B, D)."""
         shift, scale = self.modulation(F.silu(condition)).chunk(2, dim=1)
-        return modulate(normalise(x, self.weight) + self.bias, shift, scale)
+        return modulate(normalize(x, self.weight) + self.bias, shift, scale)
 
 
 class Halton(nn.Module):

@@ -65,7 +65,7 @@ class Model(NamedTuple):
         sha256: of the weights file that was read.
         tokenizer_sha256: of the tokenizer its codes belong to.
         path: the run or model directory.
-        step: optimiser steps behind the weights, where known.
+        step: optimizer steps behind the weights, where known.
         sampler: what it is best drawn with, where whoever exported it said so.
     """
 

@@ -1,4 +1,4 @@
-"""The bidirectional transformer of the report (arXiv 2310.14400, section 3), over a grid of codes.
+"""The bidirectional transformer of the paper (arXiv 2310.14400, section 3), over a grid of codes.
 
 One embedding table serves the codes, the mask, the classes and the dropped class; the same table,
 transposed, turns the last hidden states into logits. The class token stands after the image tokens.
@@ -52,7 +52,7 @@ class Block(nn.Module):
 
 
 class MaskGIT(nn.Module):
-    """The report's masked transformer: codes with holes and a class in, logits for every token out.
+    """The paper's masked transformer: codes with holes and a class in, logits for every token out.
 
     The embedding table's rows are, in order: ``codebook_size`` codes, the mask, ``classes`` classes,
     and the dropped class that stands for "no label" in classifier-free guidance.
@@ -88,11 +88,11 @@ class MaskGIT(nn.Module):
             nn.LayerNorm(width, eps=1e-12),
         )
         self.bias = nn.Parameter(torch.zeros(tokens, rows))
-        self.apply(self._initialise)
+        self.apply(self._initialize)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     @staticmethod
-    def _initialise(module: nn.Module) -> None:
+    def _initialize(module: nn.Module) -> None:
         """Draw weights from a normal of 0.02 cut at two deviations, as BERT and MaskGIT do."""
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskgit_cli.config.networks import (
+    GoogleConfig,
+    GoogleVQGANConfig,
     HaltonConfig,
-    OfficialConfig,
-    OfficialVQGANConfig,
     TransformerConfig,
     VQGANConfig,
 )
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.networks.google import Official
-from maskgit_cli.networks.google_vqgan import OfficialVQGAN
+from maskgit_cli.networks.google import Google
+from maskgit_cli.networks.google_vqgan import GoogleVQGAN
 from maskgit_cli.networks.halton import Halton
 from maskgit_cli.networks.llamagen import LlamaGen
 from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.networks.vqgan import VQGAN
 
-TransformerNetwork = MaskGIT | Halton | Official
-TransformerSizes = TransformerConfig | HaltonConfig  # Google's are of the report's class
-TokenizerNetwork = VQGAN | OfficialVQGAN  # LlamaGen's is a VQGAN
-TokenizerSizes = VQGANConfig | OfficialVQGANConfig
+TransformerNetwork = MaskGIT | Halton | Google
+TransformerSizes = TransformerConfig | HaltonConfig  # Google's are of the paper's class
+TokenizerNetwork = VQGAN | GoogleVQGAN  # LlamaGen's is a VQGAN
+TokenizerSizes = VQGANConfig | GoogleVQGANConfig
 
 
 class Network(NamedTuple):
@@ -44,14 +44,14 @@ class Network(NamedTuple):
 TRANSFORMERS = {
     "maskgit": Network("transformer", TransformerConfig, MaskGIT),
     "halton": Network("halton", HaltonConfig, Halton),
-    "official": Network("official", OfficialConfig, Official),
+    "google": Network("google", GoogleConfig, Google),
 }
 
 
 TOKENIZERS = {
     "vqgan": Network("vqgan", VQGANConfig, VQGAN),
     "llamagen": Network("llamagen", VQGANConfig, LlamaGen),
-    "official_vqgan": Network("official_vqgan", OfficialVQGANConfig, OfficialVQGAN),
+    "google_vqgan": Network("google_vqgan", GoogleVQGANConfig, GoogleVQGAN),
 }
 
 

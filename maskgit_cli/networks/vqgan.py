@@ -1,7 +1,7 @@
 """VQGAN: a convolutional autoencoder whose bottleneck is a grid of codes (arXiv 2012.09841).
 
 Module names follow the published checkpoints of that paper (``encoder.down.0.block.0.norm1`` ...),
-so that their tensors load without renaming. The report uses f=16 and 1,024 codes; smaller siblings
+so that their tensors load without renaming. The paper uses f=16 and 1,024 codes; smaller siblings
 differ in :class:`~maskgit_cli.config.networks.VQGANConfig` alone.
 """
 
@@ -17,7 +17,7 @@ from maskgit_cli.config.networks import VQGANConfig
 
 
 class Quantized(NamedTuple):
-    """What quantisation gives back.
+    """What quantization gives back.
 
     Attributes:
         z: codebook vectors (B, D, h, w), with the gradient passed straight through to the input.
@@ -35,7 +35,7 @@ class Quantized(NamedTuple):
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """The normalisation used everywhere in the network, with the published epsilon."""
+    """The normalization used everywhere in the network, with the published epsilon."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
@@ -228,7 +228,7 @@ class Codebook(nn.Module):
         return self.embedding(codes).movedim(-1, 1)
 
     def forward(self, z: Tensor) -> Quantized:
-        """Quantise z (B, D, h, w) with a straight-through gradient (arXiv 1711.00937, equation 3)."""
+        """Quantize z (B, D, h, w) with a straight-through gradient (arXiv 1711.00937, equation 3)."""
         codes = self.nearest(z)
         e = self.lookup(codes)
         codebook_loss = F.mse_loss(e, z.detach())
@@ -253,7 +253,7 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(config)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Encoder outputs before quantisation (B, D, h, w) of images (B, 3, H, W) in -1..1."""
+        """Encoder outputs before quantization (B, D, h, w) of images (B, 3, H, W) in -1..1."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class VQGAN(nn.Module):
         return self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
-        """Reconstruct images (B, 3, H, W) in -1..1; also give what quantisation found."""
+        """Reconstruct images (B, 3, H, W) in -1..1; also give what quantization found."""
         quantized = self.quantize(self.latents(images))
         return self.decoder(self.post_quant_conv(quantized.z)), quantized
 

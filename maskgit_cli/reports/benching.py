@@ -162,7 +162,7 @@ def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tup
     labels = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
 
     def work() -> object:
-        """One optimiser step."""
+        """One optimizer step."""
         bf16 = dtype == torch.bfloat16
         with autocast(device, dtype), plain_attention(device, bf16, codes[0].numel()):
             logits = network(codes, labels)

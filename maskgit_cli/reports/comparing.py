@@ -1,4 +1,4 @@
-"""Stage ``compare``: pictures of several sets side by side, of the same class and number (the report's
+"""Stage ``compare``: pictures of several sets side by side, of the same class and number (the paper's
 Figure 3), and the settings in which the sets differ.
 """
 

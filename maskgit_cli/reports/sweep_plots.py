@@ -1,4 +1,4 @@
-"""Plots of a sweep (the report's Figure 2): each metric against each setting, and pairs that trade off."""
+"""Plots of a sweep (the paper's Figure 2): each metric against each setting, and pairs that trade off."""
 
 from __future__ import annotations
 
@@ -145,15 +145,15 @@ def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied
 def _draw_lines(
     panel: Axes, lines: Sequence[Line], best: Mapping[str, Any], at: Any, style: str = "o-"
 ) -> None:
-    """Lines in colours with names, or, where they are many, all but the best point's in grey."""
+    """Lines in colors with names, or, where they are many, all but the best point's in gray."""
     many = len(lines) > MOST_NAMED_LINES
     for i, line in enumerate(lines):
         has_best = any(point is best for point in line.points)
-        colour = f"C{i % 10}" if not many else BEST if has_best else GREY
+        color = f"C{i % 10}" if not many else BEST if has_best else GREY
         across, up = zip(*map(at, line.points), strict=True)
         name = "_" if many and not has_best else line.name  # matplotlib leaves "_" out of a legend
         panel.plot(
-            across, up, style, color=colour, markersize=4, linewidth=1.3, label=name, zorder=2 + has_best
+            across, up, style, color=color, markersize=4, linewidth=1.3, label=name, zorder=2 + has_best
         )
     panel.grid(True, color="0.92")
     panel.set_axisbelow(True)
@@ -174,7 +174,7 @@ def _annotate(
             shown = panel.annotate(
                 text, at(point), xytext=(4, 4), textcoords="offset points", fontsize=7, color="0.35"
             )
-            # A rim in the colour of the paper, for a line that goes up from here runs behind the text.
+            # A rim in the color of the paper, for a line that goes up from here runs behind the text.
             shown.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 

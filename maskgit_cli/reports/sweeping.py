@@ -408,7 +408,7 @@ def repeat_commands(work: _Work, plan: _Plan) -> list[str]:
             words += [option(name), show_value(value)]
     fid = ["maskgit", "fid", str(place), "--ref", str(work.ref), "--features", scoring.features]
     fid += ["--metrics", ",".join(scoring.metrics), "--protocol", scoring.protocol]
-    fid += ["--neighbours", str(scoring.neighbours), "--splits", str(scoring.splits)]
+    fid += ["--neighbors", str(scoring.neighbors), "--splits", str(scoring.splits)]
     if scoring.features != "inception":
         fid += ["--tokenizer", model]
     if work.inception is not None:

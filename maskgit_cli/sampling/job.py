@@ -76,7 +76,7 @@ def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> 
     """The sampler's settings for a model.
 
     A model is sampled with the settings in its record. Without any, its network is sampled as it was
-    published: the report's with the preset for its resolution, Halton-MaskGIT's and Google's with their
+    published: the paper's with the preset for its resolution, Halton-MaskGIT's and Google's with their
     own samplers.
 
     Args:

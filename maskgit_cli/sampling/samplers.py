@@ -14,18 +14,18 @@ from torch import Tensor
 
 from maskgit_cli.config.samplers import (
     ConfidenceConfig,
+    GoogleSamplerConfig,
     HaltonSamplerConfig,
-    OfficialSamplerConfig,
     RasterConfig,
     SamplerConfig,
 )
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.runtime import rng as noise
 from maskgit_cli.sampling.schedules import (
+    google_tokens_per_step,
     guidance_weight,
     halton_order,
     halton_tokens_per_step,
-    official_tokens_per_step,
     tokens_per_step,
 )
 
@@ -69,7 +69,7 @@ def confidence_sampler(
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """The report's sampler (arXiv 2310.14400, section 3; MaskGIT, arXiv 2202.04200, section 3.2).
+    """The paper's sampler (arXiv 2310.14400, section 3; MaskGIT, arXiv 2202.04200, section 3.2).
 
     At each of S steps: predict every unknown code, draw one at each position, and keep the n_i most
     confident. The confidence is log p(code) with noise as ``config.noise`` says.
@@ -100,20 +100,20 @@ def confidence_sampler(
 
 
 @torch.no_grad()
-def official_sampler(
+def google_sampler(
     predict: Predict,
     codes: Tensor,
     labels: Tensor,
     indices: Tensor,
-    config: OfficialSamplerConfig,
+    config: GoogleSamplerConfig,
     seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """Google's sampler (arXiv 2202.04200, section 3.2, and its released ``parallel_decode``).
 
-    As the report's, but how many codes each step keeps follows
-    :func:`~maskgit_cli.sampling.schedules.official_tokens_per_step`, and the confidence is
+    As the paper's, but how many codes each step keeps follows
+    :func:`~maskgit_cli.sampling.schedules.google_tokens_per_step`, and the confidence is
     log p(code) + choice_temp · (1 − (i+1)/S) · Gumbel noise.
 
     Arguments, result and errors are those of :func:`confidence_sampler`; the rule for the numbers of
@@ -126,7 +126,7 @@ def official_sampler(
 
     return _most_confident_first(
         predict, codes, labels, indices, config, seed, mask_code, on_step,
-        counts=lambda total: official_tokens_per_step(total, config.steps, config.schedule),
+        counts=lambda total: google_tokens_per_step(total, config.steps, config.schedule),
         noisy=noisy,
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def _most_confident_first(
     codes: Tensor,
     labels: Tensor,
     indices: Tensor,
-    config: ConfidenceConfig | OfficialSamplerConfig,
+    config: ConfidenceConfig | GoogleSamplerConfig,
     seed: noise.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None,
@@ -224,7 +224,7 @@ def raster_sampler(
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """Autoregressive drawing, one code a pass and row by row: what the report's 64× is measured against.
+    """Autoregressive drawing, one code a pass and row by row: what the paper's 64× is measured against.
 
     Guidance follows the position, p/(N−1) of the way at position p of N. A pass is saved where no image
     has an unknown code at a position. A step's confidence is log p(code).
@@ -266,7 +266,7 @@ def draw_samples(
     samplers: dict[type[SamplerConfig], Callable[..., Tensor]] = {
         ConfidenceConfig: confidence_sampler,
         HaltonSamplerConfig: halton_sampler,
-        OfficialSamplerConfig: official_sampler,
+        GoogleSamplerConfig: google_sampler,
         RasterConfig: raster_sampler,
     }
     return samplers[type(config)](predict, codes, labels, indices, config, seed, mask_code, on_step)
@@ -280,8 +280,8 @@ def check_steps(config: SamplerConfig, unknown: int) -> None:
     """
     if isinstance(config, ConfidenceConfig):
         tokens_per_step(unknown, config.steps, config.schedule)
-    elif isinstance(config, OfficialSamplerConfig):
-        official_tokens_per_step(unknown, config.steps, config.schedule)
+    elif isinstance(config, GoogleSamplerConfig):
+        google_tokens_per_step(unknown, config.steps, config.schedule)
     elif isinstance(config, HaltonSamplerConfig):
         halton_tokens_per_step(unknown, config.steps)
 
@@ -370,7 +370,7 @@ def guided_logits(predict: Predict, codes: Tensor, labels: Tensor, weight: float
 def draw_codes(logits: Tensor, u: Tensor, sm_temp: float, top_k: int = 0) -> tuple[Tensor, Tensor]:
     """Draw a code at every position by the inverse of the cumulative distribution.
 
-    Probabilities are softmax(sm_temp · logits): the report's temperature multiplies. They are summed
+    Probabilities are softmax(sm_temp · logits): the paper's temperature multiplies. They are summed
     as integers: a sum of integers is exact in any order, so the parallel sums of a GPU give the same
     code as a CPU, the last sum is the true total, and a code of probability 0 is never drawn, however
     near to 1 the uniform number is.

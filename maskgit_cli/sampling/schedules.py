@@ -18,7 +18,7 @@ from maskgit_cli.errors import ConfigError
 
 
 def mask_ratio(r: Tensor, name: str) -> Tensor:
-    """The masking function of the report (arXiv 2310.14400, section 3; MaskGIT's γ, section 3.3).
+    """The masking function of the paper (arXiv 2310.14400, section 3; MaskGIT's γ, section 3.3).
 
     In training, r is uniform and the result is the probability of masking a token; in sampling,
     :func:`tokens_per_step` evaluates it at evenly spaced r.
@@ -88,7 +88,7 @@ def _check_steps(total: int, steps: int) -> None:
         )
 
 
-def official_tokens_per_step(total: int, steps: int, name: str) -> list[int]:
+def google_tokens_per_step(total: int, steps: int, name: str) -> list[int]:
     """Numbers of tokens newly kept at each of S steps by Google's rule (arXiv 2202.04200, section 3.2).
 
     After step i, ⌊total · γ((i+1)/S)⌋ tokens are masked, but no fewer than 1 and at least one fewer than
@@ -172,7 +172,7 @@ def guidance_weight(
 ) -> float:
     """w_i, the guidance weight of step i of S in (1 + w_i)·cond − w_i·uncond.
 
-    ``linear`` is the report's ramp, w·i/(S−1): early steps, which fix the layout, stay diverse, and
+    ``linear`` is the paper's ramp, w·i/(S−1): early steps, which fix the layout, stay diverse, and
     the last step carries the full weight. A single step is the last step, so S = 1 gives w.
     ``cosine`` is w·(1 − cos(π·i/(S−1)))/2, ``constant`` is w throughout, ``none`` is 0.
 

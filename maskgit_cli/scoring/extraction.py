@@ -43,7 +43,7 @@ class Extracted(NamedTuple):
 def stretch(image: Tensor) -> Tensor:
     """Spread uint8 (3, H, W) over 0..255 by its own minimum and maximum, and cut off fractions.
 
-    What the report's own evaluator does to every image, real or sampled; it starts from the network's
+    What the paper's own evaluator does to every image, real or sampled; it starts from the network's
     floats, we from the pixels a PNG would hold. An image of one value becomes 0.
     """
     low, high = image.min(), image.max()

@@ -140,7 +140,7 @@ class TokenizerSpace:
     """The space of a tokenizer: a stand-in where Inception's weights cannot be had.
 
     A square of the tokenizer's resolution becomes latents (E, h, w), the encoder's output before
-    quantisation; the vector is the E means over positions, then the E standard deviations over
+    quantization; the vector is the E means over positions, then the E standard deviations over
     positions (divisor h·w), so D = 2E. Distances in it order models that share the tokenizer; they
     are blind to whatever the tokenizer's encoder is blind to, and are no FID.
 
@@ -193,7 +193,7 @@ PUBLISHED = Identity(INCEPTION, INCEPTION_SHA256, INCEPTION_DIMENSION, "standard
 def metric_name(metric: str, identity: Identity, n: int | None = None) -> str:
     """The name under which a score is written: the published one for the published protocol alone.
 
-    ``fid`` becomes ``fid_50k`` for exactly 50,000 samples, ``fid_legacy_v1`` for the report's own
+    ``fid`` becomes ``fid_50k`` for exactly 50,000 samples, ``fid_legacy_v1`` for the paper's own
     evaluator, ``frechet_inception_1a2b3c4d`` with other weights, and ``frechet_vqgan`` in a tokenizer's
     space; other metrics take the same endings.
     """

@@ -107,14 +107,14 @@ class PRDC(NamedTuple):
 def prdc(
     real: np.ndarray, fake: np.ndarray, k: int = 3, device: torch.device | str = "cpu", block: int = BLOCK
 ) -> PRDC:
-    """Precision, recall, density and coverage with neighbourhoods that reach the k-th neighbour.
+    """Precision, recall, density and coverage with neighborhoods that reach the k-th neighbor.
 
     Distances are computed ``block`` by ``block``: the whole matrix never exists.
 
     Args:
         real: features (N, D) of real images.
         fake: features (M, D) of samples.
-        k: the neighbour, not counting the image itself, whose distance is a neighbourhood's radius.
+        k: the neighbor, not counting the image itself, whose distance is a neighborhood's radius.
         device: where distances are computed; it has to know float64.
         block: rows and columns of a block.
 
@@ -123,12 +123,12 @@ def prdc(
     """
     if min(len(real), len(fake)) <= k:
         rule = f"less than {min(len(real), len(fake))}, the number of images"
-        raise ConfigError(f"--neighbours {k}: must be {rule}")
+        raise ConfigError(f"--neighbors {k}: must be {rule}")
     # Distances don't change when both sides are shifted, and lose fewer digits near the origin.
-    centre = real.mean(axis=0, dtype=np.float64)
-    a, b = (torch.from_numpy(x - centre).to(device, torch.float64) for x in (real, fake))
+    center = real.mean(axis=0, dtype=np.float64)
+    a, b = (torch.from_numpy(x - center).to(device, torch.float64) for x in (real, fake))
     radius_a, radius_b = _radii(a, k, block), _radii(b, k, block)
-    near_real = torch.zeros(len(b), dtype=torch.int64, device=a.device)  # real neighbourhoods around a sample
+    near_real = torch.zeros(len(b), dtype=torch.int64, device=a.device)  # real neighborhoods around a sample
     near_fake = torch.zeros(len(a), dtype=torch.bool, device=a.device)
     closest = torch.full((len(a),), torch.inf, dtype=torch.float64, device=a.device)
     for rows in _blocks(len(a), block):

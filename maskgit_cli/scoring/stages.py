@@ -397,7 +397,7 @@ def _metrics(
     compute: dict[str, Callable[[], dict[str, float]]] = {
         "fid": lambda: {"fid": frechet_distance(ours.mu, ours.sigma, theirs.mu, theirs.sigma)},
         "is": lambda: _inception_score(ours, identity, config.splits),
-        "prdc": lambda: _prdc(ours, theirs, config.neighbours, device),
+        "prdc": lambda: _prdc(ours, theirs, config.neighbors, device),
     }
     scores: dict[str, float] = {}
     left_out: dict[str, str] = {}

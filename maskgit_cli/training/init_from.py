@@ -1,8 +1,8 @@
 """What a training starts from: a network of random weights, or a model's, at another resolution if need be.
 
-A model knows places by tables with a row a place: learned positions, and in the report's network a bias
+A model knows places by tables with a row a place: learned positions, and in the paper's network a bias
 for each place and code. At another resolution its images are divided into another number of cells, and
-the rows are interpolated between the cells' centres.
+the rows are interpolated between the cells' centers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from maskgit_cli.networks.registry import TRANSFORMERS
 _TABLES: dict[str, dict[str, tuple[int, int]]] = {
     "maskgit": {"positions": (0, 1), "bias": (0, 1)},
     "halton": {"positions.weight": (0, 0)},
-    "official": {"positions.weight": (1, 0)},
+    "google": {"positions.weight": (1, 0)},
 }
 
 
@@ -184,9 +184,9 @@ def resized(network: str, tensors: Mapping[str, Tensor], old: int, new: int) -> 
 
 
 def resize_table(table: Tensor, old: int, new: int, before: int = 0, after: int = 0) -> Tensor:
-    """Interpolate a table of places from a grid to another, bilinearly between the cells' centres.
+    """Interpolate a table of places from a grid to another, bilinearly between the cells' centers.
 
-    The centre of cell j of ``new`` lies at x = (j + 1/2)·old/new - 1/2 in cells of ``old``, held to
+    The center of cell j of ``new`` lies at x = (j + 1/2)·old/new - 1/2 in cells of ``old``, held to
     [0, old - 1]; its row is (1 - t)·row(i) + t·row(i + 1) with i = floor(x) and t = x - i, in both
     directions. So no value leaves the range of the trained ones, and at the same grid nothing changes.
 

@@ -1,4 +1,4 @@
-"""What both trainings share: averaged weights, learning-rate shapes, and optimiser state as tensors."""
+"""What both trainings share: averaged weights, learning-rate shapes, and optimizer state as tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move the average towards the network's weights after optimiser step ``step`` (from 1)."""
+        """Move the average towards the network's weights after optimizer step ``step`` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         state = network.state_dict()
         averages = list(self.tensors.values())
@@ -40,12 +40,12 @@ class EMA:
 
 
 def warmup_factor(step: int, warmup: int) -> float:
-    """Learning rate at optimiser step ``step`` (from 1) over its peak: linear, then 1."""
+    """Learning rate at optimizer step ``step`` (from 1) over its peak: linear, then 1."""
     return min(1.0, step / warmup) if warmup > 0 else 1.0
 
 
 def cosine_factor(step: int, steps: int, floor: float) -> float:
-    """Learning rate at optimiser step ``step`` of ``steps`` over its peak: cosine down to ``floor``."""
+    """Learning rate at optimizer step ``step`` of ``steps`` over its peak: cosine down to ``floor``."""
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
@@ -56,7 +56,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as tensors named ``parameter/entry``, for a checkpoint."""
+    """The optimizer's state as tensors named ``parameter/entry``, for a checkpoint."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
         for name, parameter in network.named_parameters()
@@ -67,7 +67,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 def load_optimizer(
     optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what :func:`optimizer_tensors` gave; the optimiser is one over all of the network."""
+    """Put back what :func:`optimizer_tensors` gave; the optimizer is one over all of the network."""
     order = {parameter: i for i, parameter in enumerate(optimizer.param_groups[0]["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     for name, parameter in network.named_parameters():

@@ -100,7 +100,7 @@ def train(
     Args:
         tokens: the token file.
         out: the run directory; None is ``runs/TOKENS-SIZE-RES``.
-        config: the settings; None is the report's recipe.
+        config: the settings; None is the paper's recipe.
         res: resolution in pixels that the token file must have; None takes what it has.
         val: a token file whose loss is measured at every checkpoint.
         tokenizer: directory of the tokenizer the codes came from, where it isn't found by itself.
@@ -241,7 +241,7 @@ def _begin(out: Path, record: dict[str, Any], codec: Path, overwrite: bool, conf
 
 
 def _build(config: TrainConfig, start: Start, accelerator: Any) -> _Training:
-    """Network and optimiser, from the seed or from a model's weights."""
+    """Network and optimizer, from the seed or from a model's weights."""
     torch.manual_seed(config.seed)
     network = start.build(start.sizes)
     if start.tensors is not None:
@@ -337,7 +337,7 @@ def masked_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
 
 
 def _learning_rate(step: int, config: TrainConfig) -> float:
-    """Learning rate at optimiser step ``step`` (from 1): linear warm-up, then constant or a cosine decay."""
+    """Learning rate at optimizer step ``step`` (from 1): linear warm-up, then constant or a cosine decay."""
     assert config.steps is not None
     return config.lr * warmup_factor(step, config.warmup) * cosine_factor(step, config.steps, config.lr_floor)
 
@@ -345,7 +345,7 @@ def _learning_rate(step: int, config: TrainConfig) -> float:
 def _train_step(
     step: int, data: TokenFile, config: TrainConfig, training: _Training
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step; gives the batch's loss and the gradient's norm, as scalars.
+    """One optimizer step; gives the batch's loss and the gradient's norm, as scalars.
 
     The sum over positions is divided by their number in the whole batch, so the gradient is the same
     however the batch is split into processes and micro-batches.

@@ -187,12 +187,12 @@ def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
 
 
 def _layout(device: torch.device) -> torch.memory_format:
-    """Order of dimensions in memory: GPUs convolve faster in the one, CPUs normalise faster in the other."""
+    """Order of dimensions in memory: GPUs convolve faster in the one, CPUs normalize faster in the other."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> _Networks:
-    """Networks and optimisers from the seed."""
+    """Networks and optimizers from the seed."""
     vqgan = VQGAN(sizes).to(accelerator.device).to(memory_format=_layout(accelerator.device))
     discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
     discriminator.to(accelerator.device).to(memory_format=_layout(accelerator.device))
@@ -338,17 +338,17 @@ def _train_step(
 def relative_roughness(latents: Tensor) -> Tensor:
     """How much latents differ from the ones beside and below them, whatever their scale.
 
-    An encoder that sees far beyond a cell hides details of the neighbourhood in codes of empty cells,
+    An encoder that sees far beyond a cell hides details of the neighborhood in codes of empty cells,
     where a transformer can only learn them as noise. This makes it prefer codes that follow from those
     around them, as "When Worse Is Better" (Ramanujan and others, 2024) does with a small predictor; here
-    the predictor is the neighbour itself.
+    the predictor is the neighbor itself.
 
     Args:
         latents: encoder outputs (B, D, h, w).
 
     Returns:
-        a scalar: half the mean squared difference of neighbours over the variance, which is 1 for
-        independent latents and 0 for constant pictures; 0 if there is no variance or no neighbour.
+        a scalar: half the mean squared difference of neighbors over the variance, which is 1 for
+        independent latents and 0 for constant pictures; 0 if there is no variance or no neighbor.
     """
     z = latents.float()
     spread = (z - z.mean((0, 2, 3), keepdim=True)).pow(2).mean()

@@ -1,6 +1,6 @@
 """``export``: a run's weights as a model directory, or a tokenizer's as a smaller one, to share.
 
-``to="v1"`` writes the files of the report's own release instead, which its code and others' read.
+``to="v1"`` writes the files of the paper's own release instead, which its code and others' read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from maskgit_cli.weights.names import v1_published_name
 from maskgit_cli.weights.upload import check_repository, upload
 
 TARGETS = ("native", "v1")
-# Names in the report's own release.
+# Names in the paper's own release.
 V1_TOKENIZER, V1_SIZES = "last.ckpt", "model.yaml"
 V1_GROUPS, V1_HEADS = 32, 16
 _BY_US = "# Written by maskgit-cli"
@@ -57,7 +57,7 @@ def export(
     to: str = "native",
     sampler: SamplerChoice = None,
     push: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> Path:
@@ -68,11 +68,11 @@ def export(
         out: the model or tokenizer directory to make.
         weights: ``ema`` or ``raw``, of a run.
         half: store float16, which halves the size and changes weights by 5e-4 of their value at most.
-        to: ``native``, or ``v1`` for the files of the report's own release.
+        to: ``native``, or ``v1`` for the files of the paper's own release.
         sampler: what the model is best drawn with, which its record then says: all settings, or changes to
             those of the source. Without, the record says what that of the source does, if anything.
         push: a repository ``user/name`` of the Hugging Face hub to upload the directory to.
-        licence: of the weights, for the page there; ``mit``, ``apache-2.0`` ...
+        license: of the weights, for the page there; ``mit``, ``apache-2.0`` ...
         overwrite: replace a directory that is there.
         reporter: told of the upload.
 
@@ -110,7 +110,7 @@ def export(
     else:
         _export_model(source, out, weights, half, sampler)
     if push is not None:
-        upload(out, push, licence, reporter)
+        upload(out, push, license, reporter)
     return out
 
 
@@ -182,7 +182,7 @@ def _export_model(source: Path, out: Path, weights: str, half: bool, choice: Sam
     save_model(out, _stored(model.network.state_dict(), half), new, source / "tokenizer")
 
 
-# --- the report's own files -------------------------------------------------------------------------
+# --- the paper's own files -------------------------------------------------------------------------
 
 
 def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None:
@@ -191,7 +191,7 @@ def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None
     model = load_model(source, weights=weights)
     if not isinstance(model.network, MaskGIT):
         name = record["network"]
-        raise ConfigError(f"{source} holds the network {name!r}; --to v1 writes the report's only")
+        raise ConfigError(f"{source} holds the network {name!r}; --to v1 writes the paper's only")
     codec = load_tokenizer(source)
     _check_v1_tokenizer(codec)
     names = {name: v1_published_name(name) for name in model.network.state_dict()}
@@ -246,7 +246,7 @@ def _v1_tokenizer(source: Path, out: Path) -> None:
 
 
 def _check_v1_tokenizer(codec: Tokenizer) -> None:
-    """Make sure that the report's code can build a tokenizer's network.
+    """Make sure that the paper's code can build a tokenizer's network.
 
     Raises:
         ConfigError: it cannot.
@@ -263,7 +263,7 @@ def _check_v1_tokenizer(codec: Tokenizer) -> None:
     groups = codec.config.norm_groups
     if groups != V1_GROUPS:
         raise ConfigError(
-            f"{codec.path} normalises in {groups} groups; v1.0's VQGAN always has {V1_GROUPS}, so it cannot "
+            f"{codec.path} normalizes in {groups} groups; v1.0's VQGAN always has {V1_GROUPS}, so it cannot "
             "read this one"
         )
 

@@ -50,7 +50,7 @@ _Tensors = dict[str, Tensor | PackedArray]
 # Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
-# Where it says how many optimiser steps and how many passes over the data are behind them.
+# Where it says how many optimizer steps and how many passes over the data are behind them.
 _STEP_KEYS, _EPOCH_KEYS = ("iter", "global_step"), ("global_epoch", "epoch")
 # How published files in a folder are told from others; the last is Google's way of naming them.
 _ENDINGS = (".pth", ".pt", ".ckpt", ".yaml", "_checkpoint")
@@ -63,7 +63,7 @@ _OTHERS = (
     (rb"\x89HDF|\x89PNG|\x93NUMPY", "is no file of weights"),
 )
 # Which tokenizer each transformer was published with.
-_PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "official": "official_vqgan"}
+_PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "google": "google_vqgan"}
 # What trainers put before every name of a network that they have wrapped.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
@@ -153,7 +153,7 @@ def import_weights(
     if codec.network != _PAIRS[model.published.family.network]:
         usual = next(f.title for f in FAMILIES if f.network == _PAIRS[model.published.family.network])
         reporter.warn(f"{model.published.family.title} was published with {usual}, and this is another one")
-    if heads is None and sources.transformer.family.network != "official":
+    if heads is None and sources.transformer.family.network != "google":
         reporter.info(f"shapes do not tell the number of heads: taking {sizes.heads}, as published (--heads)")
     record = _record(model, codec, {"heads": sizes.heads, "weights": weights})
     known = ", named as ImageNet's" if record["class_names"] else " without names"

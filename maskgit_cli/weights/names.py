@@ -24,7 +24,7 @@ _HOLES = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "a": "query|key|value|ou
 # Names that an error lists before it says how many more there are.
 LISTED = 40
 
-# The report's transformer (arXiv 2310.14400), as published in its ``model_state_dict``.
+# The paper's transformer (arXiv 2310.14400), as published in its ``model_state_dict``.
 _V1_TRANSFORMER = (
     ("pos_emb", "positions"),
     ("bias", "bias"),
@@ -51,7 +51,7 @@ _HALTON = (
     ("transformer.layers.{i}.attn.{t}", "blocks.{i}.attention.{t}"),
     ("transformer.layers.{i}.ff.{t}", "blocks.{i}.mlp.{t}"),
 )
-_OFFICIAL = (
+_GOOGLE = (
     ("Embed_0/word_embeddings/embedding", "embedding.weight"),
     ("Embed_0/position_embeddings/embedding", "positions.weight"),
     ("Embed_0/embeddings_ln/scale", "embedding_norm.weight"),
@@ -72,7 +72,7 @@ _OFFICIAL = (
     ("TransformerLayer_{i}/Mlp_0/layer_output_ln/scale", "blocks.{i}.mlp_norm.weight"),
     ("TransformerLayer_{i}/Mlp_0/layer_output_ln/bias", "blocks.{i}.mlp_norm.bias"),
 )
-_OFFICIAL_VQGAN = (
+_GOOGLE_VQGAN = (
     ("quantizer/codebook", "quantize.embedding.weight"),
     *(
         pair
@@ -147,7 +147,7 @@ class Family(NamedTuple):
 FAMILIES = (
     Family(
         "maskgit",
-        "the report's transformer",
+        "the paper's transformer",
         r"first_layer\.|transformer\.layers\.\d+\.[01]\.",
         lambda sizes: _V1_TRANSFORMER,
         "transformer",
@@ -163,10 +163,10 @@ FAMILIES = (
         tied=("head.weight", "tok_emb.weight"),
     ),
     Family(
-        "official",
+        "google",
         "Google's transformer",
         r"TransformerLayer_\d+/",
-        lambda sizes: _OFFICIAL,
+        lambda sizes: _GOOGLE,
         "transformer",
         positions="Embed_0/position_embeddings/embedding",
     ),
@@ -187,10 +187,10 @@ FAMILIES = (
         ignored=r"loss\..*|quantize\.codebook_used",  # the latter counts which codes training used
     ),
     Family(
-        "official_vqgan",
+        "google_vqgan",
         "Google's tokenizer",
         r"(encoder|decoder)/ResBlock_\d+/",
-        lambda sizes: _OFFICIAL_VQGAN,
+        lambda sizes: _GOOGLE_VQGAN,
         "tokenizer",
     ),
 )  # fmt: skip
@@ -204,7 +204,7 @@ class Published(NamedTuple):
         family: what they are.
         tensors: by their published names.
         weights: ``ema`` if they are said to be averaged, else ``raw``.
-        step: optimiser steps behind them, where the file says so.
+        step: optimizer steps behind them, where the file says so.
         epoch: whole passes over the training images behind them, likewise.
         forget: gives back the memory that tensors have taken by being looked at.
     """
@@ -243,7 +243,7 @@ def renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
 
 
 def v1_transformer_name(published: str) -> str:
-    """Our name of a tensor of the report's published transformer (arXiv 2310.14400).
+    """Our name of a tensor of the paper's published transformer (arXiv 2310.14400).
 
     Shapes and values are the same on both sides; the number of attention heads cannot be read off
     them (16 in the published files).
@@ -253,12 +253,12 @@ def v1_transformer_name(published: str) -> str:
     """
     ours = renamed(published, _V1_TRANSFORMER)
     if ours is None:
-        raise ArtifactError(f"tensor {published!r} is not one of the report's transformer")
+        raise ArtifactError(f"tensor {published!r} is not one of the paper's transformer")
     return ours
 
 
 def v1_published_name(ours: str) -> str:
-    """The report's published name of a tensor of :class:`~maskgit_cli.networks.maskgit.MaskGIT`."""
+    """The paper's published name of a tensor of :class:`~maskgit_cli.networks.maskgit.MaskGIT`."""
     published = renamed(ours, ((right, left) for left, right in _V1_TRANSFORMER))
     assert published is not None, ours
     return published

@@ -1,7 +1,7 @@
 """The sizes of published networks, read off the shapes of their tensors.
 
 Shapes don't tell the number of attention heads (but Google's do), how a table's rows divide into codes
-and classes (but Halton-MaskGIT's do), the groups of group normalisations, nor the side of the images
+and classes (but Halton-MaskGIT's do), the groups of group normalizations, nor the side of the images
 that a tokenizer was made for.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskgit_cli.config.networks import (
+    GoogleConfig,
+    GoogleVQGANConfig,
     HaltonConfig,
-    OfficialConfig,
-    OfficialVQGANConfig,
     Pyramid,
     TransformerConfig,
     VQGANConfig,
@@ -115,13 +115,13 @@ def _halton(published: Published, codes: int, heads: int | None) -> HaltonConfig
     )
 
 
-def _official(published: Published, codes: int, heads: int | None) -> OfficialConfig:
+def _google(published: Published, codes: int, heads: int | None) -> GoogleConfig:
     rows, width = _shape(published, "Embed_0/word_embeddings/embedding", 2)
     query = "TransformerLayer_0/Attention_0/self_attention/query/kernel"
     told = _shape(published, query, 3)[1]
     if heads not in (None, told):
         raise ConfigError(f"--heads {heads}: the shapes in {published.path} say {told}")
-    return OfficialConfig(
+    return GoogleConfig(
         width=width,
         depth=_count(published, r"TransformerLayer_(\d+)/"),
         heads=told,
@@ -147,7 +147,7 @@ def transformer_sizes(published: Published, codes: int, heads: int | None) -> An
     known: dict[str, Callable[[Published, int, int | None], Any]] = {
         "maskgit": _v1,
         "halton": _halton,
-        "official": _official,
+        "google": _google,
     }
     sizes = known[published.family.network](published, codes, heads)
     if sizes.codebook_size != codes:
@@ -195,7 +195,7 @@ def _llamagen(published: Published, resolution: int) -> VQGANConfig:
     return _pyramid(published, resolution, "conv_blocks", "res")
 
 
-def _official_vqgan(published: Published, resolution: int) -> OfficialVQGANConfig:
+def _google_vqgan(published: Published, resolution: int) -> GoogleVQGANConfig:
     channels = _shape(published, "encoder/Conv_0/kernel", 4)[3]
     # The decoder has a convolution at its beginning, one after each of f's doublings, and one at its end.
     levels = _count(published, r"decoder/Conv_(\d+)/") - 1
@@ -206,7 +206,7 @@ def _official_vqgan(published: Published, resolution: int) -> OfficialVQGANConfi
     firsts = [f"encoder/ResBlock_{i * each}/Conv_0/kernel" for i in range(levels)]
     widths = [_shape(published, name, 4)[3] for name in firsts]
     codes, embed_dim = _shape(published, "quantizer/codebook", 2)
-    return OfficialVQGANConfig(
+    return GoogleVQGANConfig(
         resolution=resolution,
         channels=channels,
         channel_multipliers=_multipliers(published, channels, widths),
@@ -230,7 +230,7 @@ def tokenizer_sizes(published: Published, resolution: int) -> Any:
     known: dict[str, Callable[[Published, int], Pyramid]] = {
         "vqgan": _vqgan,
         "llamagen": _llamagen,
-        "official_vqgan": _official_vqgan,
+        "google_vqgan": _google_vqgan,
     }
     return known[published.family.network](published, resolution)
 

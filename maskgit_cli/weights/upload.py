@@ -33,13 +33,13 @@ def check_repository(name: str, what: str = "--push") -> None:
         raise ConfigError(f"{what} {name}: must be user/name, a repository of the Hugging Face hub")
 
 
-def upload(folder: Path, repository: str, licence: str | None = None, reporter: Reporter = SILENT) -> str:
+def upload(folder: Path, repository: str, license: str | None = None, reporter: Reporter = SILENT) -> str:
     """Upload a directory that ``export`` made, with a page that says what it is.
 
     Args:
         folder: the directory; its page is written there as README.md.
         repository: ``user/name``; it is made if it isn't there.
-        licence: of the weights, as the hub calls it; None states none.
+        license: of the weights, as the hub calls it; None states none.
         reporter: told of the result.
 
     Returns:
@@ -48,7 +48,7 @@ def upload(folder: Path, repository: str, licence: str | None = None, reporter: 
     Raises:
         OutputError: the hub can't be reached or refuses.
     """
-    write_bytes(folder / CARD, model_card(folder, repository, licence).encode())
+    write_bytes(folder / CARD, model_card(folder, repository, license).encode())
     reporter.info(f"uploading {folder} to {repository}")
     api = HfApi(endpoint=hub_endpoint(), library_name="maskgit-cli")
     with _refusals(folder, repository):
@@ -56,8 +56,8 @@ def upload(folder: Path, repository: str, licence: str | None = None, reporter: 
         # One commit, so that nobody ever gets a part of it.
         files = [CommitOperationAdd(p.relative_to(folder).as_posix(), p) for p in _files_in(folder)]
         api.create_commit(repository, files, commit_message=f"Upload with {CREATED_BY}")
-    if licence is None:
-        reporter.warn("the page states no licence; --licence mit, say, states one")
+    if license is None:
+        reporter.warn("the page states no license; --license mit, say, states one")
     url = f"{hub_endpoint()}/{repository}"
     reporter.info(f"uploaded to {url}")
     return url
@@ -86,13 +86,13 @@ def _refusals(folder: Path, repository: str) -> Iterator[None]:
 # --- the page ---------------------------------------------------------------------------------------
 
 
-def model_card(folder: Path, repository: str, licence: str | None) -> str:
+def model_card(folder: Path, repository: str, license: str | None) -> str:
     """The page of a directory that ``export`` made, in Markdown with the hub's YAML header."""
     name = repository.rsplit("/", 1)[-1]
     config = folder / "config.json"
     record = read_json(config, "a model or tokenizer directory") if config.exists() else {}
     parts = [
-        _header(licence),
+        _header(license),
         f"# {name}\n",
         _what(record),
         _use(record, repository, name),
@@ -104,11 +104,11 @@ def model_card(folder: Path, repository: str, licence: str | None) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _header(licence: str | None) -> str:
+def _header(license: str | None) -> str:
     lines = ["library_name: maskgit-cli", "pipeline_tag: unconditional-image-generation"]
     lines += ["tags:", "- maskgit", "- masked-image-modeling", "- class-conditional"]
-    if licence:
-        lines.append(f"license: {licence}")
+    if license:
+        lines.append(f"license: {license}")
     return "\n".join(["---", *lines, "---", ""])
 
 

@@ -7,9 +7,9 @@ import torch
 from documents import ROOT, Document
 
 from maskgit_cli.config.catalogue import FAMILIES, PUBLISHED, published_model
-from maskgit_cli.config.networks import HaltonConfig, OfficialConfig, TransformerConfig
+from maskgit_cli.config.networks import GoogleConfig, HaltonConfig, TransformerConfig
 from maskgit_cli.errors import ConfigError
-from maskgit_cli.networks.google import Official
+from maskgit_cli.networks.google import Google
 from maskgit_cli.networks.halton import Halton
 from maskgit_cli.networks.maskgit import MaskGIT
 
@@ -31,8 +31,8 @@ def network(model):
             sizes = HaltonConfig(width, depth, model.heads, head_width, mlp_width, 16384, 1000, grid)
             return Halton(sizes)
         sizes = (768, 24, model.heads, 3072, 1024, 1000, grid)
-        if model.family == "official":
-            return Official(OfficialConfig(*sizes))
+        if model.family == "google":
+            return Google(GoogleConfig(*sizes))
         return MaskGIT(TransformerConfig(*sizes))
 
 
@@ -55,8 +55,8 @@ def test_the_published_numbers():
         "halton-384-small": (70, 6.11),
         "halton-384-base": (142, 4.15),
         "halton-384-large": (480, 2.59),
-        "official-256": (172, 6.06),
-        "official-512": (173, 7.32),
+        "google-256": (172, 6.06),
+        "google-512": (173, 7.32),
     }
     assert f"{PUBLISHED['maskgit-256'].parameters / 1e6:.3f}" == "174.161"
 
@@ -77,14 +77,14 @@ def test_entries_are_whole(model):
 def test_sizes():
     assert PUBLISHED["maskgit-256"].bytes == 2_090_306_069 + 957_954_257 + 645
     assert PUBLISHED["halton-384-large"].bytes == 1_920_000_000 + 288_000_000
-    assert PUBLISHED["official-256"].bytes is None
+    assert PUBLISHED["google-256"].bytes is None
 
 
 def test_names():
     assert published_model("maskgit-256") is PUBLISHED["maskgit-256"]
     with pytest.raises(ConfigError, match=r"no published model is called Maskgit-255; there are maskgit-256"):
         published_model("Maskgit-255")
-    with pytest.raises(ConfigError, match="halton-384-large, official-256"):
+    with pytest.raises(ConfigError, match="halton-384-large, google-256"):
         published_model("???")
 
 
@@ -98,7 +98,7 @@ def test_the_document_has_the_same_table():
             f"{m.resolution} px",
             f"{m.fid:.2f}" if m.fid else "-",
             sizes[m.name],
-            FAMILIES[m.family].licence,
+            FAMILIES[m.family].license,
         ]
         for m in PUBLISHED.values()
     ]

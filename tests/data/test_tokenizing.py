@@ -115,7 +115,7 @@ def test_batches_and_workers_make_no_difference(run, tmp_path):
 
 
 def test_on_a_cpu_every_square_goes_through_alone(run, monkeypatch):
-    # Kernels are chosen by shape: that is why an image's codes don't depend on its neighbours.
+    # Kernels are chosen by shape: that is why an image's codes don't depend on its neighbors.
     shapes, latents = [], VQGAN.latents
     monkeypatch.setattr(VQGAN, "latents", lambda self, x: shapes.append(tuple(x.shape)) or latents(self, x))
     run(views="flip", batch_size=5)

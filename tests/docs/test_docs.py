@@ -17,7 +17,7 @@ import pytest
 import torch
 from documents import CODE, ROOT, Block, Document, Specification, check_shape
 from PIL import Image
-from published import OFFICIAL
+from published import GOOGLE
 from safetensors.numpy import load_file
 from tiny_training import train_tiny, train_tiny_vqgan
 
@@ -197,7 +197,7 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     train_tiny_vqgan(images, root / "vqgan", {"val": images}, **everything)
     export(run, root / "model", half=True)
     export(root / "model", root / "model-again", sampler={"steps": 4})
-    import_weights([OFFICIAL.transformer], root / "imported", tokenizer=OFFICIAL.tokenizer)
+    import_weights([GOOGLE.transformer], root / "imported", tokenizer=GOOGLE.tokenizer)
     export(root / "vqgan", root / "vqgan-exported", half=True)
 
 

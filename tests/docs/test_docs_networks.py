@@ -34,7 +34,7 @@ def test_networks_and_their_keys():
     assert rows == [(name, network.key) for name, network in NETWORKS.items()]
 
 
-@pytest.mark.parametrize("name", ["halton", "official", "official_vqgan"])
+@pytest.mark.parametrize("name", ["halton", "google", "google_vqgan"])
 def test_sizes(imported, name):
     held = Specification(PAGE)
     record, _ = imported[name]
@@ -45,7 +45,7 @@ def test_sizes(imported, name):
     assert held.unmet() == {}
 
 
-@pytest.mark.parametrize("name", ["halton", "official", "official_vqgan"])
+@pytest.mark.parametrize("name", ["halton", "google", "google_vqgan"])
 def test_tensors(imported, name):
     _, network = imported[name]
     sizes = network.config.to_json()

@@ -195,7 +195,7 @@ def test_webp_keeps_every_pixel_and_holds_the_last():
 
 
 def test_gif_shows_all_frames_for_their_time():
-    # Up to 256 colours come back as they were.
+    # Up to 256 colors come back as they were.
     frames = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     for i in range(4):
         frames[i, :, :, 4 * i :] = 60 * i + 20

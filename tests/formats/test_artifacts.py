@@ -333,7 +333,7 @@ def test_records_that_say_too_little(tmp_path, changes, words):
     [
         ("heads", 5, "--heads 5: must be a divisor of the width 32"),
         ("depth", 0, "--depth 0: must be 1 or more"),
-        ("colour", 1, "unknown setting 'colour'"),
+        ("color", 1, "unknown setting 'color'"),
         ("width", "wide", "config.json"),
         ("width", 64, "has shape"),
     ],
@@ -509,7 +509,7 @@ def test_a_damaged_log_is_named(tmp_path, line):
         runs.read_metrics(tmp_path)
 
 
-@pytest.mark.parametrize("network", ["halton", "official"])
+@pytest.mark.parametrize("network", ["halton", "google"])
 def test_another_size_of_any_network_is_another_run(tmp_path, network):
     """Whatever the sizes stand under, they have to be those that the run was begun with."""
     record = {"format": runs.RUN_FORMAT, "version": 1, "network": network, network: {"width": 8}}

@@ -90,13 +90,13 @@ def test_no_label_is_the_dropped_label(transformer):
     dropped = transformer(golden["tokens"], golden["labels"], torch.ones(4, dtype=torch.bool))
     assert torch.equal(transformer(golden["tokens"], none), dropped)
     assert torch.equal(transformer(golden["tokens"], none, torch.zeros(4, dtype=torch.bool)), dropped)
-    labelled = transformer(golden["tokens"], golden["labels"])
-    assert not torch.allclose(labelled, dropped, atol=1e-2)
+    labeled = transformer(golden["tokens"], golden["labels"])
+    assert not torch.allclose(labeled, dropped, atol=1e-2)
 
 
 def test_a_published_tensor_that_is_not_known_is_an_error():
     for name in ("tok_emb.bias", "transformer.layers.0.2.norm.weight", "x.pos_emb", "first_layer.1.weight"):
-        with pytest.raises(ArtifactError, match="is not one of the report's transformer"):
+        with pytest.raises(ArtifactError, match="is not one of the paper's transformer"):
             v1_transformer_name(name)
 
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from published import FAMILIES, golden
 
 from maskgit_cli.config.networks import (
+    GoogleConfig,
+    GoogleVQGANConfig,
     HaltonConfig,
-    OfficialConfig,
-    OfficialVQGANConfig,
     TransformerConfig,
     VQGANConfig,
 )
@@ -19,7 +19,7 @@ from maskgit_cli.networks.vqgan import Codebook
 from maskgit_cli.weights.importing import import_weights
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
-FOLDERS = {"maskgit": "maskgit_v1", "halton": "halton", "official": "official_jax"}
+FOLDERS = {"maskgit": "maskgit_v1", "halton": "halton", "google": "official_jax"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_tokenizers_give_the_published_codes_and_pixels(imported, name):
 
 
 def test_googles_tokenizer_gives_the_published_codes_and_pixels(imported):
-    network = load_tokenizer(imported / "official").network
+    network = load_tokenizer(imported / "google").network
     io = golden("official_jax/vqgan_io.npz")
     images = io["images_0_1_nhwc"].permute(0, 3, 1, 2) * 2 - 1
     assert torch.equal(network.encode(images), io["indices"].long())
@@ -65,10 +65,10 @@ def test_googles_tokenizer_gives_the_published_codes_and_pixels(imported):
 SIZES = {
     "maskgit": (TransformerConfig(768, 24, 16, 3072, 1024, 1000, 16), 174.161),
     "halton": (HaltonConfig(1024, 24, 16, 64, 2816, 16384, 1000, 24), 479.985),
-    "official": (OfficialConfig(768, 24, 12, 3072, 1024, 1000, 16), 172.457),
+    "google": (GoogleConfig(768, 24, 12, 3072, 1024, 1000, 16), 172.457),
     "vqgan": (VQGANConfig(), 72.142),
     "llamagen": (VQGANConfig(codebook_size=16384, embed_dim=8), 71.883),
-    "official_vqgan": (OfficialVQGANConfig(), 54.516),
+    "google_vqgan": (GoogleVQGANConfig(), 54.516),
 }
 
 
@@ -93,7 +93,7 @@ def test_haltons_dropped_label_is_no_label(imported):
 
 
 def test_googles_transformer_wants_a_label_for_every_image(imported):
-    network = load_model(imported / "official").network
+    network = load_model(imported / "google").network
     io = golden("official_jax/transformer_io.npz")
     keep = torch.zeros(3, dtype=torch.bool)
     assert torch.equal(network(io["tokens"], io["labels"], keep), network(io["tokens"], io["labels"]))
@@ -110,7 +110,7 @@ def test_googles_transformer_wants_a_label_for_every_image(imported):
 # --- parts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["halton", "official"])
+@pytest.mark.parametrize("name", ["halton", "google"])
 @pytest.mark.parametrize("training", [False, True])
 def test_attention_is_fused_and_drops_out_in_training_alone(imported, monkeypatch, name, training):
     network = load_model(imported / name).network.train(training)
@@ -147,7 +147,7 @@ def test_llamagens_codes_do_not_depend_on_lengths(imported):
 
 
 def test_googles_tokenizer_takes_any_multiple_of_its_factor(imported):
-    network = load_tokenizer(imported / "official").network
+    network = load_tokenizer(imported / "google").network
     codes = network.encode(torch.zeros(1, 3, 24, 8))
     assert codes.shape == (1, 6, 2)
     assert network.decode(codes).shape == (1, 3, 24, 8)

@@ -108,9 +108,9 @@ def test_of_many_lines_the_best_alone_has_a_name():
     swept = {"cfg": [float(i) for i in range(12)], "steps": [4, 8]}
     figure = plots._by_setting(points(swept, METRICS), "steps", ["cfg", "steps"], ["fid"])
     assert figure_texts(figure)["legend"] == ["w 2"]
-    colours = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert colours.count(plots.GREY) == 11
-    assert colours.count(plots.BEST) == 1
+    colors = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert colors.count(plots.GREY) == 11
+    assert colors.count(plots.BEST) == 1
 
 
 def test_a_trade_off_joins_points_along_the_setting_with_the_most_values():

@@ -210,11 +210,11 @@ def test_sigkill_and_again_gives_the_same_bytes(model, images, whole, tmp_path):
 
 
 def test_samplers_with_their_own_settings(model, images, tmp_path):
-    done = run_sweep(model, images, tmp_path / "a", {"sampler": ["halton", "official"], "steps": [2, 4]})
+    done = run_sweep(model, images, tmp_path / "a", {"sampler": ["halton", "google"], "steps": [2, 4]})
     assert [(p["sampler"]["method"], p["sampler"]["steps"]) for p in done.record["points"]] == [
-        ("halton", 2), ("halton", 4), ("official", 2), ("official", 4)
+        ("halton", 2), ("halton", 4), ("google", 2), ("google", 4)
     ]  # fmt: skip
-    swept = {"preset": ["raster", "report-256"], "cfg_interval": [(0.0, 1.0), (0.5, 1.0)]}
+    swept = {"preset": ["raster", "paper-256"], "cfg_interval": [(0.0, 1.0), (0.5, 1.0)]}
     done = run_sweep(model, images, tmp_path / "b", swept)
     assert [(p["sampler"]["method"], p["sampler"]["cfg_interval"]) for p in done.record["points"]] == [
         ("raster", [0, 1]), ("raster", [0.5, 1]), ("confidence", [0, 1]), ("confidence", [0.5, 1])
@@ -224,7 +224,7 @@ def test_samplers_with_their_own_settings(model, images, tmp_path):
 
 
 def test_checkpoints_of_a_run(tokens, images, tmp_path):
-    """The report's figure ablates training too: several checkpoints are a swept setting."""
+    """The paper's figure ablates training too: several checkpoints are a swept setting."""
     run = train_tiny(tokens, tmp_path / "run", steps=6, checkpoint_every=3, keep=2)
     models = sorted((run / "checkpoints").iterdir())
     done = run_sweep(models, images, tmp_path / "s", {"steps": [2]})

@@ -121,8 +121,8 @@ def test_options_come_first(model, tmp_path, maskgit):
         return json.loads(outcome.stdout)["settings"]["sampler"]
 
     assert drawn("--out", tmp_path / "a", "--cfg", "3") == OWN.describe() | {"cfg": 3.0}
-    preset = PRESETS["report-256"].describe()
-    assert drawn("--out", tmp_path / "b", "--preset", "report-256") == preset
+    preset = PRESETS["paper-256"].describe()
+    assert drawn("--out", tmp_path / "b", "--preset", "paper-256") == preset
     assert drawn("--out", tmp_path / "c", "--sampler", "raster") == RasterConfig().describe()
     assert drawn("--out", tmp_path / "d", "--sampler", "confidence") == OWN.describe()
 

@@ -18,8 +18,8 @@ from maskgit_cli.config.samplers import (
     SAMPLERS,
     SCHEDULES,
     ConfidenceConfig,
+    GoogleSamplerConfig,
     HaltonSamplerConfig,
-    OfficialSamplerConfig,
     RasterConfig,
     changed,
     preset_for,
@@ -31,16 +31,16 @@ from maskgit_cli.sampling.samplers import (
     confidence_sampler,
     draw_codes,
     draw_samples,
+    google_sampler,
     halton_sampler,
-    official_sampler,
     raster_sampler,
 )
 from maskgit_cli.sampling.schedules import (
+    google_tokens_per_step,
     guidance_weight,
     halton_order,
     halton_tokens_per_step,
     mask_ratio,
-    official_tokens_per_step,
     tokens_per_step,
 )
 
@@ -48,8 +48,8 @@ from maskgit_cli.sampling.schedules import (
 def expected_counts(config, total):
     if isinstance(config, ConfidenceConfig):
         return tokens_per_step(total, config.steps, config.schedule)
-    if isinstance(config, OfficialSamplerConfig):
-        return official_tokens_per_step(total, config.steps, config.schedule)
+    if isinstance(config, GoogleSamplerConfig):
+        return google_tokens_per_step(total, config.steps, config.schedule)
     if isinstance(config, HaltonSamplerConfig):
         return halton_tokens_per_step(total, config.steps)
     return [1] * total
@@ -58,7 +58,7 @@ def expected_counts(config, total):
 @st.composite
 def problems(draw, redraws=False):
     """(codes with holes, mask code, settings of any sampler, seed)"""
-    kind = draw(st.sampled_from([ConfidenceConfig, HaltonSamplerConfig, OfficialSamplerConfig, RasterConfig]))
+    kind = draw(st.sampled_from([ConfidenceConfig, HaltonSamplerConfig, GoogleSamplerConfig, RasterConfig]))
     height, book = draw(st.integers(1, 4)), draw(st.integers(2, 7))
     width = height if kind is HaltonSamplerConfig else draw(st.integers(1, 4))  # whose order is of squares
     n = height * width
@@ -115,7 +115,7 @@ def test_every_sampler_keeps_its_numbers_and_known_codes_never_change(problem):
 
 @settings(max_examples=50, deadline=None)
 @given(problems(redraws=True), st.data())
-def test_an_image_does_not_depend_on_its_neighbours(problem, data):
+def test_an_image_does_not_depend_on_its_neighbors(problem, data):
     codes, book, config, seed = problem
     labels, indices = torch.arange(len(codes)) % 5, torch.arange(len(codes)) * 1000 + 3
     network = toy_network(book, codes[0].numel())
@@ -132,7 +132,7 @@ def test_any_grid_of_logits_with_or_without_the_masks_column():
     def without_mask(codes, labels, drop):
         return with_mask(codes, labels, drop)[..., :4]
 
-    for config in (ConfidenceConfig(steps=2), OfficialSamplerConfig(steps=2), RasterConfig()):
+    for config in (ConfidenceConfig(steps=2), GoogleSamplerConfig(steps=2), RasterConfig()):
         drawn = [
             draw_samples(network, *blank(5, 2, 2, 4), config, 3, 4) for network in (with_mask, without_mask)
         ]
@@ -144,8 +144,8 @@ def test_any_grid_of_logits_with_or_without_the_masks_column():
 
 def test_every_network_has_a_preset():
     assert [preset_for(side) for side in (16, 64)] == ["small-64"] * 2
-    assert [preset_for(side) for side in (65, 256, 384, 512)] == ["report-256"] * 3 + ["report-512"]
-    assert [preset_for(side, "official") for side in (256, 512)] == ["official-256", "official-512"]
+    assert [preset_for(side) for side in (65, 256, 384, 512)] == ["paper-256"] * 3 + ["paper-512"]
+    assert [preset_for(side, "google") for side in (256, 512)] == ["google-256", "google-512"]
     assert {preset_for(384, method) for method in SAMPLERS} <= PRESETS.keys()
     assert all(SAMPLERS[config.method] is type(config) for config in PRESETS.values())
     assert PRESETS["halton"].cfg == 2.0  # constant, a scale of 3 in s·cond + (1−s)·uncond
@@ -160,7 +160,7 @@ def test_every_network_has_a_preset():
 def test_a_setting_that_a_sampler_lacks(method, name, value):
     """The line says which settings it has, and which samplers have that one."""
     message = f"--{name.replace('_', '-')}: the {method} sampler has no such setting; it has --cfg, .*; "
-    others = {"gumbel_temp": "confidence", "schedule": "confidence or official", "choice_temp": "official"}
+    others = {"gumbel_temp": "confidence", "schedule": "confidence or google", "choice_temp": "google"}
     with pytest.raises(ConfigError, match=f"^{message}--sampler {others[name]} has it$"):
         changed(PRESETS[preset_for(256, method)], {name: value})
 
@@ -172,7 +172,7 @@ def test_a_setting_that_a_sampler_lacks(method, name, value):
         (ConfidenceConfig, {"cfg_interval": (0.0, 1.5)}, "--cfg-interval 0:1.5"),
         (ConfidenceConfig, {"schedule": "pow"}, "--schedule pow: must be one of root, .* or powN"),
         (ConfidenceConfig, {"schedule": "pow0"}, "--schedule pow0"),
-        (OfficialSamplerConfig, {"choice_temp": -1.0}, "--choice-temp -1.0: must be between 0 and 10000"),
+        (GoogleSamplerConfig, {"choice_temp": -1.0}, "--choice-temp -1.0: must be between 0 and 10000"),
         (ConfidenceConfig, {"cfg": 1e39}, r"--cfg 1e\+39: must be between 0 and 10000"),
         (RasterConfig, {"sm_temp": 1e308}, r"--sm-temp 1e\+308: must be greater than 0 and 10000 or less"),
         (HaltonSamplerConfig, {"sm_temp_end": 0.0}, "--sm-temp-end 0.0: must be greater than 0"),
@@ -191,13 +191,13 @@ def test_a_record_of_a_sampler_makes_it_again():
 
 
 def test_too_many_steps_are_refused_before_anything_is_drawn():
-    for config in (ConfidenceConfig(), HaltonSamplerConfig(steps=8), OfficialSamplerConfig()):
+    for config in (ConfidenceConfig(), HaltonSamplerConfig(steps=8), GoogleSamplerConfig()):
         check_steps(config, 8)
         with pytest.raises(ConfigError, match="--steps 8: there are 7 tokens"):
             check_steps(config, 7)
     check_steps(RasterConfig(), 1)
     with pytest.raises(ConfigError, match="--schedule root, this sampler has nothing left"):
-        check_steps(OfficialSamplerConfig(steps=64, schedule="root"), 64)
+        check_steps(GoogleSamplerConfig(steps=64, schedule="root"), 64)
 
 
 # --- schedules --------------------------------------------------------------------------------------
@@ -238,26 +238,26 @@ def test_halton_numbers_follow_the_published_formula():
 def test_all_numbers_of_tokens_are_positive_and_make_the_total(data):
     total = data.draw(st.integers(1, 600))
     steps = data.draw(st.integers(1, total))
-    for counts in (halton_tokens_per_step(total, steps), official_tokens_per_step(total, steps, "cosine")):
+    for counts in (halton_tokens_per_step(total, steps), google_tokens_per_step(total, steps, "cosine")):
         assert (len(counts), sum(counts), min(counts) >= 1) == (steps, total, True)
 
 
-def test_official_numbers_leave_the_floor_of_the_cosine_masked():
-    counts = official_tokens_per_step(256, 8, "cosine")
+def test_google_numbers_leave_the_floor_of_the_cosine_masked():
+    counts = google_tokens_per_step(256, 8, "cosine")
     left = [256 - known for known in itertools.accumulate(counts)]
     assert left[:-1] == [math.floor(256 * math.cos(math.pi / 2 * (i + 1) / 8)) for i in range(7)]
     assert left[-1] == 0
 
 
-def test_official_numbers_are_clamped():
+def test_google_numbers_are_clamped():
     # ⌊3·cos⌋ would leave 2, 2 and 1 masked after the first three of four steps: one less each time instead.
-    assert official_tokens_per_step(4, 4, "cosine") == [1, 1, 1, 1]
-    assert official_tokens_per_step(10, 2, "pow0.1") == [9, 1]  # ⌊10·γ(½)⌋ = 0, but one stays masked
+    assert google_tokens_per_step(4, 4, "cosine") == [1, 1, 1, 1]
+    assert google_tokens_per_step(10, 2, "pow0.1") == [9, 1]  # ⌊10·γ(½)⌋ = 0, but one stays masked
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_official_numbers_with_every_schedule(schedule):
-    assert sum(official_tokens_per_step(256, 8, schedule)) == 256
+def test_google_numbers_with_every_schedule(schedule):
+    assert sum(google_tokens_per_step(256, 8, schedule)) == 256
 
 
 # --- Halton -----------------------------------------------------------------------------------------
@@ -325,19 +325,19 @@ def test_redrawing_changes_what_was_drawn_but_never_what_was_given():
 # --- Google -----------------------------------------------------------------------------------------
 
 
-def test_official_noise_falls_to_nothing_at_the_last_step():
+def test_google_noise_falls_to_nothing_at_the_last_step():
     steps = []
-    config = OfficialSamplerConfig(steps=3, choice_temp=100.0)
-    official_sampler(toy_network(5, 16), *blank(20, 4, 4, 5), config, 0, 5, steps.append)
+    config = GoogleSamplerConfig(steps=3, choice_temp=100.0)
+    google_sampler(toy_network(5, 16), *blank(20, 4, 4, 5), config, 0, 5, steps.append)
     spread = [step.confidence[step.confidence.isfinite()].std().item() for step in steps]
     assert spread[0] > 1.5 * spread[1] > 20 * spread[2]
     assert (steps[-1].confidence <= 0).all()
 
 
-def test_official_choice_without_temperature_is_greedy():
+def test_google_choice_without_temperature_is_greedy():
     steps = []
-    config = OfficialSamplerConfig(steps=4, choice_temp=0.0)
-    official_sampler(toy_network(5, 9), *blank(6, 3, 3, 5), config, 0, 5, steps.append)
+    config = GoogleSamplerConfig(steps=4, choice_temp=0.0)
+    google_sampler(toy_network(5, 9), *blank(6, 3, 3, 5), config, 0, 5, steps.append)
     for step in steps:
         left = step.confidence.masked_fill(step.kept, -torch.inf).flatten(1).max(1).values
         least = step.confidence.masked_fill(~step.kept, torch.inf).flatten(1).min(1).values

@@ -82,7 +82,7 @@ def test_there_is_no_unconditional_pass_where_the_weight_is_0(ramp, passes):
 
 
 def test_guidance_moves_towards_the_class():
-    """Two classes, each with its own favourite code; unconditionally both are as likely."""
+    """Two classes, each with its own favorite code; unconditionally both are as likely."""
 
     def predict(codes, labels, drop):
         logits = torch.zeros(len(codes), 1, 4)

@@ -17,8 +17,8 @@ from tiny_models import CODES, NAMES, make_model
 
 from maskgit_cli.config.samplers import (
     ConfidenceConfig,
+    GoogleSamplerConfig,
     HaltonSamplerConfig,
-    OfficialSamplerConfig,
     RasterConfig,
 )
 from maskgit_cli.config.stages import SampleConfig
@@ -81,7 +81,7 @@ def test_a_sample_directory(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sampler", [STEPS, HaltonSamplerConfig(steps=4), OfficialSamplerConfig(steps=4, cfg=1.0), RasterConfig()]
+    "sampler", [STEPS, HaltonSamplerConfig(steps=4), GoogleSamplerConfig(steps=4, cfg=1.0), RasterConfig()]
 )
 def test_an_image_depends_neither_on_batch_size_nor_on_range(model, tmp_path, sampler):
     whole = draw(model, tmp_path / "whole", 8, sampler, labels="uniform", batch_size=8).path

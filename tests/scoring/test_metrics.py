@@ -103,6 +103,6 @@ def test_prdc_equals_its_definition_whatever_the_block():
         assert prdc(real, fake, k=4, block=block) == pytest.approx(expected)
 
 
-def test_prdc_needs_more_images_than_neighbours():
-    with pytest.raises(ConfigError, match="--neighbours 3"):
+def test_prdc_needs_more_images_than_neighbors():
+    with pytest.raises(ConfigError, match="--neighbors 3"):
         prdc(np.zeros((10, 2)), np.zeros((3, 2)), 3)

@@ -49,7 +49,7 @@ class Listener:
 
 
 def make_images(path: Path, n: int, seed: int = 0, side: int = 16, start: int = 0) -> Path:
-    """Smooth coloured pictures; image i depends on (seed, i) alone."""
+    """Smooth colored pictures; image i depends on (seed, i) alone."""
     path.mkdir(parents=True, exist_ok=True)
     for i in range(start, start + n):
         rng = np.random.default_rng((seed, i))
@@ -242,7 +242,7 @@ def test_statistics_of_another_space_are_refused(here, real, fake, tokenizer):
     assert not (here / "s.json").exists()
 
 
-# --- the report's own evaluator ---------------------------------------------------------------------
+# --- the paper's own evaluator ---------------------------------------------------------------------
 
 
 def test_stretch_is_the_reports():
@@ -471,7 +471,7 @@ def test_few_images_are_warned_about_with_the_number(here, real, tokenizer):
     assert warning in listener.warnings
     tiny = make_images(here / "tiny", 3)
     record = score(tiny, real, VQGAN, tokenizer=tokenizer).record
-    assert "--neighbours 3: must be less than 3" in record["left_out"]["prdc"]
+    assert "--neighbors 3: must be less than 3" in record["left_out"]["prdc"]
     assert list(record["metrics"]) == ["frechet_vqgan"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from documents import ROOT, Document, Specification
-from published import FAMILIES, OFFICIAL
+from published import FAMILIES, GOOGLE
 from tiny_models import CODES, make_model, tiny_transformer
 from tiny_training import train_tiny, write_tokens
 
@@ -22,7 +22,7 @@ from maskgit_cli.weights.importing import import_weights
 
 
 def positions_of(old: int, new: int) -> np.ndarray:
-    """Where the centres of ``new`` cells lie among ``old`` ones, by the documented formula."""
+    """Where the centers of ``new`` cells lie among ``old`` ones, by the documented formula."""
     return np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
 
 
@@ -32,7 +32,7 @@ def positions_of(old: int, new: int) -> np.ndarray:
 @pytest.mark.parametrize(("old", "new"), [(4, 8), (16, 32), (8, 4), (3, 5), (6, 6), (1, 3)])
 @pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 0), (0, 0)])
 def test_a_linear_ramp(old, new, before, after):
-    """Rows that grow linearly with line and column take the value at the new cell's centre."""
+    """Rows that grow linearly with line and column take the value at the new cell's center."""
     line, column = np.mgrid[:old, :old]
     places = np.stack([line, column, 3 * line - 2 * column + 1], -1).reshape(-1, 3)
     special = np.full((before + after, 3), 77.0)
@@ -47,7 +47,7 @@ def test_a_linear_ramp(old, new, before, after):
 
 
 def test_twice_as_many_cells():
-    """256 to 512 px: each old cell is four new ones, a quarter of a cell off its centre."""
+    """256 to 512 px: each old cell is four new ones, a quarter of a cell off its center."""
     ramp = torch.arange(4.0).repeat(4).reshape(1, 16, 1)  # the column
     got = resize_table(ramp, 4, 8)[0, :8, 0].tolist()
     assert got == [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]
@@ -83,7 +83,7 @@ def test_all_other_tensors_are_equal():
 
 @pytest.mark.parametrize(
     ("family", "table", "special"),
-    [("maskgit", "positions", -1), ("halton", "positions.weight", None), ("official", "positions.weight", 0)],
+    [("maskgit", "positions", -1), ("halton", "positions.weight", None), ("google", "positions.weight", 0)],
 )
 def test_published_networks_see_more_cells(family, table, special, tmp_path):
     """The class token's row stays where the family has it, and the network runs at twice the side."""
@@ -189,7 +189,7 @@ def test_a_name_under_models(model, tmp_path, monkeypatch, maskgit):
 
 
 def test_googles_network_is_trained_with_a_class_for_every_image(tmp_path):
-    path = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
+    path = import_weights([GOOGLE.transformer], tmp_path / "google", tokenizer=GOOGLE.tokenizer)
     sizes = load_model(path).config
     tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
     with pytest.raises(ConfigError, match=r"--drop-label 0\.1: .* knows no dropped class; leave"):
@@ -201,7 +201,7 @@ def test_googles_network_is_trained_with_a_class_for_every_image(tmp_path):
     assert not torch.equal(before["output.weight"], after["output.weight"])
 
 
-@pytest.mark.parametrize("family", ["halton", "official"])
+@pytest.mark.parametrize("family", ["halton", "google"])
 def test_the_record_of_a_run_of_another_network(family, tmp_path):
     """As the documents specify it: a run's, with the sizes under the network's own key."""
     files = FAMILIES[family]
@@ -220,7 +220,7 @@ def test_the_record_of_a_run_of_another_network(family, tmp_path):
 
 
 def test_googles_network_needs_labels(tmp_path):
-    path = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
+    path = import_weights([GOOGLE.transformer], tmp_path / "google", tokenizer=GOOGLE.tokenizer)
     sizes = load_model(path).config
     tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
     with h5py.File(tokens, "r+") as file:

@@ -1,4 +1,4 @@
-"""Averaged weights, learning-rate shapes, and optimiser state that survives a checkpoint."""
+"""Averaged weights, learning-rate shapes, and optimizer state that survives a checkpoint."""
 
 import copy
 

@@ -16,7 +16,7 @@ from maskgit_cli.training.reconstruction import codebook_use, reconstruction_qua
 
 
 class OneCode(nn.Module):
-    """Stands for a tokenizer that gives every picture the first code, and grey for it."""
+    """Stands for a tokenizer that gives every picture the first code, and gray for it."""
 
     def __init__(self, config):
         super().__init__()

@@ -220,7 +220,7 @@ def test_smoothness_makes_neighbours_alike(images, tmp_path):
 
 
 def test_dead_codes_are_revived(images, tmp_path):
-    """The toy's pictures have few colours: codes die, and come back where the encoder is."""
+    """The toy's pictures have few colors: codes die, and come back where the encoder is."""
     settings = {"steps": 12, "checkpoint_every": 12, "adversarial_weight": 0.0, "lr": 2e-2, "flip": False}
     seen = {}
     for revive_after in (0, 4):

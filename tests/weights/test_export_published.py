@@ -1,4 +1,4 @@
-"""``export --to v1``: the report's own files, there and back; ``--push``: models on the hub."""
+"""``export --to v1``: the paper's own files, there and back; ``--push``: models on the hub."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from local_hub import serving
-from published import FAMILIES, OFFICIAL, V1
+from published import FAMILIES, GOOGLE, V1
 from tiny_models import make_model, make_tokenizer
 from tiny_training import train_tiny, write_tokens
 
@@ -22,7 +22,7 @@ from maskgit_cli.weights.exporting import export
 from maskgit_cli.weights.importing import import_weights
 
 GOLDEN_FILES = [V1.transformer, *V1.tokenizer]
-# v1.0's VQGAN always normalises in 32 groups.
+# v1.0's VQGAN always normalizes in 32 groups.
 SIZES = VQGANConfig(16, 32, (1, 1, 2), 1, (8,), 8, 4, 12, 32)
 
 
@@ -93,8 +93,8 @@ def test_exported_files_come_back_as_they_were(imported, tmp_path):
         assert records[0][key] == records[1][key]
 
 
-def test_a_run_with_its_optimiser(v1_run, tmp_path):
-    """Raw weights take the optimiser's state along, in the order of v1.0's parameters."""
+def test_a_run_with_its_optimizer(v1_run, tmp_path):
+    """Raw weights take the optimizer's state along, in the order of v1.0's parameters."""
     content = load(export(v1_run, tmp_path / "raw", to="v1", weights="raw") / "MaskGIT_16.pth")
     assert (content["iter"], content["global_epoch"]) == (6, 2)  # 6 steps of 8 images of 24
     network = load_model(v1_run, weights="raw").network
@@ -117,7 +117,7 @@ def test_epochs_go_along_through_a_model_directory(v1_run, tmp_path):
     assert (content["iter"], content["global_epoch"]) == (6, 2)
 
 
-def test_averaged_weights_have_a_new_optimiser(v1_run, tmp_path):
+def test_averaged_weights_have_a_new_optimizer(v1_run, tmp_path):
     content = load(export(v1_run, tmp_path / "ema", to="v1") / "MaskGIT_16.pth")
     assert content["optimizer_state_dict"]["state"] == {}
     averaged = load_model(v1_run).network.positions
@@ -140,7 +140,7 @@ def test_the_same_export_gives_the_same_bytes(v1_run, tmp_path):
 
 
 def test_what_v1_cannot_hold(tmp_path, maskgit):
-    model = make_model(tmp_path / "model")  # whose tokenizer normalises in 4 groups
+    model = make_model(tmp_path / "model")  # whose tokenizer normalizes in 4 groups
     with pytest.raises(ConfigError, match=r"in 4 groups; v1\.0's VQGAN always has 32"):
         export(model, tmp_path / "v1", to="v1")
     sizes = dataclasses.replace(SIZES, middle_attention=False)
@@ -151,11 +151,11 @@ def test_what_v1_cannot_hold(tmp_path, maskgit):
         export(model, tmp_path / "v1", to="v1", half=True)
     with pytest.raises(ConfigError, match="--to v2: must be one of native, v1"):
         export(model, tmp_path / "v1", to="v2")
-    other = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
+    other = import_weights([GOOGLE.transformer], tmp_path / "google", tokenizer=GOOGLE.tokenizer)
     outcome = maskgit("export", other, tmp_path / "v1", "--to", "v1")
     assert outcome.status == 1
-    assert "holds the network 'official'; --to v1 writes the report's only" in outcome.stderr
-    with pytest.raises(ConfigError, match="holds the network 'official_vqgan'"):
+    assert "holds the network 'google'; --to v1 writes the paper's only" in outcome.stderr
+    with pytest.raises(ConfigError, match="holds the network 'google_vqgan'"):
         export(other / "tokenizer", tmp_path / "v1", to="v1")
     assert not (tmp_path / "v1").exists()
 
@@ -185,7 +185,7 @@ def test_overwriting_only_what_an_export_made(imported, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_native_exports_of_published_networks(family, tmp_path):
-    """Halton-MaskGIT's and Google's networks go the same way as the report's."""
+    """Halton-MaskGIT's and Google's networks go the same way as the paper's."""
     files = [family.transformer, *family.tokenizer]
     model = import_weights(files, tmp_path / "model", heads=family.heads)
     out = export(model, tmp_path / "out")
@@ -210,7 +210,7 @@ def hub(monkeypatch):
 
 def test_push(hub, run, tmp_path, maskgit):
     out = tmp_path / "mine"
-    outcome = maskgit("export", run, out, "--push", "user/mine", "--licence", "mit")
+    outcome = maskgit("export", run, out, "--push", "user/mine", "--license", "mit")
     assert (outcome.status, outcome.stdout) == (0, f"{out}\n"), outcome.stderr
     assert f"uploaded to {hub.url}/user/mine" in outcome.stderr
     uploaded = hub.commits["user/mine"]
@@ -221,7 +221,7 @@ def test_push(hub, run, tmp_path, maskgit):
 
 
 def test_the_page_of_a_model(hub, run, tmp_path):
-    export(run, tmp_path / "mine", push="user/mine", licence="mit")
+    export(run, tmp_path / "mine", push="user/mine", license="mit")
     page = (tmp_path / "mine/README.md").read_text()
     header, text = page.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(header) == {
@@ -242,7 +242,7 @@ def test_a_page_without_licence_is_said_aloud(hub, tmp_path, maskgit):
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     outcome = maskgit("export", tokenizer, tmp_path / "mine", "--push", "user/codec")
     assert outcome.status == 0, outcome.stderr
-    assert "states no licence" in outcome.stderr
+    assert "states no license" in outcome.stderr
     assert "license" not in hub.commits["user/codec"]["README.md"].decode().split("---")[1]
 
 

@@ -1,4 +1,4 @@
-"""``import``: what is recognised, what is assumed aloud, what is refused, and what is written."""
+"""``import``: what is recognized, what is assumed aloud, what is refused, and what is written."""
 
 import json
 import shutil
@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from published import DATA, FAMILIES, HALTON, OFFICIAL, V1, flax_array, golden, rewritten, rewritten_flax
+from published import DATA, FAMILIES, GOOGLE, HALTON, V1, flax_array, golden, rewritten, rewritten_flax
 from safetensors.torch import load_file, save
 from test_read_torch import OBJECTS, TOUCH
 
 from maskgit_cli.config.networks import (
+    GoogleConfig,
+    GoogleVQGANConfig,
     HaltonConfig,
-    OfficialConfig,
-    OfficialVQGANConfig,
     TransformerConfig,
     VQGANConfig,
 )
@@ -66,7 +66,7 @@ SIZES = {
         HaltonConfig(48, 2, 4, 12, 256, 64, 10, 8, registers=1),
         VQGANConfig(32, 32, (1, 1, 2), 2, (8,), 32, 8, 64),
     ),
-    "official": (OfficialConfig(48, 2, 4, 96, 64, 10, 8), OfficialVQGANConfig(32, 32, (1, 1, 2), 1, 32, 64)),
+    "google": (GoogleConfig(48, 2, 4, 96, 64, 10, 8), GoogleVQGANConfig(32, 32, (1, 1, 2), 1, 32, 64)),
 }
 
 
@@ -125,7 +125,7 @@ def test_the_number_of_heads_is_what_was_published_and_said_aloud(tmp_path):
     assert "taking 16, as published" in heard.text
     assert load_model(path).config.heads == 16
     heard = Heard()
-    take(OFFICIAL, tmp_path / "official", reporter=heard)
+    take(GOOGLE, tmp_path / "google", reporter=heard)
     assert "number of heads" not in heard.text
     heard = Heard()
     take(V1, tmp_path / "four", reporter=heard)
@@ -154,7 +154,7 @@ def test_heads_that_cannot_be_are_refused(tmp_path):
         (V1, 0): "--heads 0: must be 1 or more",
         (HALTON, 7): "--heads 7: must be a divisor of the 48",
         (HALTON, None): "say its number of heads with --heads",
-        (OFFICIAL, 3): "--heads 3: the shapes in .* say 4",
+        (GOOGLE, 3): "--heads 3: the shapes in .* say 4",
     }
     for (family, heads), says in refused.items():
         with pytest.raises(ConfigError, match=says):
@@ -176,9 +176,9 @@ def test_a_model_names_what_it_was_made_from(models):
         assert record["tokenizer_sha256"] == sha256_file(models[name] / "tokenizer" / "model.safetensors")
         codec = json.loads((models[name] / "tokenizer" / "config.json").read_text())
         assert codec["parents"] == record["parents"][1:]
-        assert codec["network"] == {"maskgit": "vqgan", "halton": "llamagen"}.get(name, "official_vqgan")
+        assert codec["network"] == {"maskgit": "vqgan", "halton": "llamagen"}.get(name, "google_vqgan")
     assert load_model(models["maskgit"]).step == 12345
-    assert load_model(models["official"]).step is None
+    assert load_model(models["google"]).step is None
 
 
 def test_a_thousand_classes_are_imagenets(models, tmp_path):
@@ -299,13 +299,13 @@ def test_any_array_of_flax_that_is_missing_is_named(tmp_path, refused):
         content["params"]["extra"] = {"kernel": flax_array(np.zeros((2, 2), np.float32))}
         content["params"]["MlmLayer_0"]["mlm_bias"]["bias"] = flax_array(np.zeros(74, np.float32))
 
-    file = rewritten_flax(OFFICIAL.transformer, tmp_path / "x", change)
+    file = rewritten_flax(GOOGLE.transformer, tmp_path / "x", change)
     says = (
         r"lacks 1 tensor: TransformerLayer_1/Mlp_0/layer_output/bias; "
         r"it has 1 tensor too many: extra/kernel; "
         r"it has 1 tensor of another shape: MlmLayer_0/mlm_bias/bias \(74,\) for \(75,\)"
     )
-    refused(OFFICIAL._replace(transformer=file), says)
+    refused(GOOGLE._replace(transformer=file), says)
 
 
 def test_tensors_that_are_extra_misshapen_or_not_finite_are_named(tmp_path, refused):
@@ -347,10 +347,10 @@ def test_another_kind_of_tokenizer_is_taken_with_a_warning(tmp_path):
     codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
     for i, tokenizer in enumerate((HALTON.tokenizer, [codec])):
         heard = Heard()
-        import_weights([OFFICIAL.transformer], tmp_path / str(i), tokenizer=tokenizer, reporter=heard)
+        import_weights([GOOGLE.transformer], tmp_path / str(i), tokenizer=tokenizer, reporter=heard)
         assert "was published with Google's tokenizer, and this is another one" in heard.warned
     heard = Heard()
-    take(OFFICIAL, tmp_path / "model", reporter=heard)
+    take(GOOGLE, tmp_path / "model", reporter=heard)
     assert heard.warned == ""
 
 
@@ -379,7 +379,7 @@ def test_calls_that_make_no_sense_are_refused(tmp_path, refused):
         import_weights([V1.transformer], tmp_path / "out")
     with pytest.raises(ConfigError, match="second transformer"):
         import_weights([V1.transformer, HALTON.transformer], tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"--tokenizer .*: this is the report's transformer"):
+    with pytest.raises(ConfigError, match=r"--tokenizer .*: this is the paper's transformer"):
         import_weights(V1.tokenizer, tmp_path / "out", tokenizer=[V1.transformer])
     with pytest.raises(ConfigError, match="no weights were given"):
         import_weights([V1.tokenizer[1]], tmp_path / "out")
@@ -409,7 +409,7 @@ def test_calls_that_make_no_sense_are_refused(tmp_path, refused):
         (b"\x89HDF\r\n\x1a\n", "is no file of weights"),
         (b"hello", "neither a checkpoint of PyTorch nor flax's msgpack"),
         (V1.transformer.read_bytes()[:9999], "it is cut short or damaged"),
-        (OFFICIAL.transformer.read_bytes()[:9999], "it is cut short"),
+        (GOOGLE.transformer.read_bytes()[:9999], "it is cut short"),
     ],
 )
 def test_files_that_are_taken_for_weights(tmp_path, data, says):
@@ -423,16 +423,16 @@ def test_a_folder_of_files_beside_others(tmp_path):
     """Google's files have no suffix; a config.json that is not ours makes no directory of ours."""
     folder = tmp_path / "google"
     folder.mkdir()
-    for path in (OFFICIAL.transformer, *OFFICIAL.tokenizer):
+    for path in (GOOGLE.transformer, *GOOGLE.tokenizer):
         shutil.copy(path, folder)
     (folder / "config.json").write_text('{"by": "them"}')
     (folder / "README").write_text("about")
     model = import_weights([folder], tmp_path / "model")
-    assert load_model(model).sha256 == load_model(take(OFFICIAL, tmp_path / "one by one")).sha256
+    assert load_model(model).sha256 == load_model(take(GOOGLE, tmp_path / "one by one")).sha256
 
 
 def test_nothing_is_replaced_unasked(tmp_path):
-    out = take(OFFICIAL, tmp_path / "model")
+    out = take(GOOGLE, tmp_path / "model")
     before = sha256_file(out / "model.safetensors")
     with pytest.raises(OutputError, match="exists"):
         take(V1, out)
@@ -456,7 +456,7 @@ def test_a_fault_leaves_an_old_model_as_it_was(tmp_path):
 
 
 def test_a_network_that_is_not_known_is_an_error(models, tmp_path):
-    path = take(OFFICIAL, tmp_path / "model")
+    path = take(GOOGLE, tmp_path / "model")
     for file, read in ((path / "config.json", load_model), (path / "tokenizer/config.json", load_tokenizer)):
         record = json.loads(file.read_text())
         file.write_text(json.dumps(record | {"network": "diffusion"}))
@@ -514,19 +514,19 @@ def test_every_stage_takes_it(models, images, tmp_path, maskgit, name):
 
 
 def test_googles_network_is_drawn_with_unguided(models, tmp_path, maskgit):
-    done = maskgit("sample", models["official"], "--n", 1, "--steps", 2, "--out", tmp_path / "a")
+    done = maskgit("sample", models["google"], "--n", 1, "--steps", 2, "--out", tmp_path / "a")
     assert done.status == 0, done.stderr
     settings = json.loads((tmp_path / "a" / "settings.json").read_text())["settings"]
     assert settings["sampler"]["cfg"] == 0
     for words in (("--cfg", 2), ("--preset", "showcase")):
-        done = maskgit("sample", models["official"], "--n", 1, *words, "--out", tmp_path / "b")
+        done = maskgit("sample", models["google"], "--n", 1, *words, "--out", tmp_path / "b")
         assert (done.status, done.stderr.count("\n")) == (1, 1)
         assert "was trained with a class for every image" in done.stderr
 
 
 def test_the_command_says_what_it_made(tmp_path, maskgit):
     out = tmp_path / "model"
-    words = ("import", OFFICIAL.transformer, out, "--tokenizer", *OFFICIAL.tokenizer)
+    words = ("import", GOOGLE.transformer, out, "--tokenizer", *GOOGLE.tokenizer)
     done = maskgit(*words)
     assert (done.status, done.stdout) == (0, f"{out}\n")
     assert "Google's transformer, 0.047 M parameters" in done.stderr

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from maskgit_cli.config.networks import (
+    GoogleConfig,
+    GoogleVQGANConfig,
     HaltonConfig,
-    OfficialConfig,
-    OfficialVQGANConfig,
     TransformerConfig,
     VQGANConfig,
 )
@@ -27,10 +27,10 @@ LEVELS = {"channels": 32, "channel_multipliers": (1, 2, 2), "residual_blocks": 2
 SIZES = {
     "maskgit": TransformerConfig(8, 2, 2, 16, 5, 3, 2),
     "halton": HaltonConfig(8, 2, 2, 4, 16, 5, 3, 2),
-    "official": OfficialConfig(8, 2, 2, 16, 5, 3, 2),
+    "google": GoogleConfig(8, 2, 2, 16, 5, 3, 2),
     "vqgan": VQGANConfig(**LEVELS, attention_resolutions=(8,)),
     "llamagen": VQGANConfig(**LEVELS, attention_resolutions=(8,)),
-    "official_vqgan": OfficialVQGANConfig(**LEVELS),
+    "google_vqgan": GoogleVQGANConfig(**LEVELS),
 }
 BY_NETWORK = {family.network: family for family in FAMILIES}
 
@@ -106,7 +106,7 @@ def test_missing_extra_and_misshapen_tensors_are_all_named():
     with pytest.raises(WeightsError) as error:
         convert("maskgit", **changes)
     assert str(error.value) == (
-        "file.pth is not the report's transformer as published: it lacks 2 tensors: first_layer.2.bias, "
+        "file.pth is not the paper's transformer as published: it lacks 2 tensors: first_layer.2.bias, "
         "last_layer.0.weight; it has 1 tensor too many: first_layer.9.bias; "
         "it has 1 tensor of another shape: tok_emb.weight (3, 8) for (10, 8)"
     )
@@ -151,13 +151,13 @@ def test_flax_layouts_are_turned_and_come_out_contiguous():
         f"{name}/out/kernel": torch.arange(64.0).reshape(2, 4, 8),
         "TransformerLayer_0/Mlp_0/intermediate_output/kernel": torch.arange(128.0).reshape(8, 16),
     }
-    whole = published("official", **turned)
+    whole = published("google", **turned)
     for key, value in whole.tensors.items():  # the others are as torch has them
         if key.endswith("/kernel") and key not in turned:
             whole.tensors[key] = value.T if "self_attention" not in key else torch.zeros(8, 2, 4)
         if key.endswith("out/kernel") and key not in turned:
             whole.tensors[key] = torch.zeros(2, 4, 8)
-    ours = to_ours(whole, SIZES["official"], network("official"))
+    ours = to_ours(whole, SIZES["google"], network("google"))
     assert torch.equal(ours["blocks.0.query.weight"], query.reshape(8, 8).T)
     assert torch.equal(ours["blocks.0.query.bias"], torch.arange(8.0))
     assert torch.equal(ours["blocks.0.out.weight"], torch.arange(64.0).reshape(8, 8).T)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from local_hub import LARGE, Hub, serving
-from published import HALTON, OFFICIAL, V1
+from published import GOOGLE, HALTON, V1
 from tiny_models import make_model
 
 from maskgit_cli.config.catalogue import PUBLISHED, Published, PublishedFile
@@ -29,8 +29,8 @@ V1_FILES = {
     "user/v1/VQGAN/model.yaml": V1.tokenizer[1],
 }
 HALTON_FILES = {"user/halton/tiny.pth": HALTON.transformer, "lab/vq/vq_c2i.pt": HALTON.tokenizer[0]}
-OFFICIAL_FILES = {"bucket/maskgit_tiny": OFFICIAL.transformer, "bucket/tokenizer_tiny": OFFICIAL.tokenizer[0]}
-MODELS = {"tiny-v1": V1_FILES, "tiny-halton": HALTON_FILES, "tiny-official": OFFICIAL_FILES}
+GOOGLE_FILES = {"bucket/maskgit_tiny": GOOGLE.transformer, "bucket/tokenizer_tiny": GOOGLE.tokenizer[0]}
+MODELS = {"tiny-v1": V1_FILES, "tiny-halton": HALTON_FILES, "tiny-google": GOOGLE_FILES}
 WEIGHTS = "user/v1/MaskGIT/tiny.pth"
 
 
@@ -123,10 +123,10 @@ def test_what_is_there_already(hub):
     assert len(hub.requests) == before
     assert "is tiny-v1 already" in heard.texts[-1]
     with pytest.raises(OutputError, match="exists"):
-        pull("tiny-official", Path("models/tiny-v1"))
+        pull("tiny-google", Path("models/tiny-v1"))
     with pytest.raises(OutputError, match="exists"):
         pull("tiny-v1", weights="raw")  # which may be others than those that are there
-    pull("tiny-official", Path("models/tiny-v1"), overwrite=True)
+    pull("tiny-google", Path("models/tiny-v1"), overwrite=True)
     assert load_model(Path("models/tiny-v1")).config.drops_labels is False
 
 
@@ -153,7 +153,7 @@ def test_the_token_goes_to_the_hub_alone(hub):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("tiny-v1", WEIGHTS), ("tiny-official", "bucket/maskgit_tiny")], ids=["hub", "server"]
+    ("name", "file"), [("tiny-v1", WEIGHTS), ("tiny-google", "bucket/maskgit_tiny")], ids=["hub", "server"]
 )
 def test_a_broken_connection_is_taken_up(hub, name, file):
     size = len(hub.files[file])
@@ -163,7 +163,7 @@ def test_a_broken_connection_is_taken_up(hub, name, file):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("tiny-v1", WEIGHTS), ("tiny-official", "bucket/maskgit_tiny")], ids=["hub", "server"]
+    ("name", "file"), [("tiny-v1", WEIGHTS), ("tiny-google", "bucket/maskgit_tiny")], ids=["hub", "server"]
 )
 def test_what_came_is_kept_for_the_next_call(hub, name, file, tmp_path):
     hub.drops[file] = [5000] + [0] * 10
@@ -190,7 +190,7 @@ def test_what_is_kept_may_be_too_long(hub, tmp_path):
     blobs = tmp_path / "home/maskgit"
     blobs.mkdir(parents=True)
     (blobs / "maskgit_tiny.incomplete").write_bytes(b"x" * (len(hub.files["bucket/maskgit_tiny"]) + 1))
-    pull("tiny-official")
+    pull("tiny-google")
     assert hub.fetched("bucket/maskgit_tiny") == [""]
 
 
@@ -200,7 +200,7 @@ def test_two_processes_do_not_write_one_file(hub, tmp_path):
     with open(place, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(WeightsError, match="another process is fetching"):
-            pull("tiny-official")
+            pull("tiny-google")
 
 
 # --- what lies --------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_two_processes_do_not_write_one_file(hub, tmp_path):
     [
         ("tiny-v1", WEIGHTS),
         ("tiny-v1", "user/v1/VQGAN/model.yaml"),
-        ("tiny-official", "bucket/maskgit_tiny"),
+        ("tiny-google", "bucket/maskgit_tiny"),
     ],
 )
 def test_a_wrong_byte(hub, name, file, tmp_path, maskgit):
@@ -244,9 +244,9 @@ def test_a_file_that_is_not_the_published_one(hub, facts, monkeypatch, tmp_path)
 
 
 def test_the_published_digest_is_checked_where_the_server_gives_another_kind(hub, monkeypatch):
-    pin(monkeypatch, "tiny-official", sha256="0" * 64)
+    pin(monkeypatch, "tiny-google", sha256="0" * 64)
     with pytest.raises(WeightsError, match=r"is not the published maskgit_tiny \(sha256 .*remove it"):
-        pull("tiny-official")
+        pull("tiny-google")
 
 
 def test_a_damaged_cache(hub, tmp_path):
@@ -277,7 +277,7 @@ REFUSALS = {
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("tiny-v1", WEIGHTS), ("tiny-official", "bucket/tokenizer_tiny")],
+    [("tiny-v1", WEIGHTS), ("tiny-google", "bucket/tokenizer_tiny")],
     ids=["hub", "server"],
 )
 def test_refusals_get_one_line(hub, status, method, name, file, tmp_path, maskgit):
@@ -313,7 +313,7 @@ def test_a_hub_that_is_not_there(hub, monkeypatch, tmp_path, maskgit):
     assert half_written(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["tiny-v1", "tiny-official"])
+@pytest.mark.parametrize("name", ["tiny-v1", "tiny-google"])
 def test_the_caches_help_where_nothing_answers(hub, name):
     pull(name)
     hub.deaf = True
@@ -326,7 +326,7 @@ def test_the_caches_help_where_nothing_answers(hub, name):
 # --- offline ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny-v1", "tiny-official"])
+@pytest.mark.parametrize("name", ["tiny-v1", "tiny-google"])
 def test_offline(hub, name, monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match="is in no cache, and --offline forbids to fetch it"):
         pull(name, offline=True)

@@ -102,7 +102,7 @@ def find_region(edit: Edit, label_of: Callable[[str | None, str], int]) -> Regio
     _check_kept(edit.keep_box, things | added | (owners > 0), inside)
     strips = (added & ~things & (owners < 0), edit.label, "--label", _strips(shape, inside))
     masks = [strips, (things, edit.label, "--label", ())]
-    for i, box in enumerate(_labelled(edit.box), 1):
+    for i, box in enumerate(_labeled(edit.box), 1):
         masks.append((owners == i, box.label, f"--box {box._replace(label=None)}:", ()))
     parts = [
         Part(mask & ~kept, label_of(text, option), sides)
@@ -149,7 +149,7 @@ def _strips(shape: tuple[int, ...], inside: tuple[slice, slice]) -> tuple[Rect, 
 # --- boxes ------------------------------------------------------------------------------------------
 
 
-def _labelled(boxes: tuple[Box, ...]) -> list[Box]:
+def _labeled(boxes: tuple[Box, ...]) -> list[Box]:
     return [box for box in boxes if box.label is not None]
 
 
@@ -177,12 +177,12 @@ def _box_owners(boxes: tuple[Box, ...], shape: tuple[int, ...], inside: tuple[sl
         ConfigError: a box reaches beyond the picture, or later ones leave nothing of one with a class.
     """
     owners = torch.full(shape, -1, dtype=torch.int32)
-    labelled = _labelled(boxes)
+    labeled = _labeled(boxes)
     number = 0
     for box in boxes:
         number += box.label is not None
         _inside(owners, box, inside, "--box")[:] = number if box.label is not None else 0
-    for i, box in enumerate(labelled, 1):
+    for i, box in enumerate(labeled, 1):
         if not (owners == i).any():
             raise ConfigError(f"--box {box}: later boxes cover all of it; leave it out or name it after them")
     return owners

@@ -23,7 +23,7 @@ ENLARGED_SIDE = 256
 # Variants of each line of a manifest.
 SHOWN_VARIANTS = 8
 # What was added to an image is empty at first; what is drawn is marked like what is transparent in editors
-# of pictures, by squares of two greys, this many on the longer side.
+# of pictures, by squares of two grays, this many on the longer side.
 EMPTY, LIGHT, DARK = 232, 200, 150
 SQUARES = 48
 # Around each picture, so that white ones end somewhere.
@@ -63,7 +63,7 @@ def inpaint_sheet(images: int, n: int, row_of: Callable[[int, int], SheetRow]) -
     pictures = [picture for row in rows for picture in _pictures(row, side)]
     high, wide = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
     return captioned_sheet(
-        torch.stack([_centred(picture, high, wide) for picture in pictures]),
+        torch.stack([_centered(picture, high, wide) for picture in pictures]),
         columns,
         headers=_captions(shown),
         row_names=[row.name for row in rows],
@@ -111,14 +111,14 @@ def _fit_mask(masked: Tensor, picture: Tensor) -> Tensor:
 
 
 def _squares(picture: Tensor) -> Tensor:
-    """Squares of two greys, like a chessboard, of a picture's size: uint8 (3, H, W)."""
+    """Squares of two grays, like a chessboard, of a picture's size: uint8 (3, H, W)."""
     size = max(1, max(picture.shape[1:]) // SQUARES)
     rows, columns = (torch.arange(length) // size for length in picture.shape[1:])
     light = (rows[:, None] + columns) % 2 == 0
     return torch.where(light, LIGHT, DARK).to(torch.uint8).expand(3, -1, -1)
 
 
-def _centred(picture: Tensor, high: int, wide: int) -> Tensor:
+def _centered(picture: Tensor, high: int, wide: int) -> Tensor:
     """A picture in the middle of a white one."""
     cell = torch.full((3, high, wide), 255, dtype=torch.uint8)
     top, left = (high - picture.shape[1]) // 2, (wide - picture.shape[2]) // 2

@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from published import OFFICIAL
+from published import GOOGLE
 from tiny_models import CODES, make_model
 
 from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint
-from maskgit_cli.config.samplers import ConfidenceConfig, OfficialSamplerConfig
+from maskgit_cli.config.samplers import ConfidenceConfig, GoogleSamplerConfig
 from maskgit_cli.data.images import read_image
 from maskgit_cli.errors import ConfigError, InputError, OutputError
 from maskgit_cli.formats.samples import open_samples
@@ -125,7 +125,7 @@ def test_settings_that_cannot_be(model, photo, tmp_path):
         ({"box": (Box(0, 0, 4, 4, "dog"),), "label": "cow"}, "--label cow: no class has this name"),
         ({"box": (Box(0, 0, 4, 4),), "sampler": {"cfg": 5.0}}, "--cfg 5: must be 0: the pictures have no"),
         (
-            {"box": (Box(0, 0, 16, 8),), "sampler": OfficialSamplerConfig(schedule="root")},
+            {"box": (Box(0, 0, 16, 8),), "sampler": GoogleSamplerConfig(schedule="root")},
             "--steps 8: with --schedule root, this sampler has nothing left for some of the steps",
         ),
         ({"box": (Box(3, 3, 2, 2),), "mask_rule": "majority"}, "--mask-rule majority: none of the 4×4 cells"),
@@ -184,7 +184,7 @@ def test_a_variant_does_not_depend_on_how_many_there_are(model, photo, tmp_path)
 
 def test_a_network_without_no_class_needs_one_only_for_what_has_none(photo, tmp_path, maskgit):
     """Google's network was trained with a class for every image."""
-    model = import_weights([OFFICIAL.transformer], tmp_path / "official", tokenizer=OFFICIAL.tokenizer)
+    model = import_weights([GOOGLE.transformer], tmp_path / "google", tokenizer=GOOGLE.tokenizer)
     side = load_model(model).resolution
     image = photo(side, side)
     said = maskgit("inpaint", str(image), str(model), "--box", "0,0,3,3")

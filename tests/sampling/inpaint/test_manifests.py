@@ -49,7 +49,7 @@ def test_what_a_line_leaves_out(read):
     [
         ("", "empty; its first line names the columns: image,mask,box"),
         ("image\n", "no line below the names of the columns"),
-        ("image,colour\na.png,red\n", "line 1: unknown column 'colour'; there are image, mask"),
+        ("image,color\na.png,red\n", "line 1: unknown column 'color'; there are image, mask"),
         ("image,box,box\n", "line 1: has the column 'box' twice"),
         ("mask,box\n", "line 1: has no column 'image'"),
         ("image,box\na.png,1,2,3,4\n", "line 2: has 5 cells for 2 columns; quote cells with commas"),

@@ -168,17 +168,17 @@ def test_words():
 
 def test_mask_images(image, tmp_path):
     picture = read_image(image)
-    grey = np.zeros((12, 20), np.uint8)
-    grey[2:5, 3:9] = 128
-    grey[8, :] = 127
-    expected = torch.from_numpy(grey == 128)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
+    gray = np.zeros((12, 20), np.uint8)
+    gray[2:5, 3:9] = 128
+    gray[8, :] = 127
+    expected = torch.from_numpy(gray == 128)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
     alpha = np.full((12, 20, 4), 255, np.uint8)
-    alpha[..., 3] = np.where(grey == 128, 255, 0)  # white strokes on a transparent layer
+    alpha[..., 3] = np.where(gray == 128, 255, 0)  # white strokes on a transparent layer
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
-    for name in ("grey.png", "alpha.png"):
+    for name in ("gray.png", "alpha.png"):
         assert torch.equal(read_mask(tmp_path / name, picture), expected)
-    found = region(image, tmp_path / "grey.png", outpaint="left:2")
+    found = region(image, tmp_path / "gray.png", outpaint="left:2")
     assert torch.equal(found.masked[:, 2:], expected)
 
 

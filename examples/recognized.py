@@ -1,6 +1,6 @@
 """How often a small classifier sees in samples the class that was asked for, class by class.
 
-python examples/recognised.py emoji64 builtin samples/mine samples/others
+python examples/recognized.py emoji64 builtin samples/mine samples/others
 
 It learns from emoji64/train, in a few minutes on a CPU, both the pictures and what the tokenizer keeps of
 them, so that it does not take a tokenizer's blur for a class. What it says of emoji64/val is its limit.
