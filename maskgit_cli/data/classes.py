@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from maskgit_cli.data.imagenet import imagenet_meanings
 from maskgit_cli.errors import ConfigError, InputError
-from maskgit_cli.runtime import rng as noise
+from maskgit_cli.runtime import rng
 
 NO_CLASS = -1
 
@@ -54,7 +53,7 @@ def labels_for(
     if spec == "all":
         return indices % classes
     if spec == "uniform":
-        u = noise.uniform(seed, torch.from_numpy(indices), 0, 1, noise.LABEL)  # (B, 1)
+        u = rng.uniform(seed, indices, 0, 1, rng.LABEL)  # (B, 1)
         return (u[:, 0] * classes).long().numpy()
     chosen = np.array(listed_classes(spec, classes, class_names), np.int64)
     return chosen[indices % len(chosen)]

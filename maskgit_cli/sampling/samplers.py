@@ -20,7 +20,7 @@ from maskgit_cli.config.samplers import (
     SamplerConfig,
 )
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.runtime import rng as noise
+from maskgit_cli.runtime import rng
 from maskgit_cli.sampling.schedules import (
     google_tokens_per_step,
     guidance_weight,
@@ -65,7 +65,7 @@ def confidence_sampler(
     labels: Tensor,
     indices: Tensor,
     config: ConfidenceConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -106,7 +106,7 @@ def google_sampler(
     labels: Tensor,
     indices: Tensor,
     config: GoogleSamplerConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -121,7 +121,7 @@ def google_sampler(
     """
 
     def noisy(log_p: Tensor, step: int) -> Tensor:
-        gumbel = noise.gumbel(seed, indices, step, log_p.shape[1], noise.CONFIDENCE)
+        gumbel = rng.gumbel(seed, indices, step, log_p.shape[1]).to(log_p.device)
         return log_p + config.choice_temp * (1 - (step + 1) / config.steps) * gumbel
 
     return _most_confident_first(
@@ -137,7 +137,7 @@ def _most_confident_first(
     labels: Tensor,
     indices: Tensor,
     config: ConfidenceConfig | GoogleSamplerConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None,
     counts: Callable[[int], list[int]],
@@ -170,7 +170,7 @@ def halton_sampler(
     labels: Tensor,
     indices: Tensor,
     config: HaltonSamplerConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -199,14 +199,14 @@ def halton_sampler(
     return codes.unflatten(1, grid)
 
 
-def _halton_places(grid: torch.Size, wanted: Tensor, indices: Tensor, seed: noise.Seed, roll: bool) -> Tensor:
+def _halton_places(grid: torch.Size, wanted: Tensor, indices: Tensor, seed: rng.Seed, roll: bool) -> Tensor:
     """Place of each position in an image's order (B, N), counted among its wanted ones (B, N) only."""
     assert grid[0] == grid[1], f"the Halton order is for square grids, not {tuple(grid)}"
     positions = wanted.shape[1]
     order = torch.tensor(halton_order(grid[0]), device=wanted.device)  # (N,)
     shift = torch.zeros_like(indices)
     if roll:
-        shift = (noise.uniform(seed, indices, 0, 1, noise.ROLL)[:, 0] * positions).long()
+        shift = (rng.uniform(seed, indices, 0, 1, rng.ROLL)[:, 0] * positions).long().to(wanted.device)
     first = torch.arange(positions, device=wanted.device) - shift[:, None]  # (B, N)
     order = order[first % positions]  # position that comes first, second, ... in each image
     passed = wanted.gather(1, order).cumsum(1) - 1
@@ -220,7 +220,7 @@ def raster_sampler(
     labels: Tensor,
     indices: Tensor,
     config: RasterConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -255,7 +255,7 @@ def draw_samples(
     labels: Tensor,
     indices: Tensor,
     config: SamplerConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -295,7 +295,7 @@ def _drawer(
     labels: Tensor,
     indices: Tensor,
     config: SamplerConfig,
-    seed: noise.Seed,
+    seed: rng.Seed,
     mask_code: int,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """A function that predicts and draws codes (B, N) at a step, and gives their log-probabilities (B, N)."""
@@ -306,7 +306,7 @@ def _drawer(
         """Codes drawn at the positions ``where``, and their log-probabilities."""
         weight = guidance_weight(config.cfg, step, steps, config.ramp, config.cfg_interval)
         logits = guided_logits(predict, codes.unflatten(1, grid), labels, weight)  # (B, N, K or K+1)
-        u = noise.uniform(seed, indices, step, codes.shape[1], noise.CODE)  # (B, N)
+        u = rng.uniform(seed, indices, step, codes.shape[1], rng.TOKEN).to(codes.device)  # (B, N)
         return draw_codes(logits[:, where, :mask_code], u[:, where], sm_temp, config.top_k)
 
     return draw
@@ -414,7 +414,7 @@ def _highest(logits: Tensor, k: int) -> Tensor:
 
 
 def noisy_confidence(
-    log_p: Tensor, indices: Tensor, step: int, config: ConfidenceConfig, seed: noise.Seed
+    log_p: Tensor, indices: Tensor, step: int, config: ConfidenceConfig, seed: rng.Seed
 ) -> Tensor:
     """Confidences float64 (B, N) of drawn codes with log-probabilities (B, N), at step i of S.
 
@@ -425,7 +425,7 @@ def noisy_confidence(
     at_random = config.noise == "random" or (config.noise == "warm-up" and step < WARM_UP_STEPS)
     if not at_random and config.noise != "linear":
         return log_p
-    gumbel = noise.gumbel(seed, indices, step, log_p.shape[1], noise.CONFIDENCE)
+    gumbel = rng.gumbel(seed, indices, step, log_p.shape[1]).to(log_p.device)
     if at_random:
         return gumbel
     left = 1 - step / (config.steps - 1) if config.steps > 1 else 0.0

@@ -40,8 +40,9 @@ def reconstruction_quality(network: VQGAN, source: Source, batch_size: int = 32)
         images = batch.images[:, 0].to(device)
         codes = network.encode(to_model(images))
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-        error = (to_pixels(network.decode(codes)).double() - images.double()).pow(2).mean((1, 2, 3))
-        psnr.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)).cpu())
+        decoded = to_pixels(network.decode(codes)).cpu().double()  # Apple's GPUs have no float64
+        error = (decoded - images.cpu().double()).pow(2).mean((1, 2, 3))
+        psnr.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
     if not psnr:
         raise InputError(_unreadable(source))
     usage, perplexity = codebook_use(counts)
@@ -67,6 +68,7 @@ def _unreadable(source: Source) -> str:
 
 def codebook_use(counts: Tensor) -> tuple[float, float]:
     """Share of codes that occur, and the perplexity exp(H), of counts (K,)."""
+    counts = counts.cpu()  # Apple's GPUs have no float64
     p = counts.double() / counts.sum()
     usage = float((counts > 0).double().mean())
     return round(usage, 4), round(float(torch.exp(-torch.xlogy(p, p).sum())), 2)

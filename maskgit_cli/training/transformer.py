@@ -33,10 +33,10 @@ from maskgit_cli.formats.runs import (
 from maskgit_cli.formats.tokens import TokenFile, open_tokens
 from maskgit_cli.networks.loading import Tokenizer, load_tokenizer
 from maskgit_cli.networks.pixels import to_pixels
-from maskgit_cli.runtime.distributed import accelerator_for, on_main, plain_attention, world
+from maskgit_cli.runtime import rng
+from maskgit_cli.runtime.distributed import accelerator_for, gather_objects, on_main, plain_attention, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.runtime.rng import DROP, MASK, RATIO, VIEW, batch_rows, uniform
 from maskgit_cli.sampling.samplers import draw_samples
 from maskgit_cli.sampling.schedules import mask_ratio
 from maskgit_cli.training.init_from import Start, network_sizes, size_name, start_from
@@ -304,17 +304,20 @@ def draw_batch(step: int, data: TokenFile, config: TrainConfig, device: torch.de
     assert config.batch_size is not None
     assert config.drop_label is not None
     share = config.batch_size // world().size
-    first = (step - 1) * config.batch_size + world().rank * share
-    rows = batch_rows(config.seed, len(data), first, share)
-    place = torch.arange(first, first + share, device=device)  # (B,) numbers every image ever drawn
-    view = uniform(config.seed, place, 0, 1, VIEW)[:, 0] * data.codes.shape[1]
-    chosen = data.codes[rows, view.long().cpu().numpy()].astype("int64")
+    mine = slice(world().rank * share, (world().rank + 1) * share)
+    rows = rng.batch_rows(config.seed, len(data), (step - 1) * config.batch_size + mine.start, share)
+
+    def numbers(stream: int, n: int = 1) -> Tensor:
+        """This process's rows (B, n) of the step's random numbers."""
+        return rng.batch_uniform(config.seed, step, config.batch_size or 0, n, stream)[mine]
+
+    view = numbers(rng.VIEW)[:, 0] * data.codes.shape[1]
+    chosen = data.codes[rows, view.long().numpy()].astype("int64")
     codes = torch.from_numpy(chosen).to(device, non_blocking=True)  # (B, h, w)
     labels = torch.from_numpy(data.labels[rows].astype("int64")).to(device, non_blocking=True)
-    ratio = mask_ratio(uniform(config.seed, place, 0, 1, RATIO), config.mask_schedule)  # (B, 1)
-    masked = uniform(config.seed, place, 0, codes[0].numel(), MASK) < ratio  # (B, h·w)
-    masked = masked.view(codes.shape)
-    drop = uniform(config.seed, place, 0, 1, DROP)[:, 0] < config.drop_label
+    ratio = mask_ratio(numbers(rng.RATIO), config.mask_schedule)  # (B, 1)
+    masked = (numbers(rng.MASK, codes[0].numel()) < ratio).view(codes.shape).to(device, non_blocking=True)
+    drop = (numbers(rng.LABEL_DROPOUT)[:, 0] < config.drop_label).to(device, non_blocking=True)
     inputs = codes.masked_fill(masked, data.meta.codebook_size)
     return Batch(inputs, codes, masked, labels, drop)
 
@@ -354,7 +357,7 @@ def _train_step(
     bf16 = accelerator.mixed_precision == "bf16"
     set_lr(training.optimizer, _learning_rate(step, config))
     # Dropout is the one thing torch's own generators decide: seed them by step and process.
-    torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + world().rank)
+    torch.manual_seed(rng.torch_seed(config.seed, step, world().rank))
     batch = draw_batch(step, data, config, accelerator.device)
     counted = torch.ones_like(batch.masked) if config.loss_on == "all" else batch.masked
     positions = accelerator.reduce(counted.sum(), reduction="sum").clamp(min=1)
@@ -384,21 +387,23 @@ def validation_loss(network: nn.Module, data: TokenFile, config: TrainConfig, ac
     and the image alone; so the number compares between runs, sizes and process counts.
     """
     size = max(1, (config.batch_size or 1) // world().size)
-    total, count = torch.zeros((), dtype=torch.float64), 0
+    total, count = 0.0, 0
     for first in range(world().rank * size, len(data), size * world().size):
-        place = torch.arange(first, min(first + size, len(data)), device=accelerator.device)
-        codes = torch.from_numpy(data.codes[first : first + size, 0].astype("int64")).to(place.device)
-        labels = torch.from_numpy(data.labels[first : first + size].astype("int64")).to(place.device)
-        ratio = mask_ratio(uniform(config.seed, place, 1, 1, RATIO), config.mask_schedule)
-        masked = (uniform(config.seed, place, 1, codes[0].numel(), MASK) < ratio).view(codes.shape)
+        rows = range(first, min(first + size, len(data)))
+        device = accelerator.device
+        codes = torch.from_numpy(data.codes[first : first + size, 0].astype("int64")).to(device)
+        labels = torch.from_numpy(data.labels[first : first + size].astype("int64")).to(device)
+        ratio = mask_ratio(rng.uniform(config.seed, rows, 0, 1, rng.RATIO), config.mask_schedule)
+        masked = rng.uniform(config.seed, rows, 0, codes[0].numel(), rng.MASK) < ratio
+        masked = masked.view(codes.shape).to(device)
         with accelerator.autocast():
             logits = network(codes.masked_fill(masked, data.meta.codebook_size), labels)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
-        total += (loss * masked.flatten()).double().sum().cpu()
+        # Summed on the host: Apple's GPUs have no float64.
+        total += float((loss.cpu() * masked.flatten().cpu()).double().sum())
         count += int(masked.sum())
-    sums = torch.tensor([float(total), float(count)], dtype=torch.float64)
-    sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
-    return float(sums[0] / sums[1].clamp(min=1))
+    totals, counts = zip(*gather_objects((total, count)), strict=True)
+    return sum(totals) / max(1, sum(counts))
 
 
 class _Meter:

@@ -29,7 +29,7 @@ from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.distributed import accelerator_for, from_main, on_main, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.runtime.rng import MIRROR, REVIVE, batch_rows, uniform
+from maskgit_cli.runtime.rng import FLIP, REVIVAL, batch_rows, batch_uniform, uniform
 from maskgit_cli.training.optim import (
     EMA,
     cosine_factor,
@@ -390,9 +390,8 @@ def _revive(pixels: Tensor, step: int, nets: _Networks, config: VQGANTrainConfig
         return
     with accelerator.autocast():
         latents = nets.vqgan.latents(pixels).float().movedim(1, -1).flatten(0, 2)  # (B·h·w, D)
-    index = torch.tensor([0], device=pixels.device)
-    chosen = (uniform(config.seed, index, step, count, REVIVE)[0] * len(latents)).long()  # (count,)
-    vectors = from_main(latents[chosen])
+    chosen = (batch_uniform(config.seed, step, 1, count, REVIVAL)[0] * len(latents)).long()  # (count,)
+    vectors = from_main(latents[chosen.to(latents.device)])
     weight = nets.vqgan.quantize.embedding.weight
     weight[dead] = vectors
     nets.ema.tensors["quantize.embedding.weight"][dead] = vectors
@@ -434,7 +433,7 @@ def _batches(
                 named.add(index)
         images = batch.images[:, 0]
         if config.flip:
-            coin = uniform(config.seed, batch.indices, step + offset, 1, MIRROR)[:, 0] < 0.5
+            coin = uniform(config.seed, batch.indices, step + offset, 1, FLIP)[:, 0] < 0.5
             images = torch.where(coin.view(-1, 1, 1, 1), images.flip(-1), images)
         yield images
 

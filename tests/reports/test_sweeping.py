@@ -30,7 +30,7 @@ from maskgit_cli.scoring.stages import fid_stats, score
 
 SCORING = ScoreConfig(features="vqgan", metrics=("fid",))
 SWEPT = {"steps": [2, 3], "cfg": [0.0, 3.0]}
-CONFIG = SweepConfig(n=8, seed=3)
+CONFIG = SweepConfig(n=8, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_every_point_is_what_sample_and_fid_make(model, images, whole, tmp_path)
     ]
     for point in record["points"]:
         place = tmp_path / point["name"]
-        sample(model, place, SampleConfig(n=8, seed=3), point["values"], device="cpu")
+        sample(model, place, SampleConfig(n=8, seed=4), point["values"], device="cpu")
         mine = score(place, images, SCORING, tokenizer=model, device="cpu").record
         assert point["metrics"] == mine["metrics"]
         assert point["n"] == 8
@@ -191,7 +191,7 @@ def test_finished_points_are_not_drawn_again(model, images, tmp_path, monkeypatc
 def test_sigkill_and_again_gives_the_same_bytes(model, images, whole, tmp_path):
     path = tmp_path / "sweep"
     words = ["sweep", str(model), "--ref", str(images), "--out", str(path), "--features", "vqgan"]
-    words += ["--metrics", "fid", "--steps", "2,3", "--cfg", "0:3:3", "--n", "8", "--seed", "3"]
+    words += ["--metrics", "fid", "--steps", "2,3", "--cfg", "0:3:3", "--n", "8", "--seed", "4"]
     words += ["--device", "cpu", "--quiet"]
     process = subprocess.Popen(
         [sys.executable, "-m", "maskgit_cli", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -231,7 +231,7 @@ def test_checkpoints_of_a_run(tokens, images, tmp_path):
     assert [point["values"]["model"] for point in done.record["points"]] == ["step-00000003", "step-00000006"]
     first, last = (point["metrics"] for point in done.record["points"])
     assert first != last
-    sample(run, tmp_path / "newest", SampleConfig(n=8, seed=3), {"steps": 2}, device="cpu")
+    sample(run, tmp_path / "newest", SampleConfig(n=8, seed=4), {"steps": 2}, device="cpu")
     newest = open_tokens(tmp_path / "newest" / "tokens.h5").codes
     point = tmp_path / "s" / "points" / "model=step-00000006" / "tokens.h5"
     assert (open_tokens(point).codes == newest).all()
@@ -311,8 +311,8 @@ def test_other_things_that_are_refused(model, images, whole, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"config": SweepConfig(n=9, seed=3)}, "--n 8, not 9"),
-        ({"config": SweepConfig(n=8)}, "--seed 3, not 0"),
+        ({"config": SweepConfig(n=9, seed=4)}, "--n 8, not 9"),
+        ({"config": SweepConfig(n=8)}, "--seed 4, not 0"),
         ({"swept": {**SWEPT, "steps": [2, 3, 4]}}, "--steps 2,3, not 2,3,4"),
         ({"scoring": ScoreConfig(features="vqgan", metrics=("fid", "prdc"))}, "--metrics"),
         ({"dtype": "bf16"}, "--dtype fp32, not bf16"),

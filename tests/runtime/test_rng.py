@@ -5,55 +5,71 @@ import pytest
 import torch
 
 from maskgit_cli.errors import ConfigError
-from maskgit_cli.runtime import rng as noise
+from maskgit_cli.runtime import rng
 
-# Known answers that the authors of Philox publish with their Random123 library (kat_vectors).
+# Known answers that the authors of Philox publish with their Random123 library (kat_vectors, philox4x64 10).
+# NumPy counts up before it draws, so the counters here are one lower.
 KNOWN = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((2**32 - 1,) * 4, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
     (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        (2**64 - 1,) * 4,
+        (0, 0),
+        (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B),
     ),
-]
+    (
+        (2**64 - 2, 2**64 - 1, 2**64 - 1, 2**64 - 1),
+        (2**64 - 1, 2**64 - 1),
+        (0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0),
+    ),
+    (
+        (0x243F6A8885A308D2, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89),
+        (0x452821E638D01377, 0xBE5466CF34E90C6C),
+        (0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6),
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_philox_gives_the_published_words(counter, key, expected):
-    words = noise.philox(tuple(torch.tensor([c]) for c in counter), key)
-    assert tuple(int(word) for word in words) == expected
+def test_numpys_philox_gives_the_published_words(counter, key, expected):
+    words = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64)).random_raw(4)
+    assert tuple(map(int, words)) == expected
 
 
-def test_uniform_takes_its_counter_and_key_in_the_documented_order():
-    seed = 0x299F31D0A4093822
-    words = noise.philox(tuple(torch.tensor([c]) for c in (7, 3, 2, noise.MASK)), (0xA4093822, 0x299F31D0))
-    bits = int(words[0]) << 20 | int(words[1]) >> 12
-    drawn = noise.uniform(seed, torch.tensor([7]), 3, 4, noise.MASK)
-    assert drawn[0, 2].item() == (2 * bits + 1) * 2.0**-53
+def test_key_and_counter_are_as_documented():
+    """One generator per image, keyed by seed and index, with step and stream in the counter."""
+    key, counter = np.array([2**63 + 5, 7], np.uint64), np.array([0, 0, 3, rng.MASK], np.uint64)
+    words = np.random.Philox(key=key, counter=counter).random_raw(6)
+    drawn = rng.uniform(2**63 + 5, [7], 3, 6, rng.MASK)
+    assert drawn[0].tolist() == [(2 * (int(word) >> 12) + 1) * 2.0**-53 for word in words]
+    key, counter = np.array([2**63 + 5, rng.MASK], np.uint64), np.array([0, 0, 0, 9], np.uint64)
+    words = np.random.Philox(key=key, counter=counter).random_raw(6)
+    batch = rng.batch_uniform(2**63 + 5, 9, 2, 3, rng.MASK)
+    assert batch.flatten().tolist() == [(2 * (int(word) >> 12) + 1) * 2.0**-53 for word in words]
 
 
 def test_a_row_depends_on_its_index_alone():
-    whole = noise.uniform(5, torch.arange(40), 2, 9)
+    whole = rng.uniform(5, torch.arange(40), 2, 9)
     for rows in (torch.tensor([3]), torch.tensor([39, 0, 17]), torch.arange(8, 24)):
-        assert torch.equal(noise.uniform(5, rows, 2, 9), whole[rows])
-    assert torch.equal(noise.uniform(5, torch.arange(40), 2, 4), whole[:, :4])
+        assert torch.equal(rng.uniform(5, rows, 2, 9), whole[rows])
+    assert torch.equal(rng.uniform(5, torch.arange(40), 2, 4), whole[:, :4])
 
 
-def test_every_part_of_the_counter_matters():
-    one = torch.tensor([1])
+def test_every_part_of_key_and_counter_matters():
     variants = [
-        noise.uniform(seed, torch.tensor([index]), step, 3, stream)
+        rng.uniform(seed, [index], step, 3, stream)
         for seed, index, step, stream in [
-            (0, 1, 0, 0), (1, 1, 0, 0), (2**32, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1),
+            (0, 1, 0, 0), (1, 1, 0, 0), (2**63, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0), (0, 1, 0, 1),
         ]
     ]  # fmt: skip
     assert len(torch.cat(variants).unique()) == 3 * len(variants)
-    assert torch.equal(variants[0], noise.uniform(0, one, 0, 3, 0))
+    batches = [
+        rng.batch_uniform(s, step, 2, 3, stream)
+        for s, step, stream in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3)]
+    ]
+    assert len(torch.cat(batches).unique()) == 6 * len(batches)
 
 
 def test_uniform_is_uniform_and_open():
-    u = noise.uniform(11, torch.arange(400), 0, 500)
+    u = rng.uniform(11, torch.arange(400), 0, 500)
     assert u.dtype == torch.float64
     assert 0 < u.min() < 1e-4
     assert 1 - 1e-4 < u.max() < 1
@@ -64,43 +80,54 @@ def test_uniform_is_uniform_and_open():
 
 
 def test_the_extreme_words_stay_inside_the_interval(monkeypatch):
-    for word, expected in ((0, 2.0**-53), (2**32 - 1, 1 - 2.0**-53)):
-        monkeypatch.setattr(noise, "philox", lambda counter, key, w=word: (torch.full((1, 1), w),) * 4)
-        assert noise.uniform(0, torch.tensor([0]), 0, 1).item() == expected
+    for word, expected in ((0, 2.0**-53), (2**64 - 1, 1 - 2.0**-53)):
+        monkeypatch.setattr(rng, "_words", lambda key, counter, n, w=word: np.full(n, w, np.uint64))
+        assert rng.uniform(0, [0], 0, 1).item() == expected
 
 
 def test_gumbel_has_the_moments_of_the_gumbel_distribution():
-    g = noise.gumbel(3, torch.arange(300), 1, 300)
+    g = rng.gumbel(3, torch.arange(300), 1, 300)
     assert g.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert g.var().item() == pytest.approx(np.pi**2 / 6, rel=0.03)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_has_64_bits(seed):
-    with pytest.raises(ConfigError, match="--seed"):
-        noise.uniform(seed, torch.tensor([0]), 0, 1)
-    with pytest.raises(ConfigError, match="--seed"):
-        noise.permutation(seed, 0, 3)
+    for draw in (
+        lambda: rng.uniform(seed, [0], 0, 1),
+        lambda: rng.batch_uniform(seed, 0, 1, 1, 0),
+        lambda: rng.permutation(seed, 0, 3),
+        lambda: rng.torch_seed(seed, 1, 0),
+        lambda: rng.seeds_of_images([0, seed]),
+    ):
+        with pytest.raises(ConfigError, match=f"--seed {seed}"):
+            draw()
+
+
+def test_torch_takes_the_seed_of_every_step():
+    seeds = {
+        rng.torch_seed(seed, step, rank) for seed in (0, 2**64 - 1) for step in (1, 10**9) for rank in (0, 7)
+    }
+    assert len(seeds) == 8
+    for seed in seeds:
+        torch.manual_seed(seed)
 
 
 def test_permutation_is_a_pure_function_of_seed_and_epoch():
-    order = noise.permutation(0, 0, 100)
+    order = rng.permutation(0, 0, 100)
     assert sorted(order) == list(range(100))
-    assert np.array_equal(order, noise.permutation(0, 0, 100))
-    assert not np.array_equal(order, noise.permutation(0, 1, 100))
-    assert not np.array_equal(order, noise.permutation(1, 0, 100))
+    assert np.array_equal(order, rng.permutation(0, 0, 100))
+    assert not np.array_equal(order, rng.permutation(0, 1, 100))
+    assert not np.array_equal(order, rng.permutation(1, 0, 100))
     # Written down once: a seed must mean the same order in every release.
-    assert noise.permutation(2, 3, 8).tolist() == [2, 6, 3, 5, 0, 4, 7, 1]
+    assert rng.permutation(2, 3, 8).tolist() == [2, 6, 3, 5, 0, 4, 7, 1]
 
 
 def test_a_seed_for_each_image():
     """Images of several seeds get in one call what they get in a call each."""
     seeds = [0, 5, 2**63, 2**64 - 1]
     indices = torch.tensor([3, 3, 0, 9])
-    together = noise.uniform(noise.seeds_of_images(seeds), indices, 2, 7, noise.CONFIDENCE)
+    together = rng.uniform(rng.seeds_of_images(seeds), indices, 2, 7, rng.CONFIDENCE)
     for i, seed in enumerate(seeds):
-        alone = noise.uniform(seed, indices[i : i + 1], 2, 7, noise.CONFIDENCE)
+        alone = rng.uniform(seed, indices[i : i + 1], 2, 7, rng.CONFIDENCE)
         assert torch.equal(together[i], alone[0])
-    for wrong in (-1, 2**64):
-        with pytest.raises(ConfigError, match=f"--seed {wrong}"):
-            noise.seeds_of_images([0, wrong])

@@ -25,7 +25,7 @@ from maskgit_cli.config.samplers import (
     preset_for,
 )
 from maskgit_cli.errors import ConfigError
-from maskgit_cli.runtime import rng as noise
+from maskgit_cli.runtime import rng
 from maskgit_cli.sampling.samplers import (
     check_steps,
     confidence_sampler,
@@ -279,7 +279,7 @@ def test_halton_rolls_the_order_by_an_amount_of_each_images_own():
     starts = []
     for i, order in enumerate(drawn_in_order(config, seed=7, n=40)):
         flat = [step[0] for step in order]
-        u = noise.uniform(7, torch.tensor([i]), 0, 1, noise.ROLL).item()
+        u = rng.uniform(7, torch.tensor([i]), 0, 1, rng.ROLL).item()
         assert flat == np.roll(halton_order(4), int(u * 16)).tolist()
         starts.append(flat[0])
     assert len(set(starts)) > 8
@@ -399,7 +399,7 @@ def test_orders_known_beforehand_have_the_joint_distribution(config):
 @given(st.integers(1, 9), st.lists(st.integers(-3, 3), min_size=9, max_size=9), st.integers(0, 2**32))
 def test_top_k_never_leaves_the_k(k, logits, seed):
     """Also among equals, of which the lower codes count as more probable."""
-    u = noise.uniform(seed, torch.arange(1), 0, 200)
+    u = rng.uniform(seed, torch.arange(1), 0, 200)
     codes, log_p = draw_codes(torch.tensor(logits).float().expand(1, 200, 9), u, 1.0, k)
     best = sorted(range(9), key=lambda code: (-logits[code], code))[:k]
     assert set(codes.unique().tolist()) <= set(best)

@@ -19,7 +19,7 @@ from maskgit_cli.errors import ConfigError
 from maskgit_cli.networks.inference import DECODER_ROWS, apply_to_rows, arithmetic_device, decode_codes
 from maskgit_cli.networks.loading import Model
 from maskgit_cli.networks.pixels import to_model
-from maskgit_cli.runtime import rng as noise
+from maskgit_cli.runtime import rng
 from maskgit_cli.sampling.inpaint.regions import Edit, Region, find_region
 from maskgit_cli.sampling.inpaint.windows import (
     Plan,
@@ -145,7 +145,7 @@ class Painter:
         """Draw what is unknown in codes (B, h, w), those together that are sampled in the same way."""
         labels = torch.tensor([canvas.plan.labels[number] for canvas in canvases])
         variants = torch.tensor([canvas.variant for canvas in canvases])
-        seeds = noise.seeds_of_images([window_seed(canvas.seed, number) for canvas in canvases])
+        seeds = rng.seeds_of_images([window_seed(canvas.seed, number) for canvas in canvases])
         place = arithmetic_device(self.generator.device)
         mask_code = self.generator.model.config.codebook_size
         groups: dict[SamplerConfig, list[int]] = {}
@@ -153,8 +153,10 @@ class Painter:
             if unknown:
                 groups.setdefault(sampler_for(self.sampler, unknown, int(labels[i])), []).append(i)
         for sampler, rows in groups.items():
-            start, label, variant, seed = (x[rows].to(place) for x in (codes, labels, variants, seeds))
-            drawn = draw_samples(self.generator.predict, start, label, variant, sampler, seed, mask_code)
+            start, label, variant = (x[rows].to(place) for x in (codes, labels, variants))
+            drawn = draw_samples(
+                self.generator.predict, start, label, variant, sampler, seeds[rows], mask_code
+            )
             codes[rows] = drawn.to(codes.device)
         return codes
 
