@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES
-from maskgit_cli.config.stages import BENCH_STAGES, BenchConfig
-
-TEXTS = {
-    "size": f"Transformer: {', '.join(SIZES)}.",
-    "tokenizer": f"Tokenizer: {', '.join(TOKENIZER_SIZES)}.",
-    "res": "Side in pixels of the images.",
-    "batch_size": "Images at a time.",
-    "steps": "Steps of the sampler.",
-    "cfg": "Guidance weight of the sampler; 0 saves the unconditional passes.",
-    "seconds": "Shortest time that each stage is measured for.",
-}
+from maskgit_cli.config.stages import BenchConfig
 
 
 @click.command(epilog="\b\nExample:\n  maskgit bench --size tiny --tokenizer small --res 64")
-@options.settings_of(BenchConfig, TEXTS)
-@options.listed(
-    "--stages",
-    BenchConfig.stages,
-    f"Which are measured, of {', '.join(BENCH_STAGES)} (sample with one code a pass).",
-)
+@options.settings_of(BenchConfig)
 @options.device
 @options.dtype
 @options.output

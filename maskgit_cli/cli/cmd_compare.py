@@ -5,18 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import CompareConfig
-
-TEXTS = {
-    "classes": "Classes to show: numbers, names and ranges (3-7), or @FILE.",
-    "per_class": "Pictures of a class at most.",
-    "n": "Pictures in all at most, spread over the classes.",
-    "columns": "Pictures in a row at most.",
-}
-SHOWN = {"classes": "all", "per_class": "no limit", "n": f"{CompareConfig.shown}, without --per-class"}
 
 
 @click.command(
@@ -27,7 +19,7 @@ SHOWN = {"classes": "all", "per_class": "no limit", "n": f"{CompareConfig.shown}
 @options.path_argument("sources", nargs=-1, required=True)
 @options.path("--out", "PNG to write.", default="comparison.png", show_default=True)
 @click.option("--name", "names", multiple=True, metavar="TEXT", help="What a row is called; once a source.")
-@options.settings_of(CompareConfig, TEXTS, SHOWN)
+@options.settings_of(CompareConfig)
 @options.path("--tokenizer", "Decodes tokens.  [default: the one tokens name]")
 @options.device
 @options.overwrite
@@ -39,7 +31,7 @@ def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, **values: Any
     of the sheet. Settings in which sample directories differ are shown on stderr.
     """
     config = options.given(CompareConfig, values)
-    shared = {key: value for key, value in values.items() if key not in TEXTS}
+    shared = options.without(values, CompareConfig)
     from maskgit_cli.reports.comparing import compare
 
     reporter = console.reporter(quiet)

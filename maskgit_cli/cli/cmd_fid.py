@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import ScoreConfig
-
-TEXTS = {
-    "features": "Feature space: inception, or vqgan for the tokenizer's own (needs no weights; is no FID).",
-    "neighbors": "Neighbor that bounds a neighborhood in precision, recall, density, coverage.",
-    "splits": "Parts of the Inception Score.",
-    "protocol": "standard, or legacy-v1 for the paper's own evaluator.",
-}
 
 
 @click.command(
@@ -26,12 +19,7 @@ TEXTS = {
 @options.path_argument("samples", required=False)
 @options.path("--ref", "What samples are compared with.", required=True)
 @options.path("--out", "File to write.  [default: scores.json in a sample directory, else beside SAMPLES]")
-@options.settings_of(ScoreConfig, TEXTS)
-@options.listed(
-    "--metrics",
-    ScoreConfig.metrics,
-    "Which of fid, is (Inception Score), prdc (precision, recall, density, coverage).",
-)
+@options.settings_of(ScoreConfig)
 @options.feature_space
 @options.overwrite
 @options.output
@@ -43,7 +31,7 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     newest sample directory under samples/ is scored.
     """
     config = options.given(ScoreConfig, values)
-    shared = {key: value for key, value in values.items() if key not in {*TEXTS, "metrics"}}
+    shared = options.without(values, ScoreConfig)
     from maskgit_cli.scoring.stages import score
 
     reporter = console.reporter(quiet)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.cli.cmd_fid import TEXTS as FID_TEXTS
 from maskgit_cli.config.stages import ScoreConfig
-
-TEXTS = {name: FID_TEXTS[name] for name in ("features", "protocol")}
 
 
 @click.command(
@@ -21,7 +18,7 @@ TEXTS = {name: FID_TEXTS[name] for name in ("features", "protocol")}
 )
 @options.path_argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.path_argument("out", metavar="REF.npz")
-@options.settings_of(ScoreConfig, TEXTS)
+@options.settings_of(ScoreConfig, only=("features", "protocol"))
 @click.option("--with-features", is_flag=True, help="Keep each image's features, which PRDC needs.")
 @options.feature_space
 @options.overwrite
@@ -33,7 +30,7 @@ def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **
     those of the whole, bit for bit.
     """
     config = options.given(ScoreConfig, values)
-    shared = {key: value for key, value in values.items() if key not in TEXTS}
+    shared = options.without(values, ScoreConfig)
     from maskgit_cli.scoring.stages import fid_stats
 
     path = fid_stats(sources, out, config, reporter=console.reporter(quiet), **shared)

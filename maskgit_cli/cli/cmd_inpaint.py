@@ -6,24 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options, sampler_options
 from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint
 
-TEXTS = {
-    "label": "Class of what is drawn, by number or name, where a box names none.",
-    "n": "Variants.",
-    "window": "Side of the square, in pixels of IMAGE, that the model sees at a time.",
-    "mask_rule": "Draw a code anew if any pixel of its cell is masked, or the majority.",
-    "feather": "Pixels over which the new blends into the old, inside the mask.",
-    "weights": "ema (averaged) or raw.",
-    "seed": "Of every random number.",
-}
-SHOWN = {
-    "label": "no class, and no guidance",
-    "window": "the model's resolution, or twice what is drawn",
-}
 EXAMPLES = """\b
 Examples:
   maskgit inpaint photo.jpg --box 100,80,120,90 --label cat --n 4
@@ -77,7 +64,7 @@ def _parsed(parse: Callable[[str], Any], text: str) -> Any:
     help="Add N pixels on the left, right, top or bottom, and draw them.",
 )
 @options.path("--out", "Sample directory.  [default: samples/IMAGE-DIGEST]")
-@options.settings_of(InpaintConfig, TEXTS, SHOWN)
+@options.settings_of(InpaintConfig)
 @sampler_options.sampler
 @options.batch_size(16)
 @options.device
@@ -101,7 +88,8 @@ def command(
     """
     config = options.given(InpaintConfig, values)
     sampler = sampler_options.chosen(preset, values)
-    shared = {key: value for key, value in values.items() if not hasattr(config, key)}
+    shared = options.without(values, InpaintConfig)
+    shared = {key: value for key, value in shared.items() if key not in ("box", "keep_box", "outpaint")}
     from maskgit_cli.sampling.inpaint.inpainting import inpaint
 
     done = inpaint(image, model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.catalogue import PUBLISHED, Published

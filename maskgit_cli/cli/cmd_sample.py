@@ -5,18 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options, sampler_options
 from maskgit_cli.config.stages import SampleConfig
-
-TEXTS = {
-    "n": "Images in all.",
-    "labels": "Classes: all (balanced), uniform, or a list of numbers, names and ranges (3-7), or @FILE.",
-    "format": "png, npz (also all pixels in one file), or tokens (no pictures).",
-    "weights": "ema (averaged) or raw.",
-    "seed": "Of every random number.",
-}
 
 
 def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -37,7 +29,7 @@ def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
 )
 @options.path_argument("model", required=False)
 @options.path("--out", "Sample directory.  [default: samples/MODEL-DIGEST]")
-@options.settings_of(SampleConfig, TEXTS, also={"labels": "--label"})
+@options.settings_of(SampleConfig)
 @click.option(
     "--range", "part", callback=_range, metavar="START:STOP", help="Draw only these of the N images."
 )
@@ -74,7 +66,7 @@ def command(
     steps = trace_as or ("webp" if trace else None)
     config = options.given(SampleConfig, {**values, "start": start, "stop": stop, "trace": steps})
     sampler = sampler_options.chosen(preset, values)
-    shared = {key: value for key, value in values.items() if key not in TEXTS}
+    shared = options.without(values, SampleConfig)
     from maskgit_cli.sampling.images import sample
 
     done = sample(model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)

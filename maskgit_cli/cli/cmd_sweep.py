@@ -6,34 +6,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options, sampler_options
-from maskgit_cli.cli.cmd_fid import TEXTS as SCORES
+from maskgit_cli.config.base import option
 from maskgit_cli.config.samplers import PRESETS, SAMPLERS
 from maskgit_cli.config.stages import SWEEP_METRICS, ScoreConfig, SweepConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-TEXTS = {
-    "n": "Images at each point.",
-    "labels": "Classes: all (balanced), uniform, or a list of numbers, names and ranges (3-7), or @FILE.",
-    "weights": "ema (averaged) or raw.",
-    "seed": "Of every random number, at every point.",
-    "keep": "Of each point's samples: images, tokens (2 bytes a code), or none.",
-}
 SWEPT = {
     "sampler": f"Samplers: {', '.join(SAMPLERS)}.",
-    "preset": f"Settings that go together: {', '.join(PRESETS)}.",
-    **sampler_options.TEXTS,
+    "preset": f"Presets: {', '.join(PRESETS)}.",
+    **{name: sampler_options.help_of(name) for name in sampler_options.sampler_fields()},
 }
+
+
+_FIELDS = sampler_options.sampler_fields()
 
 
 def _swept(f: F) -> F:
     """An option that takes a list for everything that can be swept."""
     for name, text in reversed(SWEPT.items()):
-        flags = ["--" + name.replace("_", "-"), *sampler_options.also(name)]
-        f = click.option(*flags, f"swept_{name}", metavar="LIST", help=text)(f)
+        alias = _FIELDS[name][0].metadata["alias"] if name in _FIELDS else None
+        flags = [option(name), *([alias] if alias else [])]
+        f = click.option(*flags, f"swept_{name}", metavar="LIST", help=text, panel="Swept settings")(f)
     return f
 
 
@@ -66,11 +63,8 @@ def _show(record: Mapping[str, Any]) -> None:
 @options.path("--ref", "What samples are compared with, as in fid.", required=True)
 @options.path("--out", "Directory of the sweep.", default="sweep", show_default=True)
 @_swept
-@options.settings_of(SweepConfig, TEXTS)
-@options.settings_of(ScoreConfig, SCORES)
-@click.option(
-    "--metrics", default=",".join(SWEEP_METRICS), show_default=True, metavar="A,B,...", help="As in fid."
-)
+@options.settings_of(SweepConfig)
+@options.settings_of(ScoreConfig, defaults={"metrics": SWEEP_METRICS})
 @options.path("--inception", "Inception's weights.  [default: the published ones, fetched once]")
 @options.batch_size(64)
 @options.device
@@ -84,10 +78,9 @@ def command(models: tuple[Path, ...], ref: Path, as_json: bool, quiet: bool, **v
     too. A LIST holds values and ranges START:STOP:STEP with commas between them: 4,8,12 or 0:6:1. Scores go
     into OUT/sweep.csv and OUT/sweep.json, plots into OUT/plots. Run the same command again to go on.
     """
-    values["metrics"] = tuple(name.strip() for name in values["metrics"].split(","))
     config, scoring = options.given(SweepConfig, values), options.given(ScoreConfig, values)
     swept = _values(values)
-    shared = {k: v for k, v in values.items() if k not in {*TEXTS, *SCORES, "metrics"}}
+    shared = options.without(values, SweepConfig, ScoreConfig)
     from maskgit_cli.reports.sweeping import sweep
 
     reporter = console.reporter(quiet)

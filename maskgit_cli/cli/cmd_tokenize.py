@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config.stages import VIEWS, TokenizeConfig
-
-TEXTS = {
-    "res": "Side in pixels of the square images.",
-    "views": f"Views of each image: {', '.join(VIEWS)}.",
-    "on_error": "What to do about unreadable images: skip and list them, or fail at the first.",
-}
+from maskgit_cli.config.stages import TokenizeConfig
 
 
 @click.command(
@@ -25,7 +19,7 @@ TEXTS = {
 @options.path_argument("images")
 @options.path_argument("tokens", metavar="TOKENS.h5")
 @options.path("--tokenizer", "Tokenizer, run or model directory.  [default: the built-in tokenizer]")
-@options.settings_of(TokenizeConfig, TEXTS, {"res": "the tokenizer's own"})
+@options.settings_of(TokenizeConfig)
 @options.batch_size(32)
 @options.workers(4)
 @options.device
@@ -41,7 +35,7 @@ def command(
     it, or a CSV with lines of path,label. Run the same command again to go on after an interruption.
     """
     config = options.given(TokenizeConfig, values)
-    shared = {key: value for key, value in values.items() if key not in TEXTS}
+    shared = options.without(values, TokenizeConfig)
     from maskgit_cli.data.tokenizing import tokenize
 
     done = tokenize(images, tokens, tokenizer, config, reporter=console.reporter(quiet), **shared)

@@ -1,40 +1,84 @@
-"""What the settings classes of :mod:`maskgit_cli.config.stages` are made of: rules, checks, and JSON."""
+"""What settings classes are made of: fields with a rule and an option text, checks, and JSON.
+
+A field declares everything about one setting: its default, the rule that its value must satisfy, and how
+the command line presents it. Options, help pages, completion and validation all derive from the field.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import os
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, Self
 
 from maskgit_cli.errors import ConfigError
 
 OFFLINE_VARIABLES = ("MASKGIT_OFFLINE", "HF_HUB_OFFLINE")
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 def option(value: object) -> str:
-    """The way a setting is typed: ``batch_size`` is ``--batch-size``."""
+    """The option of a setting: ``batch_size`` is ``--batch-size``."""
     return "--" + str(value).replace("_", "-")
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise :class:`ConfigError` in the one form all settings share, unless ``condition`` holds."""
+    """Raise :class:`ConfigError` in the form that all settings share, unless ``condition`` holds."""
     if not condition:
         raise ConfigError(f"{option(name)} {value}: must be {rule}")
 
 
+def plain_type(annotation: Any) -> Any:
+    """The type without None: ``int`` of ``int | None``."""
+    if isinstance(annotation, types.UnionType):
+        return next(a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def field_types(kind: Any) -> dict[str, Any]:
+    """The type of each field of a settings class, without None."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: plain_type(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def of_type(name: str, value: Any, kind: Any) -> Any:
+    """The value of a setting as its type: whole floats are not integers, but integers are numbers.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    if kind not in _KINDS:
+        return value
+    if kind is bool or kind is str:
+        fits = isinstance(value, kind)
+    else:
+        wanted = numbers.Integral if kind is int else numbers.Real
+        fits = isinstance(value, wanted) and not isinstance(value, bool)
+    require(fits, name, repr(value) if isinstance(value, str) else value, _KINDS[kind])
+    return kind(value)
+
+
 class Settings:
-    """What the frozen settings classes share: validation of numbers, and going to and from JSON."""
+    """Base of the frozen settings classes: checks of types and rules, and conversion to and from JSON."""
 
     def __post_init__(self) -> None:
+        hints = field_types(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            rule = field.metadata.get("rule")
+            if value is None:
+                continue
+            value = of_type(field.name, value, hints[field.name])
+            object.__setattr__(self, field.name, value)
             if isinstance(value, float):
                 require(math.isfinite(value), field.name, value, "a finite number")
-            if rule is not None and value is not None:
-                require(rule[0](value), field.name, value, rule[1])
+            rule = field.metadata.get("rule")
+            if rule is not None:
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                require(rule[0](value), field.name, shown, rule[1])
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values, in declaration order."""
@@ -48,16 +92,13 @@ class Settings:
         """Rebuild settings that :meth:`to_json` wrote.
 
         Raises:
-            ConfigError: a key is missing or unknown.
+            ConfigError: a key is missing or unknown, or a value is of another type or out of range.
         """
-        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        needed = {
-            field.name
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        }
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        missing = dataclasses.MISSING
+        needed = {f.name for f in fields if f.default is missing and f.default_factory is missing}
         for key in values:
-            if key not in names:
+            if key not in {f.name for f in fields}:
                 raise ConfigError(f"unknown setting {key!r} for {cls.__name__}")
         for key in sorted(needed - values.keys()):
             raise ConfigError(f"setting {key!r} of {cls.__name__} is missing")
@@ -86,21 +127,48 @@ def below_one() -> dict[str, Any]:
 
 
 def a_seed() -> dict[str, Any]:
-    """The value has 64 bits, which is what the random numbers take."""
+    """The value has 64 bits, as the random number generator takes."""
     return {"rule": (lambda value: 0 <= value < 2**64, "between 0 and 2^64 - 1")}
 
 
 def among(*choices: str) -> dict[str, Any]:
     """The value is one of ``choices``."""
-    return {"rule": (lambda value: value in choices, "one of " + ", ".join(choices))}
+    rule = "one of " + ", ".join(choices)
+    return {"rule": (lambda value: value in choices, rule), "choices": choices}
 
 
-def setting(default: Any = dataclasses.MISSING, rule: dict[str, Any] | None = None) -> Any:
-    """A dataclass field with a default and a rule that ``__post_init__`` holds it to."""
-    return dataclasses.field(default=default, metadata=rule or {})
+def some_of(*choices: str) -> dict[str, Any]:
+    """The value is a tuple whose members are ``choices``."""
+    rule = "some of " + ", ".join(choices)
+    return {"rule": (lambda value: all(item in choices for item in value), rule), "choices": choices}
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    rule: Mapping[str, Any] | None = None,
+    *,
+    help: str | None = None,
+    unset: str | None = None,
+    alias: str | None = None,
+    metavar: str | None = None,
+    panel: str | None = None,
+) -> Any:
+    """A dataclass field that declares a setting.
+
+    Args:
+        default: the default; a field without one must be given.
+        rule: from :func:`at_least`, :func:`among` and the like; ``__post_init__`` applies it.
+        help: help text of the option: a noun phrase with its unit. A field without one has no option.
+        unset: what the help page shows as the default where that is None.
+        alias: a second spelling of the option, ``--gumbel``.
+        metavar: what the help page shows for the value; by default it follows from the type.
+        panel: heading under which the help page shows the option.
+    """
+    shown = {"help": help, "unset": unset, "alias": alias, "metavar": metavar, "panel": panel}
+    return dataclasses.field(default=default, metadata={**(rule or {}), **shown})
 
 
 def offline() -> str | None:
-    """The environment variable that forbids fetching, if one is set."""
+    """The environment variable that forbids downloads, if one is set."""
     yes = ("1", "true", "yes", "on")
     return next((name for name in OFFLINE_VARIABLES if os.environ.get(name, "").lower() in yes), None)

@@ -83,31 +83,31 @@ class InpaintConfig(Settings):
 
     What is drawn anew is all that the mask and the boxes cover and all that is added, together. Kept boxes
     are taken out of that. Where there are kept boxes and neither mask nor box, all else is drawn anew.
-
-    Attributes:
-        n: variants of each image.
-        label: class of what is drawn, by number or name, where a box names none; None draws without one.
-        box: boxes that are drawn anew; a later one is drawn over an earlier one.
-        keep_box: boxes that stay as they are.
-        outpaint: pixels added to the sides.
-        window: side in pixels of the square of the image that the model sees at a time; None is the
-            model's resolution for what is added, and at least twice the size of anything else.
-        mask_rule: a code is drawn anew if ``any`` pixel of its cell is masked, or the ``majority``.
-        feather: width in pixels of the blend inside the edge of what is drawn; 0 is a hard edge.
-        weights: ``ema`` or ``raw``.
-        seed: of every random number.
     """
 
-    n: int = setting(1, at_least(1))
-    label: str | None = None
+    n: int = setting(1, at_least(1), help="Number of variants.")
+    label: str | None = setting(
+        None,
+        help="Class of the generated content, by number or name, where a box names none.",
+        unset="no class, and no guidance",
+    )
     box: tuple[Box, ...] = ()
     keep_box: tuple[Box, ...] = ()
     outpaint: Outpaint | None = None
-    window: int | None = setting(None, at_least(1))
-    mask_rule: str = setting("any", among("any", "majority"))
-    feather: int = setting(0, at_least(0))
-    weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, a_seed())
+    window: int | None = setting(
+        None,
+        at_least(1),
+        help="Side of the square window that the model sees, in pixels of IMAGE.",
+        unset="the model's resolution, or twice the region",
+    )
+    mask_rule: str = setting(
+        "any",
+        among("any", "majority"),
+        help="Regenerate a token if any pixel of its cell is masked, or if the majority is.",
+    )
+    feather: int = setting(0, at_least(0), help="Feather width in pixels, inside the mask.")
+    weights: str = setting("ema", among("ema", "raw"), help="EMA weights (ema) or raw weights (raw).")
+    seed: int = setting(0, a_seed(), help="Random seed.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,7 +38,8 @@ SCHEDULE_RULE = f"one of {', '.join(SCHEDULES)}, or powN with a number N, as in 
 
 def a_schedule() -> dict[str, Any]:
     """The value names a masking schedule."""
-    return {"rule": (lambda name: name in SCHEDULES or schedule_power(name) is not None, SCHEDULE_RULE)}
+    rule = (lambda name: name in SCHEDULES or schedule_power(name) is not None, SCHEDULE_RULE)
+    return {"rule": rule, "suggestions": SCHEDULES}
 
 
 NOISES = ("linear", "warm-up", "random", "none")
@@ -50,29 +50,28 @@ LARGEST = 10_000
 
 @dataclass(frozen=True)
 class SamplerConfig(Settings):
-    """What all samplers have.
-
-    Attributes:
-        cfg: guidance weight w of (1+w)·cond − w·uncond; 0 is no guidance. Tools that write
-            s·cond + (1−s)·uncond have s = 1+w.
-        ramp: how w grows over the steps; ``linear`` reaches it at the last one.
-        cfg_interval: between which parts of the way, 0 the first step and 1 the last, there is guidance
-            at all (arXiv 2404.07724); outside of it w is 0.
-        sm_temp: multiplies the logits before the softmax (the paper's convention).
-        top_k: only the k most probable codes of a position can be drawn; 0 is all of them.
-    """
+    """What all samplers have."""
 
     method: ClassVar[str]
 
-    cfg: float = setting(3.0, between(0, LARGEST))
-    ramp: str = setting("linear", among(*GUIDANCE_RAMPS))
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
-    sm_temp: float = setting(1.0, above(0, LARGEST))
-    top_k: int = setting(0, at_least(0))
+    cfg: float = setting(
+        3.0,
+        between(0, LARGEST),
+        help="Guidance weight w of (1+w)·cond − w·uncond; scale s of other tools is 1+w.",
+    )
+    ramp: str = setting("linear", among(*GUIDANCE_RAMPS), help="Schedule of w over the steps.")
+    cfg_interval: tuple[float, float] = setting(
+        (0.0, 1.0), help="Guidance interval, as fractions of the sampling trajectory.", metavar="LOW:HIGH"
+    )
+    sm_temp: float = setting(1.0, above(0, LARGEST), help="Softmax temperature; multiplies the logits.")
+    top_k: int = setting(0, at_least(0), help="Sample from the k most probable tokens; 0 = all.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = self.cfg_interval
+        pair = self.cfg_interval
+        numbers = len(pair) == 2 and all(type(x) in (int, float) for x in pair)
+        require(numbers, "cfg_interval", ":".join(map(str, pair)), "two numbers LOW:HIGH")
+        low, high = pair
         shown = f"{low:g}:{high:g}"
         require(0 <= low <= high <= 1, "cfg_interval", shown, "two numbers LOW:HIGH with 0 ≤ LOW ≤ HIGH ≤ 1")
 
@@ -88,61 +87,57 @@ class SamplerConfig(Settings):
 
 @dataclass(frozen=True)
 class ConfidenceConfig(SamplerConfig):
-    """Settings of the paper's sampler (arXiv 2310.14400, section 3, and its Figure 2).
-
-    Attributes:
-        steps: S, forward passes; each keeps the number of tokens that ``schedule`` gives.
-        gumbel_temp: of the noise on the confidence; it falls linearly to 0 over the steps.
-        schedule: shape of the number of tokens kept at each step.
-        noise: on the confidence: Gumbel noise that falls ``linear``-ly, a ``warm-up`` of two random
-            steps, always ``random`` or ``none``.
-    """
+    """Settings of the paper's sampler (arXiv 2310.14400, section 3, and its Figure 2)."""
 
     method: ClassVar[str] = "confidence"
 
-    steps: int = setting(8, at_least(1))
-    gumbel_temp: float = setting(4.5, between(0, LARGEST))
-    schedule: str = setting("arccos", a_schedule())
-    noise: str = setting("linear", among(*NOISES))
+    steps: int = setting(8, at_least(1), help="Number of decoding steps.")
+    gumbel_temp: float = setting(
+        4.5,
+        between(0, LARGEST),
+        help="Temperature of the Gumbel noise on the confidence, annealed linearly to 0.",
+        alias="--gumbel",
+    )
+    schedule: str = setting("arccos", a_schedule(), help="Mask schedule: tokens kept per step.")
+    noise: str = setting("linear", among(*NOISES), help="Schedule of the noise on the confidence.")
 
 
 @dataclass(frozen=True)
 class HaltonSamplerConfig(SamplerConfig):
-    """Settings of Halton-MaskGIT's sampler (arXiv 2503.17076), by default those of its repository's example.
-
-    Attributes:
-        steps: S, forward passes.
-        sm_temp_end: the softmax temperature goes in a straight line from ``sm_temp`` to this.
-        roll: begin the order at a random place for each image.
-        redraw: draw what earlier steps drew anew at each step, as the published code does.
-    """
+    """Settings of Halton-MaskGIT's sampler (arXiv 2503.17076); defaults as in its repository's example."""
 
     method: ClassVar[str] = "halton"
 
-    cfg: float = setting(2.0, between(0, LARGEST))
-    ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
-    steps: int = setting(32, at_least(1))
-    sm_temp_end: float = setting(1.2, above(0, LARGEST))
-    roll: bool = True
-    redraw: bool = False
+    cfg: float = setting(
+        2.0,
+        between(0, LARGEST),
+        help="Guidance weight w of (1+w)·cond − w·uncond; scale s of other tools is 1+w.",
+    )
+    ramp: str = setting("constant", among(*GUIDANCE_RAMPS), help="Schedule of w over the steps.")
+    steps: int = setting(32, at_least(1), help="Number of decoding steps.")
+    sm_temp_end: float = setting(1.2, above(0, LARGEST), help="Softmax temperature of the last step.")
+    roll: bool = setting(True, help="Cyclically shift the order by a random offset per image.")
+    redraw: bool = setting(False, help="Resample previously kept tokens at every step.")
 
 
 @dataclass(frozen=True)
 class GoogleSamplerConfig(SamplerConfig):
-    """Settings of Google's sampler (arXiv 2202.04200, section 3.2), which has no guidance of its own.
-
-    Attributes:
-        steps: S, forward passes.
-        choice_temp: of the Gumbel noise on the confidence; times 1 − (i+1)/S.
-        schedule: the share of tokens still masked after each step.
-    """
+    """Settings of Google's sampler (arXiv 2202.04200, section 3.2), which has no guidance of its own."""
 
     method: ClassVar[str] = "google"
 
-    cfg: float = setting(0.0, between(0, LARGEST))
-    steps: int = setting(8, at_least(1))
-    choice_temp: float = setting(4.5, between(0, LARGEST))
-    schedule: str = setting("cosine", a_schedule())
+    cfg: float = setting(
+        0.0,
+        between(0, LARGEST),
+        help="Guidance weight w of (1+w)·cond − w·uncond; scale s of other tools is 1+w.",
+    )
+    steps: int = setting(8, at_least(1), help="Number of decoding steps.")
+    choice_temp: float = setting(
+        4.5,
+        between(0, LARGEST),
+        help="Temperature of the Gumbel noise on the confidence, annealed linearly to 0.",
+    )
+    schedule: str = setting("cosine", a_schedule(), help="Mask schedule: tokens kept per step.")
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ class RasterConfig(SamplerConfig):
 
     method: ClassVar[str] = "raster"
 
-    ramp: str = setting("constant", among(*GUIDANCE_RAMPS))
+    ramp: str = setting("constant", among(*GUIDANCE_RAMPS), help="Schedule of w over the steps.")
 
 
 SAMPLERS: dict[str, type[SamplerConfig]] = {
@@ -196,23 +191,11 @@ def recorded_sampler(record: Mapping[str, Any]) -> SamplerConfig:
     Raises:
         ConfigError: there is no such sampler, or a setting is unknown to it, of another type or out of range.
     """
-    values = {key: value for key, value in record.items() if key != "method"}
-    method = record.get("method")
+    values = dict(record)
+    method = values.pop("method", None)
     known = isinstance(method, str) and method in SAMPLERS
     require(known, "sampler", method, "one of " + ", ".join(SAMPLERS))
-    kind = SAMPLERS[str(method)]
-    for name, hint in typing.get_type_hints(kind).items():
-        if name not in values:
-            continue
-        value = values[name]
-        if hint is float and type(value) is int:  # JSON does not tell 3 from 3.0
-            values[name] = float(value)
-        elif hint in (int, float, bool, str):
-            require(type(value) is hint, name, value, f"of type {hint.__name__}")
-        else:  # the interval
-            pair = isinstance(value, list) and len(value) == 2
-            require(pair and all(type(x) in (int, float) for x in value), name, value, "two numbers")
-    return kind.from_json(values)
+    return SAMPLERS[str(method)].from_json(values)
 
 
 def changed(config: SamplerConfig, changes: Mapping[str, Any]) -> SamplerConfig:

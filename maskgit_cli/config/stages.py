@@ -19,6 +19,7 @@ from maskgit_cli.config.base import (
     between,
     require,
     setting,
+    some_of,
 )
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES
 from maskgit_cli.config.samplers import a_schedule
@@ -31,76 +32,72 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class TokenizeConfig(Settings):
-    """Settings of ``tokenize``.
+    """Settings of ``tokenize``."""
 
-    Attributes:
-        res: side in pixels of the square images; None takes the tokenizer's own.
-        views: which views of an image are tokenized: itself, itself and its mirror image, or the
-            four corners and the center, each with its mirror image.
-        on_error: ``skip`` lists unreadable images and goes on, ``fail`` stops at the first.
-    """
-
-    res: int | None = setting(None, at_least(1))
-    views: str = setting("none", among(*VIEWS))
-    on_error: str = setting("skip", among("skip", "fail"))
+    res: int | None = setting(None, at_least(1), help="Image side in pixels.", unset="the tokenizer's own")
+    views: str = setting("none", among(*VIEWS), help="Views per image.")
+    on_error: str = setting(
+        "skip", among("skip", "fail"), help="Skip and list unreadable images, or fail at the first."
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """Settings of ``train``; the defaults are the paper's recipe (arXiv 2310.14400, section 4).
+    """Settings of ``train``; the defaults are the paper's recipe (arXiv 2310.14400, section 4)."""
 
-    Attributes:
-        size: a name of :data:`SIZES`; None is base, or that of the model that is started from.
-        epochs: passes over the token file, unless ``steps`` is given.
-        steps: optimizer steps in all.
-        batch_size: images an optimizer step, over all processes and accumulation; None takes the
-            paper's 512 up to 256 px and 128 above.
-        accumulate: micro-batches a process splits its share of a batch into.
-        lr: peak learning rate of AdamW.
-        beta1: decay of AdamW's first moment.
-        beta2: decay of AdamW's second moment.
-        weight_decay: AdamW's decoupled weight decay.
-        warmup: steps of linear warm-up.
-        lr_floor: learning rate at the end of a cosine decay over ``steps``, as a fraction of the peak;
-            1 is constant, as in the paper.
-        clip: largest gradient norm.
-        dropout: of the network.
-        drop_label: probability of replacing a label by "no class", for classifier-free guidance; None
-            takes the paper's 0.1, and 0 for a network that knows no such class.
-        label_smoothing: of the cross-entropy.
-        mask_schedule: function that turns a uniform number into a masking ratio.
-        loss_on: ``all`` positions, as the paper, or the ``masked`` ones only, as Google and Halton.
-        ema: decay of the exponential moving average of the weights; it warms up.
-        seed: of initialization, order, masks and dropout.
-        checkpoint_every: steps between checkpoints.
-        keep: how many of the newest checkpoints stay.
-        preview_every: steps between preview grids; 0 draws none.
-        log_every: steps between lines of metrics.jsonl.
-    """
-
-    size: str | None = setting(None, among(*SIZES))
-    epochs: int = setting(300, at_least(1))
-    steps: int | None = setting(None, at_least(1))
-    batch_size: int | None = setting(None, at_least(1))
-    accumulate: int = setting(1, at_least(1))
-    lr: float = setting(1e-4, above(0))
-    beta1: float = setting(0.9, below_one())
-    beta2: float = setting(0.96, below_one())
-    weight_decay: float = setting(1e-5, at_least(0))
-    warmup: int = setting(2500, at_least(0))
-    lr_floor: float = setting(1.0, between(0, 1))
-    clip: float = setting(1.0, above(0))
-    dropout: float = setting(0.1, below_one())
-    drop_label: float | None = setting(None, between(0, 1))
-    label_smoothing: float = setting(0.1, below_one())
-    mask_schedule: str = setting("arccos", a_schedule())
-    loss_on: str = setting("all", among("all", "masked"))
-    ema: float = setting(0.9999, below_one())
-    seed: int = setting(0, a_seed())
-    checkpoint_every: int = setting(1000, at_least(1))
-    keep: int = setting(2, at_least(1))
-    preview_every: int = setting(1000, at_least(0))
-    log_every: int = setting(50, at_least(1))
+    size: str | None = setting(
+        None, among(*SIZES), help="Network size.", unset="base, or that of --init-from", panel="Model"
+    )
+    epochs: int = setting(300, at_least(1), help="Number of epochs (ignored with --steps).")
+    steps: int | None = setting(
+        None, at_least(1), help="Total number of optimizer steps.", unset="from --epochs"
+    )
+    batch_size: int | None = setting(
+        None, at_least(1), help="Global batch size.", unset="512 up to 256 px, 128 above"
+    )
+    accumulate: int = setting(1, at_least(1), help="Gradient-accumulation steps per optimizer step.")
+    lr: float = setting(1e-4, above(0), help="Peak learning rate of AdamW.", panel="Optimizer")
+    beta1: float = setting(0.9, below_one(), help="AdamW beta1.", panel="Optimizer")
+    beta2: float = setting(0.96, below_one(), help="AdamW beta2.", panel="Optimizer")
+    weight_decay: float = setting(1e-5, at_least(0), help="AdamW weight decay.", panel="Optimizer")
+    warmup: int = setting(2500, at_least(0), help="Steps of linear warmup.", panel="Optimizer")
+    lr_floor: float = setting(
+        1.0,
+        between(0, 1),
+        help="Final LR of the cosine decay as a fraction of the peak LR; 1 = constant.",
+        panel="Optimizer",
+    )
+    clip: float = setting(1.0, above(0), help="Gradient-clipping threshold (max norm).", panel="Optimizer")
+    dropout: float = setting(0.1, below_one(), help="Dropout probability.", panel="Model")
+    drop_label: float | None = setting(
+        None,
+        between(0, 1),
+        help="Label-dropout probability (classifier-free guidance).",
+        unset="0.1; 0 where the network has no null class",
+        panel="Objective",
+    )
+    label_smoothing: float = setting(0.1, below_one(), help="Label smoothing.", panel="Objective")
+    mask_schedule: str = setting(
+        "arccos", a_schedule(), help="Distribution of the mask ratio.", panel="Objective"
+    )
+    loss_on: str = setting(
+        "all",
+        among("all", "masked"),
+        help="Positions in the loss: all (the paper), or masked only (Google, Halton).",
+        panel="Objective",
+    )
+    ema: float = setting(0.9999, below_one(), help="EMA decay.", panel="Optimizer")
+    seed: int = setting(0, a_seed(), help="Random seed of initialization, order, masks and dropout.")
+    checkpoint_every: int = setting(
+        1000, at_least(1), help="Steps between checkpoints.", panel="Logging and checkpoints"
+    )
+    keep: int = setting(2, at_least(1), help="Number of checkpoints kept.", panel="Logging and checkpoints")
+    preview_every: int = setting(
+        1000, at_least(0), help="Steps between preview grids; 0 = none.", panel="Logging and checkpoints"
+    )
+    log_every: int = setting(
+        50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
+    )
 
     @staticmethod
     def default_batch_size(resolution: int) -> int:
@@ -115,90 +112,105 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True)
 class VQGANTrainConfig(Settings):
-    """Settings of ``train-vqgan`` (arXiv 2012.09841, section 3.1 and its published settings).
+    """Settings of ``train-vqgan`` (arXiv 2012.09841, section 3.1 and its published settings)."""
 
-    Attributes:
-        size: a name of :data:`TOKENIZER_SIZES`.
-        res: side in pixels of the training images; None takes the size's own.
-        codebook_size: number of codebook vectors; None takes the size's own.
-        steps: generator steps in all.
-        batch_size: images a step, over all processes.
-        lr: peak learning rate of both Adam optimizers.
-        beta1: decay of Adam's first moment.
-        beta2: decay of Adam's second moment.
-        warmup: steps of linear warm-up.
-        lr_floor: learning rate at the end of the cosine decay, as a fraction of the peak; 1 is constant.
-        codebook_weight: of the codebook loss.
-        commitment_weight: of the commitment loss (beta of VQ-VAE).
-        smoothness_weight: of how much latents differ from their neighbors, as a fraction of their
-            variance; it makes codes easier to predict from one another.
-        perceptual_weight: of LPIPS, where its weights can be had.
-        adversarial_weight: of the generator's adversarial loss, before the adaptive factor.
-        adversarial_start: step at which the discriminator joins; None is half of the steps.
-        discriminator_channels: features of the PatchGAN's first layer.
-        discriminator_layers: strided layers of the PatchGAN.
-        revive_after: steps without use after which a code is replaced by an encoder output; 0 never.
-        flip: mirror half of the training images.
-        ema: decay of the moving average of the weights; it warms up, and is what gets exported.
-        seed: of initialization, order, mirroring and revival.
-        checkpoint_every: steps between checkpoints.
-        keep: how many of the newest checkpoints stay.
-        preview_every: steps between preview grids; 0 draws none.
-        log_every: steps between lines of metrics.jsonl.
-    """
-
-    size: str = setting("small", among(*TOKENIZER_SIZES))
-    res: int | None = setting(None, at_least(1))
-    codebook_size: int | None = setting(None, between(2, 65535))
-    steps: int = setting(20000, at_least(1))
-    batch_size: int = setting(32, at_least(1))
-    lr: float = setting(4e-4, above(0))
-    beta1: float = setting(0.5, below_one())
-    beta2: float = setting(0.9, below_one())
-    warmup: int = setting(100, at_least(0))
-    lr_floor: float = setting(0.1, between(0, 1))
-    codebook_weight: float = setting(1.0, at_least(0))
-    commitment_weight: float = setting(0.25, at_least(0))
-    smoothness_weight: float = setting(0.0, at_least(0))
-    perceptual_weight: float = setting(1.0, at_least(0))
-    adversarial_weight: float = setting(0.8, at_least(0))
-    adversarial_start: int | None = setting(None, at_least(0))
-    discriminator_channels: int = setting(32, at_least(1))
-    discriminator_layers: int = setting(2, at_least(1))
-    revive_after: int = setting(50, at_least(0))
-    flip: bool = True
-    ema: float = setting(0.999, below_one())
-    seed: int = setting(0, a_seed())
-    checkpoint_every: int = setting(1000, at_least(1))
-    keep: int = setting(2, at_least(1))
-    preview_every: int = setting(1000, at_least(0))
-    log_every: int = setting(50, at_least(1))
+    size: str = setting(
+        "small", among(*TOKENIZER_SIZES), help="Network size (f16 is the paper's).", panel="Model"
+    )
+    res: int | None = setting(
+        None,
+        at_least(1),
+        help="Side of the training images in pixels.",
+        unset="the size's own",
+        panel="Model",
+    )
+    codebook_size: int | None = setting(
+        None, between(2, 65535), help="Number of codebook vectors.", unset="the size's own", panel="Model"
+    )
+    steps: int = setting(20000, at_least(1), help="Number of generator steps.")
+    batch_size: int = setting(32, at_least(1), help="Global batch size.")
+    lr: float = setting(4e-4, above(0), help="Peak learning rate of both Adam optimizers.", panel="Optimizer")
+    beta1: float = setting(0.5, below_one(), help="Adam beta1.", panel="Optimizer")
+    beta2: float = setting(0.9, below_one(), help="Adam beta2.", panel="Optimizer")
+    warmup: int = setting(100, at_least(0), help="Steps of linear warmup.", panel="Optimizer")
+    lr_floor: float = setting(
+        0.1,
+        between(0, 1),
+        help="Final LR of the cosine decay as a fraction of the peak LR; 1 = constant.",
+        panel="Optimizer",
+    )
+    codebook_weight: float = setting(1.0, at_least(0), help="Weight of the codebook loss.", panel="Objective")
+    commitment_weight: float = setting(
+        0.25, at_least(0), help="Weight of the commitment loss.", panel="Objective"
+    )
+    smoothness_weight: float = setting(
+        0.0,
+        at_least(0),
+        help="Weight of the latent smoothness regularizer (total variation).",
+        panel="Objective",
+    )
+    perceptual_weight: float = setting(
+        1.0, at_least(0), help="Weight of LPIPS, where its weights are available.", panel="Objective"
+    )
+    adversarial_weight: float = setting(
+        0.8,
+        at_least(0),
+        help="Weight of the adversarial loss, before the adaptive factor.",
+        panel="Objective",
+    )
+    adversarial_start: int | None = setting(
+        None,
+        at_least(0),
+        help="Step at which the adversarial loss is enabled.",
+        unset="half of the steps",
+        panel="Objective",
+    )
+    discriminator_channels: int = setting(
+        32, at_least(1), help="Channels of the discriminator's first layer.", panel="Model"
+    )
+    discriminator_layers: int = setting(
+        2, at_least(1), help="Strided layers of the discriminator.", panel="Model"
+    )
+    revive_after: int = setting(
+        50, at_least(0), help="Restart codebook entries unused for N steps; 0 disables.", panel="Objective"
+    )
+    flip: bool = setting(True, help="Flip half of the training images.")
+    ema: float = setting(
+        0.999, below_one(), help="EMA decay; the EMA weights are exported.", panel="Optimizer"
+    )
+    seed: int = setting(0, a_seed(), help="Random seed.")
+    checkpoint_every: int = setting(
+        1000, at_least(1), help="Steps between checkpoints.", panel="Logging and checkpoints"
+    )
+    keep: int = setting(2, at_least(1), help="Number of checkpoints kept.", panel="Logging and checkpoints")
+    preview_every: int = setting(
+        1000, at_least(0), help="Steps between preview grids; 0 = none.", panel="Logging and checkpoints"
+    )
+    log_every: int = setting(
+        50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
+    )
 
 
 @dataclass(frozen=True)
 class SampleConfig(Settings):
-    """Settings of ``sample`` besides the sampler's own.
+    """Settings of ``sample`` besides the sampler's own."""
 
-    Attributes:
-        n: images in all.
-        labels: which classes: ``all`` (balanced), ``uniform``, numbers, names, ranges, or a file.
-        start: first index drawn; with ``stop``, a part of the n images (``--range start:stop``).
-        stop: one past the last index drawn; None is n.
-        format: what is written besides the token file.
-        trace: keep what every step of the sampler did, with a strip and an animation of each image in
-            this format (``webp``, ``gif``); None keeps nothing.
-        weights: ``ema`` or ``raw``.
-        seed: of every random number.
-    """
-
-    n: int = setting(64, at_least(1))
-    labels: str = "all"
+    n: int = setting(64, at_least(1), help="Number of images.")
+    labels: str = setting(
+        "all",
+        help="Classes: all (balanced), uniform, a list of numbers, names and ranges (3-7), or @FILE.",
+        alias="--label",
+    )
     start: int = 0
     stop: int | None = None
-    format: str = setting("png", among("png", "npz", "tokens"))
+    format: str = setting(
+        "png",
+        among("png", "npz", "tokens"),
+        help="Output: png, npz (also all pixels in one file), or tokens (no images).",
+    )
     trace: str | None = setting(None, among("webp", "gif"))
-    weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, a_seed())
+    weights: str = setting("ema", among("ema", "raw"), help="EMA weights (ema) or raw weights (raw).")
+    seed: int = setting(0, a_seed(), help="Random seed.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,28 +219,28 @@ class SampleConfig(Settings):
         require(0 <= self.start < stop <= self.n, "range", f"{self.start}:{stop}", rule)
 
 
+METRICS = ("fid", "is", "prdc")
+
+
 @dataclass(frozen=True)
 class ScoreConfig(Settings):
-    """Settings of ``fid`` and ``fid-stats``.
+    """Settings of ``fid`` and ``fid-stats``."""
 
-    Attributes:
-        features: ``inception`` (FID, IS, PRDC as published) or ``vqgan`` (the tokenizer's own space).
-        metrics: which of ``fid``, ``is``, ``prdc``.
-        neighbors: k of precision, recall, density and coverage.
-        splits: parts of the Inception Score.
-        protocol: ``standard``, or ``legacy-v1`` for the paper's own evaluator.
-    """
-
-    features: str = setting("inception", among("inception", "vqgan"))
-    metrics: tuple[str, ...] = ("fid", "is", "prdc")
-    neighbors: int = setting(3, at_least(1))
-    splits: int = setting(10, at_least(1))
-    protocol: str = setting("standard", among("standard", "legacy-v1"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for metric in self.metrics:
-            require(metric in ("fid", "is", "prdc"), "metrics", metric, "one of fid, is, prdc")
+    features: str = setting(
+        "inception",
+        among("inception", "vqgan"),
+        help="Feature space: inception, or vqgan (the tokenizer's own; needs no download, is not FID).",
+    )
+    metrics: tuple[str, ...] = setting(METRICS, some_of(*METRICS), help="Metrics, comma-separated.")
+    neighbors: int = setting(
+        3, at_least(1), help="k of the k-NN manifold estimate (precision, recall, density, coverage)."
+    )
+    splits: int = setting(10, at_least(1), help="Number of splits of the Inception Score.")
+    protocol: str = setting(
+        "standard",
+        among("standard", "legacy-v1"),
+        help="Evaluation protocol; legacy-v1 is the paper's own evaluator.",
+    )
 
 
 # `raster` draws one code a pass, which takes long: it is measured only where it is asked for.
@@ -239,68 +251,54 @@ SWEEP_METRICS = ("fid", "is")
 
 @dataclass(frozen=True)
 class SweepConfig(Settings):
-    """Settings of ``sweep`` besides what is swept and how it is scored.
+    """Settings of ``sweep`` besides what is swept and how it is scored."""
 
-    Attributes:
-        n: images drawn at each point.
-        labels: which classes, as for ``sample``.
-        weights: ``ema`` or ``raw``.
-        seed: of every random number, at every point, so that points differ by their settings alone.
-        keep: what stays of each point's samples: ``images`` and codes, ``tokens`` (the codes, from which
-            ``decode`` makes the same images again), or ``none``.
-    """
-
-    n: int = setting(5000, at_least(2))
-    labels: str = "all"
-    weights: str = setting("ema", among("ema", "raw"))
-    seed: int = setting(0, a_seed())
-    keep: str = setting("tokens", among("images", "tokens", "none"))
+    n: int = setting(5000, at_least(2), help="Images per point.")
+    labels: str = setting(
+        "all",
+        help="Classes: all (balanced), uniform, a list of numbers, names and ranges (3-7), or @FILE.",
+        alias="--label",
+    )
+    weights: str = setting("ema", among("ema", "raw"), help="EMA weights (ema) or raw weights (raw).")
+    seed: int = setting(0, a_seed(), help="Random seed, the same at every point.")
+    keep: str = setting(
+        "tokens",
+        among("images", "tokens", "none"),
+        help="Samples kept per point: images, tokens (2 bytes per token), or none.",
+    )
 
 
 @dataclass(frozen=True)
 class CompareConfig(Settings):
-    """Settings of ``compare``.
-
-    Attributes:
-        classes: which classes: numbers, names and ranges; None takes all that are there.
-        per_class: pictures a class at most.
-        n: pictures in all at most, spread over the classes; None is 16, or, where ``per_class`` is
-            given, as many as that makes.
-        columns: pictures in a row at most.
-    """
+    """Settings of ``compare``."""
 
     shown: ClassVar[int] = 16  # pictures, unless a number is given
-    classes: str | None = None
-    per_class: int | None = setting(None, at_least(1))
-    n: int | None = setting(None, at_least(1))
-    columns: int = setting(8, at_least(1))
+    classes: str | None = setting(
+        None, help="Classes to show: numbers, names and ranges (3-7), or @FILE.", unset="all"
+    )
+    per_class: int | None = setting(None, at_least(1), help="Maximum images per class.", unset="no limit")
+    n: int | None = setting(
+        None,
+        at_least(1),
+        help="Maximum images in all, spread over the classes.",
+        unset="16, without --per-class",
+    )
+    columns: int = setting(8, at_least(1), help="Maximum images per row.")
 
 
 @dataclass(frozen=True)
 class BenchConfig(Settings):
-    """Settings of ``bench``.
+    """Settings of ``bench``."""
 
-    Attributes:
-        size: of the transformer, a name of :data:`SIZES`.
-        tokenizer: a name of :data:`TOKENIZER_SIZES`.
-        res: side in pixels of the images.
-        batch_size: images at a time.
-        steps: of the sampler.
-        cfg: guidance weight of the sampler; 0 saves the unconditional passes.
-        seconds: shortest time that each stage is measured for.
-        stages: which are measured, of :data:`BENCH_STAGES`.
-    """
-
-    size: str = setting("base", among(*SIZES))
-    tokenizer: str = setting("f16", among(*TOKENIZER_SIZES))
-    res: int = setting(256, at_least(1))
-    batch_size: int = setting(8, at_least(1))
-    steps: int = setting(8, at_least(1))
-    cfg: float = setting(3.0, at_least(0))
-    seconds: float = setting(5.0, above(0))
-    stages: tuple[str, ...] = ("tokenize", "train", "sample", "decode")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for stage in self.stages:
-            require(stage in BENCH_STAGES, "stages", stage, "one of " + ", ".join(BENCH_STAGES))
+    size: str = setting("base", among(*SIZES), help="Transformer size.")
+    tokenizer: str = setting("f16", among(*TOKENIZER_SIZES), help="Tokenizer size.")
+    res: int = setting(256, at_least(1), help="Image side in pixels.")
+    batch_size: int = setting(8, at_least(1), help="Batch size.")
+    steps: int = setting(8, at_least(1), help="Decoding steps.")
+    cfg: float = setting(3.0, at_least(0), help="Guidance weight; 0 skips the unconditional forward pass.")
+    seconds: float = setting(5.0, above(0), help="Minimum measuring time per stage (s).")
+    stages: tuple[str, ...] = setting(
+        ("tokenize", "train", "sample", "decode"),
+        some_of(*BENCH_STAGES),
+        help="Stages to measure, comma-separated (raster: autoregressive, one token per forward pass).",
+    )
