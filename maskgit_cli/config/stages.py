@@ -272,7 +272,7 @@ class SweepConfig(Settings):
 class CompareConfig(Settings):
     """Settings of ``compare``."""
 
-    shown: ClassVar[int] = 16  # pictures, unless a number is given
+    shown: ClassVar[int] = 16  # images, without --n and --per-class
     classes: str | None = setting(
         None, help="Classes to show: numbers, names and ranges (3-7), or @FILE.", unset="all"
     )

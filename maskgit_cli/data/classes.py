@@ -1,7 +1,7 @@
-"""Classes as users write them: numbers, names, ranges, lists, ``all``, ``uniform``, or a file.
+"""Parsing of ``--labels``: numbers, names, ranges, lists, ``all``, ``uniform``, or a file.
 
-The label of image i is a pure function of the words and i, so that any part of a set of samples can
-be drawn anywhere.
+The label of image i is a pure function of the option and i, so that any range of a set of samples can be
+generated separately.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ NO_CLASS = -1
 def labels_for(
     spec: str, indices: np.ndarray, classes: int, class_names: Sequence[str], seed: int
 ) -> np.ndarray:
-    """The classes of images, from the words a user chose.
+    """The labels of images.
 
-    ``all`` goes round the classes, image i getting class i mod C. ``uniform`` draws a class for each
-    image by the seed. Anything else is a list that images go round in the same way: numbers, names and
-    ranges ``3-7`` (7 included), separated by commas; or ``@FILE`` with one number or name a line (also
-    without the ``@``, where the file's name is neither a class nor numbers).
+    ``all`` assigns classes round-robin: image i gets class i mod C. ``uniform`` draws a class for each
+    image. Anything else is a list, assigned round-robin, too: numbers, names and ranges ``3-7`` (7
+    included), separated by commas; or ``@FILE`` with one number or name per line (also without the ``@``,
+    where the file's name is neither a class nor a number).
 
     Args:
-        spec: the words.
-        indices: numbers of the images in the whole set (B,).
-        classes: C, how many the model knows; 0 for a model without classes, whose images are all -1.
-        class_names: C names, or none where classes have numbers only.
+        spec: the option's value.
+        indices: indices of the images in the whole set (B,).
+        classes: C, the model's number of classes; 0 for a model without classes.
+        class_names: C names; empty where classes only have numbers.
         seed: of ``uniform``.
 
     Returns:
         int64 (B,), in [0, C), or -1 where the model has no classes.
 
     Raises:
-        ConfigError: a class that the model doesn't have; the message suggests the nearest name.
+        ConfigError: the model has no such class; the message suggests the nearest name.
         InputError: the file is missing, empty or not text.
     """
     indices = np.asarray(indices, np.int64)
@@ -60,14 +60,14 @@ def labels_for(
 
 
 def find_label(text: str, classes: int, class_names: Sequence[str], option: str = "--label") -> int:
-    """The class in [0, C) that a number or a name means; names are compared without regard to case.
+    """The class in [0, C) with this number or name; names are case-insensitive.
 
-    Digits always mean a number, also where a class is called by digits. Where the model has a class of
-    ImageNet, under its name or its WordNet id, all names of that class mean it: ``goldfish``,
-    ``n01443537`` and ``Carassius auratus``.
+    Digits are always a number, even where a class name consists of digits. A class of ImageNet, which the
+    model may list by name or by WordNet id, is found by any of its names: ``goldfish``, ``n01443537``,
+    ``Carassius auratus``.
 
     Raises:
-        ConfigError: the model has no such class, or the word means several; the message suggests names.
+        ConfigError: the model has no such class, or the name is ambiguous; the message suggests names.
     """
     text = text.strip()
     if re.fullmatch(r"[+-]?\d+", text):
@@ -76,23 +76,23 @@ def find_label(text: str, classes: int, class_names: Sequence[str], option: str 
     for spelling, names in ((text, list(class_names)), (text.casefold(), lowered)):
         if spelling in names:
             return names.index(spelling)
-    meant = _imagenet_classes_of(text, class_names)
-    if len(meant) > 1:
-        several = " or ".join(f"{name} ({number})" for number, name in meant.items())
-        raise ConfigError(f"{option} {text}: this may be {several}; name one of them")
-    if meant:
-        return next(iter(meant))
+    found = _find_imagenet(text, class_names)
+    if len(found) > 1:
+        several = " or ".join(f"{name} ({number})" for number, name in found.items())
+        raise ConfigError(f"{option} {text}: ambiguous, {several}; choose one of them")
+    if found:
+        return next(iter(found))
     raise ConfigError(f"{option} {text}: {_no_such_name(text, classes, class_names)}")
 
 
-def _imagenet_classes_of(text: str, class_names: Sequence[str]) -> dict[int, str]:
-    """The model's classes, by number, that are those of ImageNet which a word means; with their names."""
-    places = {name: i for i, name in enumerate(class_names)}
+def _find_imagenet(text: str, class_names: Sequence[str]) -> dict[int, str]:
+    """Numbers and names of the model's classes that are the ImageNet classes of this name."""
+    index_of = {name: i for i, name in enumerate(class_names)}
     return {
-        places[known]: c.name
+        index_of[name]: c.name
         for c in imagenet_meanings(text)
-        for known in (c.wordnet_id, c.name)
-        if known in places
+        for name in (c.wordnet_id, c.name)
+        if name in index_of
     }
 
 
@@ -105,20 +105,20 @@ def _checked_number(number: int, classes: int, option: str) -> int:
 
 
 def _no_such_name(text: str, classes: int, class_names: Sequence[str]) -> str:
-    """What to say of a name that no class has."""
+    """The reason why no class was found, with a suggestion."""
     if not class_names:
-        return f"the model's classes have no names, only numbers 0 to {classes - 1}"
+        return f"the model's classes have no names; use a number from 0 to {classes - 1}"
     readable = [readable_name(name) for name in class_names]
     by_lowered = {name.casefold(): name for name in (*class_names, *readable)}
     near = difflib.get_close_matches(text.casefold(), by_lowered, n=1, cutoff=0.5)
     if near:
         return f"no class has this name; did you mean {by_lowered[near[0]]}?"
     shown = ", ".join(readable[:10]) + (", ..." if len(readable) > 10 else "")
-    return f"no class has this name; the model knows {shown}"
+    return f"no class has this name; the model's classes are {shown}"
 
 
 def readable_name(name: str) -> str:
-    """What a class is called: in English where its name is a WordNet id of ImageNet, else by its name."""
+    """The name of a class for people: for a WordNet id of ImageNet, its English name."""
     meanings = imagenet_meanings(name) if re.fullmatch(r"n\d{8}", name) else ()
     return meanings[0].name if meanings else name
 
@@ -126,10 +126,10 @@ def readable_name(name: str) -> str:
 def listed_classes(
     spec: str, classes: int, class_names: Sequence[str], option: str = "--labels"
 ) -> list[int]:
-    """The classes that a list or a file names, in order; see :func:`labels_for`.
+    """The classes of a list or a file, in order; see :func:`labels_for`.
 
     Raises:
-        ConfigError: a class that there isn't, or an empty entry.
+        ConfigError: there is no such class, or an entry is empty.
         InputError: the file is missing, empty or not text.
     """
     if spec.casefold() in (name.casefold() for name in class_names):  # a name may hold commas
@@ -152,19 +152,19 @@ def _one_item(item: str, classes: int, class_names: Sequence[str], option: str) 
         return [find_label(item, classes, class_names, option)]
     first, last = (_checked_number(int(bound), classes, option) for bound in bounds.groups())
     if first > last:
-        raise ConfigError(f"{option} {item}: the range ends before it begins; write {last}-{first}")
+        raise ConfigError(f"{option} {item}: an empty range; write {last}-{first}")
     return list(range(first, last + 1))
 
 
 def _read_lines(path: Path, option: str) -> list[str]:
-    """The lines of a text file that aren't blank."""
+    """The lines of a text file that are not blank."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{option}: no file {path}") from None
+        raise InputError(f"{option}: {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{option}: {path} cannot be read as text ({error})") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"{option}: {path} is empty; write one class a line")
+        raise InputError(f"{option}: {path} is empty; write one class per line")
     return lines

@@ -14,10 +14,10 @@ class ImageNetClass(NamedTuple):
     """One class.
 
     Attributes:
-        number: from 0 to 999, as every published model counts.
-        wordnet_id: the name of its folder in the data set, ``n01443537``.
-        name: what it is called here; no two classes share one.
-        synonyms: its other names in WordNet, some of which are another class's too.
+        number: from 0 to 999, the order of every published model.
+        wordnet_id: the name of its folder in the dataset, such as ``n01443537``.
+        name: unique.
+        synonyms: other names in WordNet, some of which are shared with another class.
     """
 
     number: int
@@ -27,7 +27,7 @@ class ImageNetClass(NamedTuple):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All it is known by, the id included, in lower case."""
+        """All its names, the id included, in lower case."""
         return tuple(word.casefold() for word in (self.wordnet_id, self.name, *self.synonyms))
 
 
@@ -51,7 +51,7 @@ def imagenet_names() -> list[str]:
 
 @functools.cache
 def _by_word() -> dict[str, tuple[ImageNetClass, ...]]:
-    """The classes that a word in lower case means."""
+    """The classes of each name in lower case."""
     found: dict[str, tuple[ImageNetClass, ...]] = {}
     for c in imagenet_classes():
         for word in dict.fromkeys(c.words):
@@ -60,11 +60,11 @@ def _by_word() -> dict[str, tuple[ImageNetClass, ...]]:
 
 
 def imagenet_meanings(word: str) -> tuple[ImageNetClass, ...]:
-    """The classes that a WordNet id, a name or a synonym means, without regard to case; mostly one.
+    """The classes with this WordNet id, name or synonym, case-insensitive; mostly one.
 
-    A word that is one class's name and another's synonym means the former: ``horn`` may be a cornet or a
-    French horn, but ``gong`` is the class of that name. The exact spelling tells the dog ``Cardigan``
-    from the ``cardigan``.
+    A name takes precedence over another class's synonym: ``horn`` may be a cornet or a French horn, but
+    ``gong`` is the class of that name. The exact spelling distinguishes the dog ``Cardigan`` from the
+    ``cardigan``.
     """
     found = _by_word().get(word.casefold(), ())
     for same in (lambda name: name == word, lambda name: name.casefold() == word.casefold()):
@@ -75,10 +75,10 @@ def imagenet_meanings(word: str) -> tuple[ImageNetClass, ...]:
 
 
 def same_classes(some: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether two lists of class names mean the same, class by class.
+    """Whether two lists of class names are equivalent, class by class.
 
-    Equal words do, and so do any two words for one class of ImageNet: a folder of images calls its
-    classes ``n01440764``, a published model calls them ``tench``.
+    Equal names are, and so are any two names of one class of ImageNet: a folder of images has the class
+    ``n01440764``, a published model ``tench``.
     """
     return len(some) == len(others) and all(map(_same, some, others))
 

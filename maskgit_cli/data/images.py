@@ -1,17 +1,20 @@
-"""How a file becomes pixels as people see them, and how pixels become views."""
+"""Image decoding (EXIF orientation applied) to uint8 RGB, and the views that are tokenized."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import os
 import stat
 import struct
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -19,34 +22,30 @@ from torchvision.transforms.v2 import functional as transforms
 from maskgit_cli.config.stages import VIEWS
 from maskgit_cli.errors import InputError
 
-# The formats of pictures that people keep, by the names PIL gives them. Formats that PIL hands to an
-# external program (EPS) or merely recognizes (HDF5, GRIB) are left out on purpose.
+# Common image formats, by the names PIL gives them. Formats that PIL hands to an external program (EPS)
+# or merely recognizes (HDF5, GRIB) are left out on purpose.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
-_ENDINGS = "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff ppm pgm pbm pnm jp2 j2k jpx tga ico avif"
-EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())
-# A picture of 100 megapixels is welcome: it takes about 1 GB while it is read. Beyond 150 it is more
-# likely a decompression bomb; PIL's own hard limit is 179.
+# An image of 100 megapixels takes about 1 GB while it is read. Beyond 150 it is more likely a
+# decompression bomb; PIL's own hard limit is 179.
 MAX_PIXELS = 150_000_000
-# A strip longer than this is refused: scaled so that its shorter side fits, it would need gigabytes.
+# A longer strip is refused: scaled so that its shorter side fits, it would need gigabytes.
 MAX_ASPECT = 50
 # A far larger image is first shrunk by a whole number (JPEG decodes at 1/2, 1/4 and 1/8 size at once),
-# which saves time and memory. Keeping at least four times the wanted side leaves the antialiasing
+# which saves time and memory. Keeping at least four times the needed side leaves the antialiasing
 # to the resize that comes afterwards.
 SHRINK_MARGIN = 4
+# What PIL raises for damaged EXIF (seen by changing its bytes at random).
+DAMAGED_EXIF = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+)
 # Corner crops come from an image this much larger, as in ImageNet practice (256 for crops of 224).
 TEN_CROP_SCALE = 256 / 224
-# EXIF orientations other than 1, which is upright, and what undoes them (CIPA DC-008, tag Orientation).
-_ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 # PIL's plugins log about odd files; without a handler Python would print that on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -60,38 +59,54 @@ def _formats() -> list[str]:
 
 
 def read_image(path: Path, side: int | None = None) -> Tensor:
-    """Read an image as people see it: uint8 (3, H, W), RGB.
-
-    EXIF orientation is applied, palettes, gray and CMYK become RGB, 16 bits are scaled to 8, anything
-    transparent is laid on white, and of an animation it is the first frame.
-
-    Args:
-        path: the file.
-        side: the shorter side wanted in the end; a far larger image is then shrunk while it is read,
-            to no less than :data:`SHRINK_MARGIN` times that side.
+    """Read an image file; see :func:`decode_image`.
 
     Raises:
         InputError: the file is missing, empty, truncated, too large, or not an image.
     """
     try:
-        # An unreadable file can make PIL's plugins raise nearly anything, and warn meanwhile.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: not a file")  # opening a pipe would wait forever
+        with path.open("rb") as file:
+            return decode_image(file, str(path), side)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: {str(error.strerror or error).lower()}") from error
+
+
+def decode_image(file: IO[bytes], where: str, side: int | None = None) -> Tensor:
+    """Decode an image to uint8 (3, H, W), RGB.
+
+    EXIF orientation is applied; palettes, gray and CMYK become RGB; 16 bits are scaled to 8; transparent
+    pixels are composited on white; of an animation it is the first frame.
+
+    Args:
+        file: an open, seekable file.
+        where: what error messages call it.
+        side: the shorter side that is needed; a far larger image is shrunk while it is decoded, to no less
+            than :data:`SHRINK_MARGIN` times that side.
+
+    Raises:
+        InputError: the file is empty, truncated, too large, or not an image.
+    """
+    try:
+        # A damaged file can make PIL's plugins raise nearly any exception, and warn before that.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(path, side)
+            return _decode(file, where, side)
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError(f"{path}: not enough memory to read it") from error
+        raise InputError(f"{where}: not enough memory to read it") from error
     except Exception as error:
-        raise InputError(f"{path}: {_reason(path, error)}") from error
+        raise InputError(f"{where}: {_reason(file, error)}") from error
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """One line that says why reading failed, without the path."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
+def _reason(file: IO[bytes], error: Exception) -> str:
+    """One line about why decoding failed."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "empty file" if path.stat().st_size == 0 else "not an image"
+        return "empty file" if file.seek(0, os.SEEK_END) == 0 else "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, OSError) and error.strerror:
@@ -99,40 +114,35 @@ def _reason(path: Path, error: Exception) -> str:
     return "damaged image (" + (" ".join(str(error).split()) or type(error).__name__) + ")"
 
 
-def _decode(path: Path, side: int | None) -> Tensor:
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError(f"{path}: not a file")  # opening a pipe would wait forever
-    with Image.open(path, formats=_formats()) as image:
+def _decode(file: IO[bytes], where: str, side: int | None) -> Tensor:
+    with Image.open(file, formats=_formats()) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            size = f"{width}×{height} pixels"
-            raise InputError(f"{path}: {size}, more than {MAX_PIXELS // 10**6} megapixels")
+            limit = f"more than {MAX_PIXELS // 10**6} megapixels"
+            raise InputError(f"{where}: {width}×{height} pixels, {limit}")
         if side is not None:
             image.draft("", (side * SHRINK_MARGIN, side * SHRINK_MARGIN))
         image.load()
-        rgb = _to_rgb(_upright(image))
+        _apply_orientation(image)
+        rgb = _to_rgb(image)
         shrink = 1 if side is None else min(rgb.size) // (side * SHRINK_MARGIN)
         if shrink > 1:
             rgb = rgb.reduce(shrink)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn a loaded image by its EXIF orientation, whatever else its EXIF holds."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except (SyntaxError, ValueError, struct.error):
-        # The pixels have been read; viewers show a picture with damaged EXIF as it is, and so do we.
-        orientation = None
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+def _apply_orientation(image: Image.Image) -> None:
+    # An image with unreadable EXIF is shown as it is, as viewers do. In place, the pixels are turned before
+    # the remaining fields are encoded again, which fails where one of them is damaged.
+    with contextlib.suppress(*DAMAGED_EXIF):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _to_8_bits(image)
     if image.mode == "F":
-        raise ValueError("floating-point pixels, of which nobody knows what is white")
+        raise ValueError("floating-point images are not supported (unknown value range)")
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -141,10 +151,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255; PIL's own conversion clips at 255, which turns pictures white."""
+    """Scale 0..65535 to 0..255, rounded; PIL's own conversion clips or truncates, by version."""
     pixels = np.asarray(image).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("32-bit pixels, of which nobody knows what is white")
+        raise ValueError("32-bit images are not supported (unknown value range)")
     gray = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
     if isinstance(image.info.get("transparency"), int):
         alpha = np.where(pixels == image.info["transparency"], 0, 255).astype(np.uint8)
@@ -155,32 +165,32 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _resize(image: Tensor, side: int) -> Tensor:
     """Scale uint8 (3, H, W) so that its shorter side is ``side`` pixels, antialiased bilinear.
 
-    Bilinear with antialiasing is what the paper's tokenizer and transformer were trained on.
+    The paper's tokenizer and transformer were trained on images resized in this way.
     """
     height, width = image.shape[-2:]
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise InputError(f"{width}×{height} pixels: more than {MAX_ASPECT} times as long as wide")
+        raise InputError(f"{width}×{height} pixels: an aspect ratio above {MAX_ASPECT}")
     return transforms.resize(image, [side], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
 def fit_square(image: Tensor, side: int) -> Tensor:
-    """The central square of uint8 (3, H, W), its shorter side scaled to ``side``: (3, side, side).
+    """Resize uint8 (3, H, W) to a shorter side of ``side`` and center-crop: uint8 (3, side, side).
 
     Raises:
-        InputError: the image is a strip, more than :data:`MAX_ASPECT` times as long as wide.
+        InputError: the aspect ratio is above :data:`MAX_ASPECT`.
     """
     return transforms.center_crop(_resize(image, side), [side, side]).contiguous()
 
 
 def views(image: Tensor, side: int, kind: str) -> Tensor:
-    """Views of uint8 (3, H, W) that are tokenized: uint8 (V, 3, side, side).
+    """The views of uint8 (3, H, W) that are tokenized: uint8 (V, 3, side, side).
 
-    ``none`` is the central square; ``flip`` adds its mirror image; ``ten-crop`` scales the shorter
+    ``none`` is the center crop; ``flip`` adds its mirror image; ``ten-crop`` scales the shorter
     side to 8/7 of ``side`` and takes [top left, top right, bottom left, bottom right, center], then
     the mirror images of these five in the same order.
 
     Raises:
-        InputError: the image is a strip, more than :data:`MAX_ASPECT` times as long as wide.
+        InputError: the aspect ratio is above :data:`MAX_ASPECT`.
     """
     assert kind in VIEWS, kind
     if kind == "none":

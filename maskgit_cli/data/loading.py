@@ -1,4 +1,4 @@
-"""Images read by other processes, batch by batch."""
+"""Batches of images, read by ``DataLoader`` workers."""
 
 from __future__ import annotations
 
@@ -10,42 +10,41 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from maskgit_cli.data.images import read_image, views
-from maskgit_cli.data.sources import Source
+from maskgit_cli.data.images import views
+from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError
 from maskgit_cli.runtime.interrupts import outlive_interrupts
 
 
 class ImageDataset(Dataset):
-    """The images of a source as (index, uint8 (V, 3, side, side) or None, reason it is None or "").
+    """Images as (index, uint8 (V, 3, side, side), ""), or as (index, None, reason) if unreadable.
 
     Args:
         source: the images.
-        side: side in pixels of the squares.
-        kind: which :func:`views` are taken.
+        side: side of the views in pixels.
+        kind: which :func:`~maskgit_cli.data.images.views`.
     """
 
-    def __init__(self, source: Source, side: int, kind: str = "none") -> None:
+    def __init__(self, source: ImageSource, side: int, kind: str = "none") -> None:
         self.source = source
         self.side = side
         self.kind = kind
 
     def __len__(self) -> int:
-        return len(self.source.paths)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
-        path = self.source.paths[index]
         try:
-            return index, views(read_image(path, self.side), self.side, self.kind), ""
+            return index, views(self.source.open(index, self.side), self.side, self.kind), ""
         except InputError as error:
-            return index, None, str(error).removeprefix(f"{path}: ")
+            return index, None, str(error).removeprefix(f"{self.source.location(index)}: ")
 
 
 class ImageBatch(NamedTuple):
-    """What :func:`collate_images` makes of B items of an :class:`ImageDataset`, R of them readable.
+    """B items of an :class:`ImageDataset`, R of them readable.
 
     Attributes:
-        indices: which images these are, int64 (R,).
+        indices: of the readable images, int64 (R,).
         images: uint8 (R, V, 3, side, side); None if R is 0.
         skipped: (index, reason) of the B - R others.
     """
@@ -56,7 +55,7 @@ class ImageBatch(NamedTuple):
 
 
 def collate_images(items: list[tuple[int, Tensor | None, str]]) -> ImageBatch:
-    """Join items of an :class:`ImageDataset`, for a ``DataLoader``'s ``collate_fn``."""
+    """Collate items of an :class:`ImageDataset`: a ``collate_fn``."""
     images = [image for _, image, _ in items if image is not None]
     indices = torch.tensor([index for index, image, _ in items if image is not None], dtype=torch.int64)
     skipped = [(index, reason) for index, image, reason in items if image is None]
@@ -66,19 +65,19 @@ def collate_images(items: list[tuple[int, Tensor | None, str]]) -> ImageBatch:
 def load_batches(
     dataset: ImageDataset, batches: Iterable[list[int]], workers: int, pinned: bool
 ) -> Iterator[ImageBatch]:
-    """The images of each batch of indices, read by other processes.
+    """The images of each batch of indices, read by worker processes.
 
     Args:
         dataset: the images.
-        batches: the indices; as many batches as are wanted.
-        workers: number of processes; 0 reads in this one.
-        pinned: put images where a GPU can fetch them by itself.
+        batches: the indices of each batch.
+        workers: number of processes; 0 reads in the calling one.
+        pinned: return images in pinned memory, for a GPU.
 
     Raises:
-        InputError: a process was killed, as happens where memory runs out.
+        InputError: a worker was killed, as happens when memory runs out.
     """
     with warnings.catch_warnings():
-        # The number of workers is the user's choice, even where it is more than there are cores.
+        # The number of workers is the user's choice, even above the number of cores.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -95,12 +94,12 @@ def load_batches(
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            "a process that reads images was killed, most likely for want of memory; use fewer --workers"
+            "a DataLoader worker was killed, likely out of memory; use fewer --workers"
         ) from error
 
 
 class _Batches(Sampler[list[int]]):
-    """A ``DataLoader``'s batch sampler from any iterable."""
+    """A batch sampler from any iterable."""
 
     def __init__(self, batches: Iterable[list[int]]) -> None:
         self.batches = batches

@@ -1,4 +1,4 @@
-"""Stage ``tokenize``: images become codes, once, so that training never sees a pixel."""
+"""Stage ``tokenize``: encode images into tokens once, so that training reads no pixels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import VIEWS, TokenizeConfig
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
-from maskgit_cli.data.sources import Source, list_images, source_digest
+from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.models import builtin_tokenizer
 from maskgit_cli.formats.token_writer import TokenWriter, completed
-from maskgit_cli.formats.tokens import TokenMeta
+from maskgit_cli.formats.tokens import TokenFile, TokenMeta
 from maskgit_cli.networks.inference import apply_to_rows
 from maskgit_cli.networks.loading import Tokenizer, load_tokenizer
 from maskgit_cli.networks.pixels import to_model
@@ -32,19 +32,18 @@ from maskgit_cli.runtime.distributed import (
 )
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
-Failures = list[tuple[int, str]]
-# Squares a call on a GPU, whatever the batch size: the kernels are then always the same ones.
+# Views per forward pass on a GPU, whatever the batch size: the kernels are then always the same ones.
 GPU_ROWS = 16
 
 
 class Tokenized(NamedTuple):
-    """What :func:`tokenize` did.
+    """Result of :func:`tokenize`.
 
     Attributes:
         path: the token file.
-        images: how many images it holds.
+        images: number of images it holds.
         skipped: (name, reason) of each image that could not be read.
-        resumed: whether an earlier run had done some of the work, or all of it.
+        resumed: whether an earlier call had tokenized some or all of the images.
     """
 
     path: Path
@@ -53,13 +52,24 @@ class Tokenized(NamedTuple):
     resumed: bool
 
 
-class _Compute(NamedTuple):
-    """Where and how squares are encoded, and how many are read at a time."""
+class _Encoder(NamedTuple):
+    """A tokenizer's encoder with its device and precision."""
 
     tokenizer: Tokenizer
     device: torch.device
     dtype: torch.dtype
-    squares: int
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """Tokens (B, V, h, w) of uint8 (B, V, 3, side, side), batch-invariant."""
+        flat = images.flatten(0, 1)  # (B·V, 3, side, side)
+        tokens = apply_to_rows(self._encode, (flat,), self.device, GPU_ROWS)  # (B·V, h, w)
+        return tokens.unflatten(0, images.shape[:2]).numpy()
+
+    def _encode(self, images: Tensor) -> Tensor:
+        network = self.tokenizer.network
+        with autocast(self.device, self.dtype):
+            latents = network.latents(to_model(images))  # (B, D, h, w)
+        return network.quantize.nearest(latents.float())  # distances to the codebook are always float32
 
 
 def tokenize(
@@ -75,63 +85,73 @@ def tokenize(
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> Tokenized:
-    """Encode images into a token file, going on where an earlier, interrupted call stopped.
+    """Encode images into a token file, resuming an interrupted call.
 
     Works in one process or in several that a launcher started; the file is the same.
 
     Args:
-        images: anything :func:`~maskgit_cli.data.sources.list_images` reads.
+        images: anything :func:`~maskgit_cli.data.sources.open_source` opens.
         out: the token file.
         tokenizer: a tokenizer, run or model directory; None is the built-in one.
-        config: resolution, views, and what to do about unreadable images.
-        batch_size: squares (images times views) read and encoded at a time by each process.
-        workers: further processes that read images, for each process.
-        device: where the network runs.
+        config: resolution, views, and handling of unreadable images.
+        batch_size: views (images times views per image) read and encoded at a time by each process.
+        workers: ``DataLoader`` workers of each process.
+        device: where the tokenizer runs.
         dtype: precision of its matrix products and convolutions.
         overwrite: replace a finished file, and an unfinished one of other settings.
-        reporter: told of progress.
+        reporter: receives progress updates.
 
     Raises:
-        ConfigError: a setting is out of range, or the resolution doesn't suit the tokenizer.
+        ConfigError: a setting is out of range, or the resolution does not suit the tokenizer.
         InputError: no image can be read, or one cannot and ``config.on_error`` is ``fail``.
         ArtifactError: the tokenizer is unfinished or damaged.
-        OutputError: the file exists, was begun with other settings, or cannot be written.
+        OutputError: the file exists, has other settings, or cannot be written.
     """
     config = config or TokenizeConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     require(workers >= 0, "workers", workers, "0 or more")
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
-    source = list_images(images)
-    coder = load_tokenizer(tokenizer or builtin_tokenizer(), target)
-    meta = _describe(images, source, coder, config, precision)
-    finished = None if overwrite else completed(out, meta)
-    if finished is not None:
-        reporter.info(f"{out} is complete already; pass --overwrite to make it anew")
-        return Tokenized(out, len(finished), finished.skipped, True)
+    source = open_source(images)
+    encode = _Encoder(load_tokenizer(tokenizer or builtin_tokenizer(), target), target, precision)
+    writer = _claim(out, _meta(images, source, encode, config), source, overwrite)
+    if isinstance(writer, TokenFile):
+        reporter.info(f"{out} is already complete; pass --overwrite to tokenize again")
+        return Tokenized(out, len(writer), writer.skipped, True)
 
-    writer = _shared_writer(out, meta, source, overwrite)
-    resumed = bool(writer.done.any())
-    compute = _Compute(coder, target, precision, min(batch_size, len(source.paths) * VIEWS[meta.views]))
-    barrier()  # every process has seen which rows are done before any does another
-    failures = _fill(writer, source, compute, workers, config.on_error, reporter)
-    return _finish(images, source, writer, failures, resumed, reporter)
+    todo = np.flatnonzero(~writer.done)
+    remaining = len(todo)
+    barrier()  # every process has read which rows are done before any process writes another
+    failures: list[tuple[int, str]] = []
+    dataset = ImageDataset(source, writer.meta.resolution, config.views)
+    with reporter.task("tokenize", len(source), len(source) - remaining) as task, torch.inference_mode():
+        for batch in _batches(dataset, todo, batch_size, workers, target):
+            if batch.skipped and config.on_error == "fail":
+                index, reason = batch.skipped[0]
+                raise InputError(f"{source.location(index)}: {reason}; remove it, or pass --on-error skip")
+            failures += batch.skipped
+            if batch.images is not None:
+                writer.write(batch.indices.numpy(), encode(batch.images))
+            # The other ranks are about as fast, so this rank's progress counts for all.
+            step = min(remaining, (len(batch.indices) + len(batch.skipped)) * world().size)
+            remaining -= step
+            task.advance(step)
+    return _finish(images, source, writer, failures, len(todo) < len(source), reporter)
 
 
-def _describe(
-    images: Path, source: Source, tokenizer: Tokenizer, config: TokenizeConfig, dtype: torch.dtype
-) -> TokenMeta:
-    """What the token file will say of itself."""
+def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: TokenizeConfig) -> TokenMeta:
+    """The attributes of the token file."""
+    tokenizer = encoder.tokenizer
     resolution = config.res or tokenizer.config.resolution
     factor = tokenizer.config.factor
     if resolution % factor:
         nearest = max(1, round(resolution / factor)) * factor
         raise ConfigError(
-            f"--res {resolution}: must be a multiple of {factor}, the side in pixels of what one code of "
-            f"this tokenizer stands for; the nearest is {nearest}"
+            f"--res {resolution}: must be a multiple of {factor}, the tokenizer's downsampling factor; "
+            f"the nearest is {nearest}"
         )
-    precision = str(dtype).removeprefix("torch.")
     directory = tokenizer.path.resolve()
+    dtype = str(encoder.dtype).removeprefix("torch.")
     return TokenMeta(
         codebook_size=tokenizer.config.codebook_size,
         grid=resolution // factor,
@@ -140,7 +160,7 @@ def _describe(
         class_names=source.class_names,
         tokenizer=directory.name,
         tokenizer_sha256=tokenizer.sha256,
-        settings={"res": resolution, "views": config.views, "dtype": precision},
+        settings={"res": resolution, "views": config.views, "dtype": dtype},
         parents=[
             parent("tokenizer", directory, tokenizer.sha256),
             parent("images", images.resolve(), source_digest(source)),
@@ -148,8 +168,11 @@ def _describe(
     )
 
 
-def _shared_writer(out: Path, meta: TokenMeta, source: Source, overwrite: bool) -> TokenWriter:
-    """Every process's own writer of the one file; the first process creates it."""
+def _claim(out: Path, meta: TokenMeta, source: ImageSource, overwrite: bool) -> TokenWriter | TokenFile:
+    """The finished file, or a writer of it for each process; rank 0 creates the file."""
+    finished = None if overwrite else completed(out, meta)
+    if finished is not None:
+        return finished
     if not world().main:
         barrier()
     writer = TokenWriter.create_or_resume(out, meta, source.names, source.labels, overwrite)
@@ -158,82 +181,40 @@ def _shared_writer(out: Path, meta: TokenMeta, source: Source, overwrite: bool) 
     return writer
 
 
-def _fill(
-    writer: TokenWriter,
-    source: Source,
-    compute: _Compute,
-    workers: int,
-    on_error: str,
-    reporter: Reporter,
-) -> Failures:
-    """Encode this process's share of the rows not done yet; gives every process's failures, in order."""
-    total, todo = len(source.paths), np.flatnonzero(~writer.done)
-    share = todo[world().rank :: world().size]
-    remaining = len(todo)
-    failures: Failures = []
-    dataset = ImageDataset(source, writer.meta.resolution, writer.meta.views)
-    with reporter.task("tokenize", total, total - remaining) as task, torch.inference_mode():
-        for batch in _batches(dataset, share, compute, workers):
-            if batch.skipped and on_error == "fail":
-                index, reason = batch.skipped[0]
-                raise InputError(f"{source.paths[index]}: {reason}; remove it, or pass --on-error skip")
-            failures += batch.skipped
-            if batch.images is not None:
-                writer.write(batch.indices.numpy(), _encode(batch.images, compute))
-            # The others are about as fast, so what this process does stands for all of them.
-            step = min(remaining, (len(batch.indices) + len(batch.skipped)) * world().size)
-            remaining -= step
-            task.advance(step)
-    return sorted(failure for part in gather_objects(failures) for failure in part)
-
-
 def _batches(
-    dataset: ImageDataset, rows: np.ndarray, compute: _Compute, workers: int
+    dataset: ImageDataset, todo: np.ndarray, batch_size: int, workers: int, device: torch.device
 ) -> Iterator[ImageBatch]:
-    """The images of these rows, read by other processes."""
-    size = max(1, compute.squares // VIEWS[dataset.kind])
-    batches = [rows[first : first + size].tolist() for first in range(0, len(rows), size)]
-    return load_batches(dataset, batches, min(workers, len(batches)), compute.device.type == "cuda")
-
-
-def _encode(images: Tensor, compute: _Compute) -> np.ndarray:
-    """Codes (B, V, h, w) of images uint8 (B, V, 3, side, side); an image's depend on nothing else."""
-    squares = images.flatten(0, 1)  # (B·V, 3, side, side)
-    codes = apply_to_rows(lambda part: _codes(part, compute), (squares,), compute.device, GPU_ROWS)
-    return codes.unflatten(0, images.shape[:2]).numpy()
-
-
-def _codes(squares: Tensor, compute: _Compute) -> Tensor:
-    """Codes (B, h, w) of uint8 (B, 3, side, side); distances to the codebook are always float32."""
-    network = compute.tokenizer.network
-    with autocast(compute.device, compute.dtype):
-        latents = network.latents(to_model(squares))  # (B, D, h, w)
-    return network.quantize.nearest(latents.float())
+    """Batches of this process's share of the rows that are still to do."""
+    share = todo[world().rank :: world().size]
+    size = max(1, batch_size // VIEWS[dataset.kind])
+    batches = [share[first : first + size].tolist() for first in range(0, len(share), size)]
+    return load_batches(dataset, batches, min(workers, len(batches)), device.type == "cuda")
 
 
 def _finish(
     images: Path,
-    source: Source,
+    source: ImageSource,
     writer: TokenWriter,
-    failures: Failures,
+    failures: list[tuple[int, str]],
     resumed: bool,
     reporter: Reporter,
 ) -> Tokenized:
-    """Write the finished file on the first process, once all are done."""
-    total, skipped = len(source.paths), [(source.names[index], reason) for index, reason in failures]
-    if len(skipped) == total:
+    """Write the finished file on rank 0, once all ranks are done."""
+    failures = sorted(failure for share in gather_objects(failures) for failure in share)
+    skipped = [(source.names[index], reason) for index, reason in failures]
+    if len(skipped) == len(source):
         if world().main:
             writer.discard()
         name, reason = skipped[0]
-        found = counted(total, "image")
-        raise InputError(f"{images}: no image can be read, of {found} found; the first, {name}: {reason}")
+        found = counted(len(source), "image")
+        raise InputError(f"{images}: none of {found} can be read; the first, {name}: {reason}")
     if world().main:
         writer.finish(skipped)
     barrier()
     if skipped:
         name, reason = skipped[0]
         reporter.warn(
-            f"{len(skipped)} of {total} images could not be read and are listed in {writer.path}; "
-            f"the first is {name}: {reason}"
+            f"{len(skipped)} of {counted(len(source), 'image')} could not be read and are listed in "
+            f"{writer.path}; the first is {name}: {reason}"
         )
-    return Tokenized(writer.path, total - len(skipped), skipped, resumed)
+    return Tokenized(writer.path, len(source) - len(skipped), skipped, resumed)

@@ -1,50 +1,41 @@
-"""Pictures set side by side, and PNGs written whole or not at all."""
+"""Grids of images, and PNG files written atomically."""
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.io import encode_png
+from torchvision.utils import make_grid
 
 from maskgit_cli.formats.atomic import write_bytes
 
 
 def image_grid(images: Tensor, columns: int | None = None, margin: int = 2) -> Tensor:
-    """Set pictures (N, 3, H, W) of uint8 in rows on white: uint8 (3, H', W').
+    """Arrange images, uint8 (N, 3, H, W), row by row on white: uint8 (3, H', W').
+
+    One image is returned as it is.
 
     Args:
-        images: the pictures, all of one size, row by row.
-        columns: pictures in a row; None makes the sheet about square.
-        margin: pixels around every picture.
+        images: all of one size.
+        columns: images per row; None makes the grid about square.
+        margin: pixels around every image.
     """
-    n, channels, height, width = images.shape
-    columns = min(n, columns or math.ceil(math.sqrt(n * height / width)))
-    rows = math.ceil(n / columns)
-    cell_h, cell_w = height + margin, width + margin
-    sheet = torch.full((channels, rows * cell_h + margin, columns * cell_w + margin), 255, dtype=torch.uint8)
-    for i, image in enumerate(images):
-        top, left = margin + i // columns * cell_h, margin + i % columns * cell_w
-        sheet[:, top : top + height, left : left + width] = image
-    return sheet
+    n, _, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n * height / width))
+    return make_grid(images, columns, margin, pad_value=255)
 
 
 def png_bytes(image: Tensor) -> bytes:
-    """A picture, uint8 (3, H, W), as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    array = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-    Image.fromarray(array).save(buffer, format="PNG")
-    return buffer.getvalue()
+    """An image, uint8 (3, H, W), as the bytes of a PNG file."""
+    return encode_png(image.cpu()).numpy().tobytes()
 
 
 def save_png(path: Path, image: Tensor) -> None:
-    """Write a picture, uint8 (3, H, W), as a PNG.
+    """Write an image, uint8 (3, H, W), as a PNG.
 
     Raises:
-        OutputError: the file system refuses.
+        OutputError: the disk is full or not writable.
     """
     write_bytes(path, png_bytes(image))

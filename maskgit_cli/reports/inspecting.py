@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskgit_cli.data.sources import list_images
+from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.decoded import PICTURES_FORMAT, RECORD_FILE
@@ -194,5 +194,5 @@ def _tensors(path: Path) -> Facts:
 
 
 def _images(path: Path) -> Facts:
-    source = list_images(path)
-    return {"kind": "images", "images": len(source.paths), "class_names": source.class_names}
+    source = open_source(path)
+    return {"kind": "images", "images": len(source), "class_names": source.class_names}

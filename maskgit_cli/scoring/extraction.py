@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgit_cli.data.image_sets import ImageSet
 from maskgit_cli.data.images import fit_square
+from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.formats.atomic import sha256_bytes
 from maskgit_cli.formats.feature_statistics import Sums, add_sums, sums_of
 from maskgit_cli.runtime.distributed import gather_objects, world
@@ -114,7 +114,7 @@ class _Share:
 
 
 def extract(
-    images: ImageSet,
+    images: ImageSource,
     space: FeatureSpace,
     protocol: str = "standard",
     keep_features: bool = False,

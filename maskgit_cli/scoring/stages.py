@@ -17,7 +17,8 @@ import torch
 
 from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import ScoreConfig
-from maskgit_cli.data.image_sets import ImageSet, is_sample_directory, open_image_set
+from maskgit_cli.data.sources import ImageSource, open_source
+from maskgit_cli.data.sources.samples import is_sample_directory
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
 from maskgit_cli.formats.atomic import CREATED_BY, check_output, parent
 from maskgit_cli.formats.feature_statistics import (
@@ -237,11 +238,11 @@ def _sides(paths: Sequence[Path], means: _Means, metrics: Sequence[str]) -> tupl
     return sides, identity
 
 
-def _open(path: Path, means: _Means) -> Statistics | ImageSet:
+def _open(path: Path, means: _Means) -> Statistics | ImageSource:
     """Statistics where a file holds them, else images."""
     if path.suffix.lower() == ".npz" and not path.is_dir() and holds_statistics(path):
         return read_statistics(path)
-    return open_image_set(path, means.tokenizer, means.device)
+    return open_source(path, means.tokenizer, means.device)
 
 
 def _side_of_statistics(path: Path, statistics: Statistics) -> _Side:
@@ -250,7 +251,7 @@ def _side_of_statistics(path: Path, statistics: Statistics) -> _Side:
 
 
 def _side_of_images(
-    images: ImageSet, space: FeatureSpace, identity: Identity, metrics: Sequence[str], means: _Means
+    images: ImageSource, space: FeatureSpace, identity: Identity, metrics: Sequence[str], means: _Means
 ) -> _Side:
     """Statistics of images; these are known by their pixels, and by their file if they are in one."""
     origin = images.origin
@@ -317,7 +318,7 @@ def _feature_space(means: _Means, tokenizer_sha256: str | None) -> FeatureSpace:
     return space
 
 
-def _tokenizer_behind(opened: Sequence[Statistics | ImageSet]) -> str | None:
+def _tokenizer_behind(opened: Sequence[Statistics | ImageSource]) -> str | None:
     """Digest of the tokenizer in whose space sources are compared: of the first source that has one."""
     for source in opened:
         if not isinstance(source, Statistics):

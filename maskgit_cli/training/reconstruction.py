@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.data.loading import ImageDataset, collate_images
-from maskgit_cli.data.sources import Source
+from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError, counted
 from maskgit_cli.networks.pixels import to_model, to_pixels
 from maskgit_cli.networks.vqgan import VQGAN
 
 
 @torch.no_grad()
-def reconstruction_quality(network: VQGAN, source: Source, batch_size: int = 32) -> dict[str, float]:
+def reconstruction_quality(network: VQGAN, source: ImageSource, batch_size: int = 32) -> dict[str, float]:
     """How much of a set of images the codes keep.
 
     Args:
@@ -49,7 +49,7 @@ def reconstruction_quality(network: VQGAN, source: Source, batch_size: int = 32)
     return {"psnr": round(float(torch.cat(psnr).mean()), 3), "usage": usage, "perplexity": perplexity}
 
 
-def check_readable(source: Source) -> None:
+def check_readable(source: ImageSource) -> None:
     """Make sure, before anything is done for them, that at least one of the images can be read.
 
     Raises:
@@ -60,10 +60,10 @@ def check_readable(source: Source) -> None:
         raise InputError(_unreadable(source))
 
 
-def _unreadable(source: Source) -> str:
+def _unreadable(source: ImageSource) -> str:
     """What to say of a source that has no readable image."""
-    found = counted(len(source.paths), "image")
-    return f"no image can be read, of {found} found; the first: {source.paths[0]}"
+    found = counted(len(source), "image")
+    return f"no image can be read, of {found} found; the first: {source.location(0)}"
 
 
 def codebook_use(counts: Tensor) -> tuple[float, float]:

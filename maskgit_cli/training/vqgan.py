@@ -16,7 +16,7 @@ from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import TOKENIZER_SIZES, VQGANConfig
 from maskgit_cli.config.stages import VQGANTrainConfig
 from maskgit_cli.data.loading import ImageDataset, load_batches
-from maskgit_cli.data.sources import Source, list_images, source_digest
+from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, WeightsError
 from maskgit_cli.figures.grids import image_grid, save_png
 from maskgit_cli.formats.atomic import CREATED_BY, parent
@@ -122,7 +122,7 @@ def train_vqgan(
     config, sizes = resolved(config or VQGANTrainConfig())
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
-    source, held_out = list_images(images), _validation_set(val)
+    source, held_out = open_source(images), _validation_set(val)
     perceptual, config = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, sizes)
     resumed = on_main(lambda: settle_record(out, record, overwrite, _WHAT, _FREE))
@@ -165,7 +165,9 @@ def train_vqgan(
     return out
 
 
-def _record(images: Path, source: Source, config: VQGANTrainConfig, sizes: VQGANConfig) -> dict[str, Any]:
+def _record(
+    images: Path, source: ImageSource, config: VQGANTrainConfig, sizes: VQGANConfig
+) -> dict[str, Any]:
     """What the tokenizer's ``config.json`` says."""
     return {
         "format": TOKENIZER_FORMAT,
@@ -268,17 +270,17 @@ def _perceptual(
         return None, dataclasses.replace(config, perceptual_weight=0.0)
 
 
-def _validation_set(path: Path | None) -> Source | None:
+def _validation_set(path: Path | None) -> ImageSource | None:
     """The images of ``--val``, of which at least one can be read."""
     if path is None:
         return None
-    source = list_images(path)
+    source = open_source(path)
     check_readable(source)
     return source
 
 
 def _validate(
-    nets: _Networks, sizes: VQGANConfig, source: Source, config: VQGANTrainConfig
+    nets: _Networks, sizes: VQGANConfig, source: ImageSource, config: VQGANTrainConfig
 ) -> dict[str, float]:
     """Quality of the averaged weights on held-out images, as a line of the log."""
     network = VQGAN(sizes).to(nets.last_used.device).eval()
@@ -414,7 +416,7 @@ def _order(n: int, config: VQGANTrainConfig, start: int) -> Iterator[list[int]]:
 
 
 def _batches(
-    source: Source, config: VQGANTrainConfig, step: int, workers: int, reporter: Reporter
+    source: ImageSource, config: VQGANTrainConfig, step: int, workers: int, reporter: Reporter
 ) -> Iterator[Tensor]:
     """Endless uint8 batches (B, 3, H, W) from ``step`` on; unreadable images are left out and named."""
     assert config.res is not None
@@ -425,11 +427,11 @@ def _batches(
         if batch.images is None:
             index, reason = batch.skipped[0]
             raise InputError(
-                f"no image of a whole batch can be read; the first, {source.paths[index]}: {reason}"
+                f"no image of a whole batch can be read; the first, {source.location(index)}: {reason}"
             )
         for index, reason in batch.skipped:
             if index not in named:
-                reporter.warn(f"skipped {source.paths[index]}: {reason}")
+                reporter.warn(f"skipped {source.location(index)}: {reason}")
                 named.add(index)
         images = batch.images[:, 0]
         if config.flip:

@@ -210,7 +210,7 @@ REFUSED = {
     "tokenize empty new.h5 --tokenizer tokenizer": ["empty", "no image"],
     "tokenize texts new.h5 --tokenizer tokenizer": ["texts", "no image"],
     "tokenize unreadable new.h5 --tokenizer tokenizer --workers 0 --quiet": [
-        "no image can be read, of 3 images found",
+        "none of 3 images",
         "cut.png",
     ],
     "tokenize notes.txt new.h5 --tokenizer tokenizer": ["notes.txt", "folder of images"],

@@ -1,4 +1,4 @@
-"""Classes as users write them."""
+"""Parsing of `--labels` and `--label`."""
 
 import numpy as np
 import pytest
@@ -28,17 +28,17 @@ def labels(spec, n=6, classes=6, names=NAMES, seed=0):
         ("3-7", [5] * 6),  # a name that looks like a range
     ],
 )
-def test_words(spec, expected):
+def test_lists(spec, expected):
     assert labels(spec) == expected
 
 
-def test_a_file_has_one_class_a_line(tmp_path):
+def test_a_file_has_one_class_per_line(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("2\n\nobjects\n  flags \n")
     assert labels(f"@{path}") == labels(str(path)) == [2, 4, 2, 2, 4, 2]
 
 
-def test_a_long_list_and_a_file_called_like_a_number(tmp_path, monkeypatch):
+def test_a_long_list_and_a_file_named_like_a_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "2").write_text("flags")
     assert labels("2", n=1) == [2]
@@ -46,54 +46,57 @@ def test_a_long_list_and_a_file_called_like_a_number(tmp_path, monkeypatch):
     assert labels(everything, n=1000, classes=1000, names=[]) == list(range(1000))
 
 
-def test_numbers_do_without_names():
+def test_numbers_work_without_names():
     assert labels("7,8-9", classes=10, names=[]) == [7, 8, 9, 7, 8, 9]
 
 
 def test_a_model_without_classes():
     assert labels("all", classes=0, names=[]) == [-1] * 6
-    with pytest.raises(ConfigError, match="--labels 3: the model has no classes"):
+    with pytest.raises(ConfigError, match="--labels 3: "):
         labels("3", classes=0, names=[])
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("flaggs", "--labels flaggs: no class has this name; did you mean flags?"),
-        ("OBJECT", "did you mean Objects?"),
-        ("xyzzy", "the model knows activities, animals"),
-        ("6", "--labels 6: the model's classes are 0 to 5"),
-        ("-1", "--labels -1: the model's classes are 0 to 5"),
-        ("4-9", "--labels 9: the model's classes are 0 to 5"),
-        ("4-2", "write 2-4"),
+        ("flaggs", "flags?"),
+        ("OBJECT", "Objects?"),
+        ("xyzzy", "activities, animals"),
+        ("6", "0 to 5"),
+        ("-1", "0 to 5"),
+        ("4-9", "0 to 5"),
+        ("4-2", "2-4"),
         ("1,,2", "empty"),
         ("", "empty"),
     ],
 )
-def test_classes_that_are_not_there(spec, message):
+def test_unknown_classes(spec, message):
     with pytest.raises(ConfigError) as caught:
         labels(spec)
+    value = spec.split("-")[1] if spec == "4-9" else spec  # the bound that is out of range
+    assert str(caught.value).startswith("--labels ")
+    assert value in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_names_where_there_are_only_numbers():
-    with pytest.raises(ConfigError, match="have no names, only numbers 0 to 9"):
+def test_names_where_classes_only_have_numbers():
+    with pytest.raises(ConfigError, match=r"--labels flags: .*0 to 9"):
         labels("flags", classes=10, names=[])
 
 
-def test_files_that_cannot_be_used(tmp_path):
-    with pytest.raises(InputError, match="no file"):
+def test_unusable_files(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.txt"):
         labels(f"@{tmp_path / 'absent.txt'}")
     empty, binary, wrong = tmp_path / "empty.txt", tmp_path / "binary.txt", tmp_path / "wrong.txt"
     empty.write_text("\n \n")
     binary.write_bytes(b"\xff\xfe\x00\xd8")
     wrong.write_text("flags\nflag\n")
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match=r"empty\.txt"):
         labels(f"@{empty}")
-    with pytest.raises(InputError, match="cannot be read as text"):
+    with pytest.raises(InputError, match=r"binary\.txt"):
         labels(f"@{binary}")
-    with pytest.raises(ConfigError, match="did you mean flags"):
+    with pytest.raises(ConfigError, match=r"wrong\.txt: flag: .*flags\?"):
         labels(f"@{wrong}")
 
 
@@ -110,14 +113,14 @@ def test_a_label_depends_on_the_index_alone(start, n, spec, seed):
 
 
 def test_uniform_draws_every_class_about_as_often_and_follows_the_seed():
-    drawn = labels("uniform", n=6000)
-    counts = np.bincount(drawn, minlength=6)
+    found = labels("uniform", n=6000)
+    counts = np.bincount(found, minlength=6)
     assert ((counts - 1000) ** 2 / 1000).sum() < 25  # 5 degrees of freedom: 0.01 % quantile is 25.7
-    assert drawn != labels("uniform", n=6000, seed=1)
+    assert found != labels("uniform", n=6000, seed=1)
 
 
 def test_find_label_prefers_the_exact_spelling():
     assert find_label("B", 2, ["b", "B"]) == 1
     assert find_label(" b ", 2, ["b", "B"]) == 0
-    with pytest.raises(ConfigError, match="--label 2: the model's classes are 0 to 1"):
+    with pytest.raises(ConfigError, match=r"--label 2: .*0 to 1"):
         find_label("2", 2, ["b", "B"])

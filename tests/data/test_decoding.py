@@ -51,8 +51,8 @@ def test_first_view_and_all(tokens, tokenizer, tmp_path):
         tmp_path / "all" / "000003-0.png"
     ).read_bytes()
 
-    codes = torch.from_numpy(open_tokens(tokens).codes[3].astype(np.int64))
-    expected = decode_codes(load_tokenizer(tokenizer), codes, torch.device("cpu"))
+    grids = torch.from_numpy(open_tokens(tokens).codes[3].astype(np.int64))
+    expected = decode_codes(load_tokenizer(tokenizer), grids, torch.device("cpu"))
     for view in range(2):
         stored = np.asarray(Image.open(tmp_path / "all" / f"000003-{view}.png"))
         assert np.array_equal(stored, expected[view].permute(1, 2, 0).numpy())
@@ -81,15 +81,13 @@ def test_an_interrupted_call_is_resumed(tokens, tokenizer, tmp_path, monkeypatch
     assert decode(tokens, out, tokenizer, device="cpu").resumed  # complete: nothing is done
 
 
-def test_other_codes_or_views_over_pictures_that_are_there(tokens, tokenizer, tmp_path):
+def test_other_tokens_or_views_are_refused(tokens, tokenizer, tmp_path):
     out = decode(tokens, tmp_path / "out", tokenizer, device="cpu").path
     before = contents(out)
-    with pytest.raises(
-        OutputError, match="decoded with --views first, not all; choose another place, or pass"
-    ):
+    with pytest.raises(OutputError, match="--views first, not all"):
         decode(tokens, out, tokenizer, views="all", device="cpu")
     other = write_tokens(tmp_path / "other.h5", tokenizer, views="none")
-    with pytest.raises(OutputError, match="decoded with tokens"):
+    with pytest.raises(OutputError, match="tokens"):
         decode(other, out, tokenizer, device="cpu")
     assert contents(out) == before
     (out / "mine.txt").write_text("")
@@ -101,7 +99,7 @@ def test_other_codes_or_views_over_pictures_that_are_there(tokens, tokenizer, tm
 def test_a_folder_of_something_else_is_left_alone(tokens, tokenizer, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "000000.png").write_bytes(b"mine")
-    with pytest.raises(OutputError, match="is not a folder of decoded pictures; choose another place"):
+    with pytest.raises(OutputError, match="photos"):
         decode(tokens, tmp_path / "photos", tokenizer, device="cpu", overwrite=True)
     assert contents(tmp_path / "photos").keys() == {"000000.png"}
 
@@ -109,19 +107,19 @@ def test_a_folder_of_something_else_is_left_alone(tokens, tokenizer, tmp_path):
 def test_which_tokenizer(tokens, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sha256 = load_tokenizer(tokenizer).sha256
-    with pytest.raises(ArtifactError, match=f"{sha256[:12]}.*name it with --tokenizer"):
+    with pytest.raises(ArtifactError, match=f"{sha256[:12]}.*--tokenizer"):
         decode(tokens, tmp_path / "out", device="cpu")
-    with pytest.raises(ArtifactError, match="name the one they were made with"):
+    with pytest.raises(ArtifactError, match=sha256[:12]):
         decode(tokens, tmp_path / "out", make_model(tmp_path / "m", seed=1), device="cpu")
     assert not (tmp_path / "out").exists()
-    tokenizer.rename(tmp_path / "tokenizer")  # beside the token file
+    tokenizer.rename(tmp_path / "tokenizer")  # next to the token file
     assert decode(tokens, tmp_path / "out", device="cpu").images == 5
 
 
-def test_settings_that_cannot_be(tokens, tokenizer, tmp_path):
-    with pytest.raises(ConfigError, match="--batch-size 0: must be 1 or more"):
+def test_settings_out_of_range(tokens, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="--batch-size 0"):
         decode(tokens, tmp_path / "out", tokenizer, batch_size=0)
-    with pytest.raises(ConfigError, match="--views last: must be one of first, all"):
+    with pytest.raises(ConfigError, match=r"--views last.*first, all"):
         decode(tokens, tmp_path / "out", tokenizer, views="last")
-    with pytest.raises(ArtifactError, match="no token file at"):
+    with pytest.raises(ArtifactError, match=r"absent\.h5"):
         decode(tmp_path / "absent.h5", tmp_path / "out", tokenizer)

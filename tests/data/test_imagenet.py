@@ -17,7 +17,7 @@ IDS = [c.wordnet_id for c in imagenet_classes()]
 
 
 def test_the_thousand_classes():
-    """Names are held against torchvision's list; the ids' order is that of the classes."""
+    """Names are compared with torchvision's list; ids are sorted by class."""
     assert list(_IMAGENET_CATEGORIES) == NAMES
     assert [c.number for c in imagenet_classes()] == list(range(1000))
     assert all(re.fullmatch(r"n\d{8}", word) for word in IDS)
@@ -38,7 +38,7 @@ def test_the_thousand_classes():
     ],
 )
 @pytest.mark.parametrize("class_names", [NAMES, IDS], ids=["names", "ids"])
-def test_number_id_and_name_are_one_class(number, wordnet_id, name, class_names):
+def test_number_id_and_name_select_the_class(number, wordnet_id, name, class_names):
     for word in (str(number), wordnet_id, wordnet_id.upper(), name, name.title()):
         assert find_label(word, 1000, class_names) == number
 
@@ -49,37 +49,38 @@ def test_synonyms():
     assert labels_for("toilet paper,n01443537,2", np.arange(3), 1000, NAMES, 0).tolist() == [999, 1, 2]
 
 
-def test_a_name_goes_before_a_synonym():
-    """Cougars are called panthers and jaguars too, but a gong is a gong, not a chime."""
+def test_a_name_takes_precedence_over_a_synonym():
+    """Panther is a synonym of two classes; gong is a class, and a synonym of chime."""
     assert find_label("gong", 1000, NAMES) == NAMES.index("gong")
     assert "gong" in imagenet_classes()[494].synonyms
     assert find_label("gong", 1000, IDS) == NAMES.index("gong")
     assert [find_label(word, 1000, IDS) for word in ("Cardigan", "cardigan")] == [264, 474]
     with pytest.raises(ConfigError) as caught:
         find_label("panther", 1000, NAMES)
-    assert str(caught.value) == "--label panther: this may be cougar (286) or jaguar (290); name one of them"
+    assert str(caught.value).startswith("--label panther: ")
+    assert "cougar (286) or jaguar (290)" in str(caught.value)
 
 
 def test_a_model_of_some_of_the_classes():
     some = ["n02510455", "goldfish", "my cat"]
     assert find_label("giant panda", 3, some) == 0
     assert find_label("n01443537", 3, some) == 1
-    assert find_label("panda", 3, some) == 0  # the lesser one is not in this model
-    with pytest.raises(ConfigError, match="no class has this name"):
+    assert find_label("panda", 3, some) == 0  # the lesser panda is not in this model
+    with pytest.raises(ConfigError, match="--label tench: "):
         find_label("tench", 3, some)
 
 
-def test_a_model_of_its_own_classes_knows_no_others():
-    with pytest.raises(ConfigError, match="the model knows flags, objects"):
+def test_a_model_of_other_classes_has_none_of_imagenet():
+    with pytest.raises(ConfigError, match=r"--label goldfish: .*flags, objects"):
         find_label("goldfish", 2, ["flags", "objects"])
-    with pytest.raises(ConfigError, match="only numbers 0 to 999"):
+    with pytest.raises(ConfigError, match=r"--label goldfish: .*0 to 999"):
         find_label("goldfish", 1000, [])
 
 
 def test_suggestions_are_names_not_ids():
-    with pytest.raises(ConfigError, match=r"did you mean goldfish\?"):
+    with pytest.raises(ConfigError, match=r"--label goldfisch: .*goldfish\?"):
         find_label("goldfisch", 1000, IDS)
-    with pytest.raises(ConfigError, match="the model knows tench, goldfish"):
+    with pytest.raises(ConfigError, match=r"tench, goldfish"):
         find_label("$$$$", 1000, IDS)
 
 
@@ -99,9 +100,9 @@ def test_same_classes():
 
 @pytest.mark.parametrize("spelling", ["--label", "--labels"])
 @pytest.mark.parametrize("word", ["goldfish", "n01443537", "1", "Carassius auratus"])
-def test_sample_takes_the_class_in_each_of_its_ways(tmp_path, maskgit, spelling, word):
+def test_sample_accepts_a_class_by_number_id_name_and_synonym(tmp_path, maskgit, spelling, word):
     model = make_model(tmp_path / "model", NAMES, classes=1000)
-    words = ["--n", 2, "--steps", 1, "--format", "tokens", "--out", tmp_path / "drawn"]
-    outcome = maskgit("sample", model, spelling, word, *words)
+    options = ["--n", 2, "--steps", 1, "--format", "tokens", "--out", tmp_path / "samples"]
+    outcome = maskgit("sample", model, spelling, word, *options)
     assert outcome.status == 0, outcome.stderr
-    assert open_tokens(tmp_path / "drawn/tokens.h5").labels.tolist() == [1, 1]
+    assert open_tokens(tmp_path / "samples/tokens.h5").labels.tolist() == [1, 1]

@@ -1,4 +1,4 @@
-"""Sheets of pictures with text: where things stand, that text fits and is there; animated pictures."""
+"""Captioned sheets: layout, wrapping and drawing of text; animations."""
 
 import io
 import itertools
@@ -10,8 +10,8 @@ from PIL import Image, ImageFont, ImageSequence
 
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.figures.sheets import (
-    INK,
-    READABLE_SIDE,
+    MIN_SIDE,
+    TEXT_COLOR,
     animation_bytes,
     captioned_sheet,
     lay_out,
@@ -19,10 +19,10 @@ from maskgit_cli.figures.sheets import (
     wrap,
 )
 
-LONG = "a very long name of a class that nobody could ever read at one glance below a small picture"
+LONG = "a very long name of a class that could never be read at one glance below a small image"
 
 
-def pictures(n, height, width, seed=0):
+def random_images(n, height, width, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -57,40 +57,40 @@ CASES = {
 
 @pytest.mark.parametrize("size", [(16, 16), (64, 64), (128, 128), (200, 40), (40, 300), (100, 128)])
 @pytest.mark.parametrize("case", CASES)
-def test_pictures_are_whole_and_nothing_overlaps(case, size):
+def test_images_are_complete_and_nothing_overlaps(case, size):
     height, width = size
-    images, words = pictures(5, height, width), CASES[case]
+    images, words = random_images(5, height, width), CASES[case]
     sheet = captioned_sheet(images, 2, **words)
     layout = lay_out(5, height, width, 2, **words)
     assert sheet.dtype == torch.uint8
     assert sheet.shape == (3, layout.height, layout.width)
-    assert max(height, width) * layout.scale >= READABLE_SIDE
-    assert layout.scale == 1 or max(height, width) < READABLE_SIDE
+    assert max(height, width) * layout.scale >= MIN_SIDE
+    assert layout.scale == 1 or max(height, width) < MIN_SIDE
 
-    for image, place in zip(images, layout.pictures, strict=True):
-        shown = sheet[:, place.top : place.top + place.height, place.left : place.left + place.width]
+    for image, rect in zip(images, layout.images, strict=True):
+        shown = sheet[:, *rect.slices]
         assert torch.equal(shown[:, :: layout.scale, :: layout.scale], image)
         larger = torch.nn.functional.interpolate(image[None].float(), scale_factor=layout.scale)[0]
         assert torch.equal(shown.float(), larger)
 
-    places = [*layout.pictures, *(place for place, _, _ in layout.texts)]
-    for a, b in itertools.combinations(places, 2):
+    rects = [*layout.images, *(rect for rect, _, _ in layout.texts)]
+    for a, b in itertools.combinations(rects, 2):
         assert not overlap(a, b), (a, b)
-    for place in places:
-        assert place.left >= 0
-        assert place.top >= 0
-        assert place.left + place.width <= layout.width
-        assert place.top + place.height <= layout.height
+    for rect in rects:
+        assert rect.left >= 0
+        assert rect.top >= 0
+        assert rect.left + rect.width <= layout.width
+        assert rect.top + rect.height <= layout.height
 
 
-def test_every_text_is_drawn_at_its_place_and_nowhere_else():
+def test_every_text_is_drawn_in_its_rectangle_and_nowhere_else():
     words = CASES["all"]
     sheet = captioned_sheet(torch.full((5, 3, 64, 64), 255, dtype=torch.uint8), 2, **words)
     layout = lay_out(5, 64, 64, 2, **words)
     assert len(layout.texts) == 5 + 2 + 3 + 1
-    for place, lines, _ in layout.texts:
-        area = sheet[:, place.top : place.top + place.height, place.left : place.left + place.width]
-        darkest = torch.tensor(INK, dtype=torch.uint8).view(3, 1, 1)
+    for rect, lines, _ in layout.texts:
+        area = sheet[:, *rect.slices]
+        darkest = torch.tensor(TEXT_COLOR, dtype=torch.uint8).view(3, 1, 1)
         assert area.eq(darkest).all(0).any(), lines
         rows = area.lt(200).all(0).any(1).nonzero()
         assert int(rows.max() - rows.min()) >= 9, "digits of less than 10 px"
@@ -98,47 +98,46 @@ def test_every_text_is_drawn_at_its_place_and_nowhere_else():
     assert sheet.eq(255).all()
 
 
-def test_a_text_shows_in_its_own_cell_only():
+def test_a_caption_changes_its_own_cell_only():
     blank = torch.full((4, 3, 64, 64), 255, dtype=torch.uint8)
     captions = ["same"] * 4
     before = captioned_sheet(blank, 2, captions=captions)
     after = captioned_sheet(blank, 2, captions=["same", "same", "new", "same"])
-    place = [place for place, _, _ in lay_out(4, 64, 64, 2, captions).texts][2]
+    rect = [rect for rect, _, _ in lay_out(4, 64, 64, 2, captions).texts][2]
     rows, columns = before.ne(after).any(0).nonzero().unbind(1)
-    assert place.top <= rows.min()
-    assert rows.max() < place.top + place.height
-    assert place.left <= columns.min()
-    assert columns.max() < place.left + place.width
+    assert rect.top <= rows.min()
+    assert rows.max() < rect.top + rect.height
+    assert rect.left <= columns.min()
+    assert columns.max() < rect.left + rect.width
 
 
-def test_a_caption_is_nearer_to_its_own_picture():
+def test_a_caption_is_nearer_to_its_own_image():
     layout = lay_out(4, 64, 64, 2, captions=["x"] * 4)
-    caption, upper, lower = layout.texts[0][0], layout.pictures[0], layout.pictures[2]
+    caption, upper, lower = layout.texts[0][0], layout.images[0], layout.images[2]
     assert caption.top - (upper.top + upper.height) < lower.top - (caption.top + caption.height)
 
 
-def test_without_text_pictures_stand_close():
-    assert captioned_sheet(pictures(4, 128, 128), 2).shape == (3, 2 * 128 + 6 + 20, 2 * 128 + 6 + 20)
-    assert captioned_sheet(pictures(9, 128, 128)).shape == (3, 3 * 128 + 12 + 20, 3 * 128 + 12 + 20)
+def test_without_text_images_are_close():
+    assert captioned_sheet(random_images(4, 128, 128), 2).shape == (3, 2 * 128 + 6 + 20, 2 * 128 + 6 + 20)
+    assert captioned_sheet(random_images(9, 128, 128)).shape == (3, 3 * 128 + 12 + 20, 3 * 128 + 12 + 20)
 
 
-def test_the_same_words_give_the_same_pixels():
+def test_sheets_are_deterministic():
     assert torch.equal(
-        captioned_sheet(pictures(2, 20, 20), captions=["a", "b"]),
-        captioned_sheet(pictures(2, 20, 20), captions=["a", "b"]),
+        captioned_sheet(random_images(2, 20, 20), captions=["a", "b"]),
+        captioned_sheet(random_images(2, 20, 20), captions=["a", "b"]),
     )
 
 
-def test_a_name_that_is_empty_or_has_line_breaks_is_no_trouble():
-    assert captioned_sheet(pictures(2, 20, 20), 2, captions=["", ""]).shape == captioned_sheet(
-        pictures(2, 20, 20), 2
-    ).shape[:1] + tuple(captioned_sheet(pictures(2, 20, 20), 2, captions=["", ""]).shape[1:])
+def test_empty_captions_take_no_space_and_line_breaks_are_spaces():
+    images = random_images(2, 20, 20)
+    assert torch.equal(captioned_sheet(images, 2, captions=["", ""]), captioned_sheet(images, 2))
     layout = lay_out(2, 20, 20, 2, captions=["two\nwords", "\t tab"])
     assert [lines for _, lines, _ in layout.texts] == [["two words"], ["tab"]]
 
 
 def test_sheets_are_stacked_on_white():
-    wide, narrow = pictures(1, 5, 9)[0], pictures(1, 4, 6)[0]
+    wide, narrow = random_images(1, 5, 9)[0], random_images(1, 4, 6)[0]
     both = stack_sheets([wide, narrow])
     assert both.shape == (3, 9, 9)
     assert torch.equal(both[:, :5], wide)
@@ -154,7 +153,7 @@ def test_sheets_are_stacked_on_white():
 )
 @pytest.mark.parametrize("lines", [1, 2, 3])
 @pytest.mark.parametrize("width", [60, 128, 600])
-def test_wrapped_lines_fit_and_lose_nothing_unsaid(text, lines, width):
+def test_wrapped_lines_fit_and_cuts_are_marked(text, lines, width):
     font = ImageFont.load_default(size=14)
     found = wrap(text, font, width, lines)
     assert 1 <= len(found) <= lines
@@ -163,7 +162,7 @@ def test_wrapped_lines_fit_and_lose_nothing_unsaid(text, lines, width):
     assert kept == whole or (kept.endswith("…") and whole.startswith(kept[:-1]))
 
 
-def test_words_stay_whole_where_they_can():
+def test_lines_break_at_spaces():
     font = ImageFont.load_default(size=14)
     width = font.getlength("alpha beta gam")
     assert wrap("alpha beta gamma delta", font, width, 2) == ["alpha beta", "gamma delta"]
@@ -182,8 +181,8 @@ def opened(data):
         return image.format, frames, image.info
 
 
-def test_webp_keeps_every_pixel_and_holds_the_last():
-    frames = pictures(3, 24, 40)
+def test_webp_is_lossless_and_holds_the_last_frame():
+    frames = random_images(3, 24, 40)
     data = animation_bytes(frames, 120, "webp", hold_last_ms=1000)
     kind, found, info = opened(data)
     assert kind == "WEBP"
@@ -194,8 +193,8 @@ def test_webp_keeps_every_pixel_and_holds_the_last():
     assert data == animation_bytes(frames, 120, "webp", hold_last_ms=1000)
 
 
-def test_gif_shows_all_frames_for_their_time():
-    # Up to 256 colors come back as they were.
+def test_gif_has_all_frames_with_their_durations():
+    # Up to 256 colors are exact.
     frames = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
     for i in range(4):
         frames[i, :, :, 4 * i :] = 60 * i + 20
@@ -207,19 +206,19 @@ def test_gif_shows_all_frames_for_their_time():
     assert [frame[0, -1, 0] for frame in found] == [20, 80, 140, 200]
 
 
-def test_one_frame_is_a_picture():
+def test_one_frame_is_a_still_image():
     for kind in ("webp", "gif"):
-        assert len(opened(animation_bytes(pictures(1, 8, 8), 100, kind))[1]) == 1
+        assert len(opened(animation_bytes(random_images(1, 8, 8), 100, kind))[1]) == 1
 
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ({"format": "mp4"}, "--format mp4: must be one of webp, gif"),
-        ({"milliseconds": 0}, "--milliseconds 0: must be 1 or more"),
-        ({"hold_last_ms": -1}, "--hold-last-ms -1: must be 0 or more"),
+        ({"format": "mp4"}, "--format mp4.*webp, gif"),
+        ({"milliseconds": 0}, "--milliseconds 0"),
+        ({"hold_last_ms": -1}, "--hold-last-ms -1"),
     ],
 )
-def test_what_is_no_animation(words, text):
+def test_invalid_animations(words, text):
     with pytest.raises(ConfigError, match=text):
-        animation_bytes(pictures(2, 8, 8), **words)
+        animation_bytes(random_images(2, 8, 8), **words)

@@ -18,7 +18,7 @@ from tiny_models import make_model
 from tiny_training import train_tiny
 
 from maskgit_cli.config.stages import SampleConfig, ScoreConfig, SweepConfig
-from maskgit_cli.data.image_sets import open_image_set
+from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
 from maskgit_cli.formats.samples import open_samples, read_record
 from maskgit_cli.formats.sweeps import read_sweep
@@ -77,7 +77,7 @@ def test_every_point_is_what_sample_and_fid_make(model, images, whole, tmp_path)
         kept = open_samples(whole / "points" / point["name"])
         assert (kept.tokens.codes == open_tokens(place / "tokens.h5").codes).all()
         assert kept.record["settings"]["sampler"] == point["sampler"]
-        assert len(open_image_set(kept.path, model)) == 8  # `decode` and `fid` can go on from them
+        assert len(open_source(kept.path, model)) == 8  # `decode` and `fid` can go on from them
     assert len({json.dumps(point["metrics"]) for point in record["points"]}) == 4
 
 

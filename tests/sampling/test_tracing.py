@@ -85,7 +85,7 @@ def test_a_strip_shows_masks_above_and_pictures_below(traced):
     assert strip.shape[:2] == (layout.height, layout.width)
 
     def at(i):
-        left, top, width, height = layout.pictures[i]
+        left, top, width, height = layout.images[i]
         return strip[top : top + height : layout.scale, left : left + width : layout.scale]
 
     final = np.array(Image.open(traced / "images" / "000001.png"))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from maskgit_cli.data.images import fit_square, read_image
-from maskgit_cli.data.sources import list_images
+from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import InputError
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.networks.pixels import to_model, to_pixels
@@ -33,7 +33,7 @@ class OneCode(nn.Module):
 
 def test_psnr_is_the_mean_over_the_images_of_that_of_their_pixels(images, tokenizer):
     network = load_tokenizer(tokenizer).network
-    source = list_images(images)
+    source = open_source(images)
     found = reconstruction_quality(network, source, batch_size=5)
     wanted = []
     for path in source.paths:
@@ -51,7 +51,7 @@ def test_codebook_use():
 
 
 def test_one_code_for_everything_is_a_perplexity_of_one(images, tokenizer):
-    found = reconstruction_quality(OneCode(load_tokenizer(tokenizer).config), list_images(images))
+    found = reconstruction_quality(OneCode(load_tokenizer(tokenizer).config), open_source(images))
     assert found["perplexity"] == 1.0
     assert found["usage"] == pytest.approx(1 / 12, abs=1e-4)
 
@@ -60,10 +60,10 @@ def test_unreadable_images_are_left_out_unless_all_are(images, tokenizer, tmp_pa
     network = load_tokenizer(tokenizer).network
     folder = shutil.copytree(images, tmp_path / "images")
     (folder / "cat" / "0.png").write_bytes(b"")
-    some = reconstruction_quality(network, list_images(folder), batch_size=1)
+    some = reconstruction_quality(network, open_source(folder), batch_size=1)
     (folder / "cat" / "0.png").unlink()
-    assert some == reconstruction_quality(network, list_images(folder))
+    assert some == reconstruction_quality(network, open_source(folder))
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="no image can be read, of 11 images found"):
-        reconstruction_quality(network, list_images(folder))
+        reconstruction_quality(network, open_source(folder))

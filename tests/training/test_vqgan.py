@@ -27,7 +27,7 @@ from tiny_training import (
 
 from maskgit_cli.config.networks import TOKENIZER_SIZES
 from maskgit_cli.config.stages import VQGANTrainConfig
-from maskgit_cli.data.sources import list_images
+from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, OutputError, WeightsError
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.networks.loading import load_tokenizer
@@ -107,7 +107,7 @@ def test_held_out_images_are_measured_at_every_checkpoint(images, trained, tmp_p
     out = train_tiny_vqgan(images, tmp_path / "out", {"val": images}, preview_every=3)
     lines = [line for line in metrics(out) if "val_psnr" in line]
     assert [line["step"] for line in lines] == [2, 4, 6]
-    found = reconstruction_quality(load_tokenizer(out).network, list_images(images))
+    found = reconstruction_quality(load_tokenizer(out).network, open_source(images))
     for name, value in found.items():
         assert lines[-1][f"val_{name}"] == pytest.approx(value, abs=2e-3)
     # Looking changes nothing.
@@ -124,7 +124,7 @@ def test_previews_show_pictures_above_their_reconstructions(trained):
 
 def batches(images, step=0, **settings):
     config = VQGANTrainConfig(size="tiny", res=16, steps=8, batch_size=6, **settings)
-    return list(vqgan_training._batches(list_images(images), config, step, 0, SILENT))
+    return list(vqgan_training._batches(open_source(images), config, step, 0, SILENT))
 
 
 def test_half_of_the_pictures_are_mirrored(images):

@@ -1,0 +1,36 @@
+"""The registry of image sources. A new one is a module with a ``SOURCE``, and its entry here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskgit_cli.data.sources import csv_list, folder, npz, samples, tokens
+from maskgit_cli.data.sources.base import Decoding, ImageSource, SourceKind
+from maskgit_cli.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+# In this order: a sample directory is a folder, too.
+SOURCES: tuple[SourceKind, ...] = (samples.SOURCE, folder.SOURCE, csv_list.SOURCE, npz.SOURCE, tokens.SOURCE)
+
+
+def open_source(path: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> ImageSource:
+    """Open the images at a path with the first entry of :data:`SOURCES` that recognizes it.
+
+    Args:
+        path: a folder of images, a CSV, a sample directory, a token file, an ``.npz`` with ``arr_0``, ...
+        tokenizer: decodes tokens; None finds the one with the digest recorded in the file.
+        device: where tokens are decoded.
+
+    Raises:
+        InputError: the path does not exist, is not an image source, or holds no image.
+        ArtifactError: an artifact is unfinished or damaged, or the tokenizer does not match.
+    """
+    for kind in SOURCES:
+        if kind.recognizes(path):
+            return kind.open(path, Decoding(tokenizer, device))
+    if not path.exists():
+        raise InputError(f"{path}: no such folder or file")
+    raise InputError(f"{path}: not an image source; expected {', '.join(k.title for k in SOURCES)}")

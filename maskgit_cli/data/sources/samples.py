@@ -1,0 +1,46 @@
+"""Image source: a sample directory, its PNGs if it has them, else its decoded tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskgit_cli.data.sources.base import Decoding, ImageFiles, ImageSource, Origin, SourceKind
+from maskgit_cli.data.sources.tokens import TokenImages
+from maskgit_cli.errors import ArtifactError
+from maskgit_cli.formats.samples import IMAGES, SETTINGS_FILE, open_samples
+
+
+def is_sample_directory(path: Path) -> bool:
+    """Whether a path is a sample directory, finished or not."""
+    return (path / SETTINGS_FILE).is_file()
+
+
+def open_sample_directory(path: Path, decoding: Decoding) -> ImageSource:
+    """Open a finished sample directory.
+
+    Raises:
+        ArtifactError: it is unfinished or damaged, images are missing, or the tokenizer does not match.
+    """
+    _, record, tokens = open_samples(path)
+    origin = Origin(path, "samples", tokens.sha256, tokens.meta.tokenizer_sha256, record["settings"])
+    if not (path / IMAGES).is_dir():
+        return TokenImages(tokens, decoding, origin)
+    # The name of a row of tokens begins with the image's number. An image that was inpainted in several
+    # windows has a row for each; the first one's name and label are the image's.
+    first: dict[str, int] = {}
+    for row, name in enumerate(tokens.names):
+        first.setdefault(name.split(" ")[0], row)
+    found, expected = len(list((path / IMAGES).glob("*.png"))), record.get("images")
+    if not found == expected == len(first):
+        raise ArtifactError(f"{path} has {found} images, not {expected}; sample again with --overwrite")
+    rows = list(first.values())
+    return ImageFiles(
+        origin,
+        [path / IMAGES / f"{number}.png" for number in first],
+        [tokens.names[row] for row in rows],
+        tokens.labels[rows],
+        tokens.meta.class_names,
+    )
+
+
+SOURCE = SourceKind("a sample directory", is_sample_directory, open_sample_directory)
