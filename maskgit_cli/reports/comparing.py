@@ -17,7 +17,7 @@ from torch import Tensor
 from maskgit_cli.config.stages import CompareConfig
 from maskgit_cli.data.classes import listed_classes, readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
-from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.figures.grids import save_png
 from maskgit_cli.figures.sheets import captioned_sheet, stack_sheets
 from maskgit_cli.formats.atomic import check_output
@@ -93,7 +93,9 @@ def compare(
     if len(sources) < 2:
         raise InputError("compare needs two or more sample directories or folders of images")
     if names and len(names) != len(sources):
-        raise ConfigError(f"--name: {len(names)} names for {len(sources)} sets; name each, or none")
+        raise ConfigError(
+            f"--name: {counted(len(names), 'name')} for {len(sources)} sets; name each, or none"
+        )
     check_output(out, overwrite)
     target = resolve_device(device)
     opened = [open_source(path, tokenizer, target) for path in sources]
