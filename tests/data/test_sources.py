@@ -257,8 +257,8 @@ def test_token_sources_are_the_decoded_tokens(made):
 def test_an_image_of_several_windows_is_one_image(made, tmp_path, maskgit):
     """Inpainting writes a row of tokens for each window."""
     save(tmp_path / "wide.png", size=(40, 16))
-    words = ("--box", "4,4,36,12", "--label", "0", "--n", 2, "--steps", 1, "--out", tmp_path / "out")
-    outcome = maskgit("inpaint", tmp_path / "wide.png", made / "model", *words)
+    options = ("--box", "4,4,36,12", "--label", "0", "--n", 2, "--steps", 1, "--out", tmp_path / "out")
+    outcome = maskgit("inpaint", tmp_path / "wide.png", made / "model", *options)
     assert outcome.status == 0, outcome.stderr
     assert len(open_tokens(tmp_path / "out" / "tokens.h5")) > 2
     source = open_source(tmp_path / "out")

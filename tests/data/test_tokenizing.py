@@ -330,11 +330,11 @@ def undisturbed(many, tokenizer, tmp_path_factory):
 
 def test_killed_at_random_moments_gives_the_same_bytes(many, tokenizer, undisturbed, tmp_path):
     out, chance, kills = tmp_path / "t.h5", random.Random(0), 0
-    words = [sys.executable, *command(many, tokenizer, out, "--views", "flip", "--json")]
+    arguments = [sys.executable, *command(many, tokenizer, out, "--views", "flip", "--json")]
     while kills < 2:
         before = done_rows(out)
         process = subprocess.Popen(
-            words, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            arguments, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         # Kill it at a random moment after it has written some rows.
         while process.poll() is None and done_rows(out) <= max(before, 0):
@@ -345,7 +345,7 @@ def test_killed_at_random_moments_gives_the_same_bytes(many, tokenizer, undistur
         assert not out.exists(), "finished before it could be killed; use more images"
         kills += 1
     assert 0 < done_rows(out) < 400
-    last = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    last = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     record = json.loads(last.stdout)
     assert record == {"path": str(out), "images": 400, "skipped": {}, "resumed": True}
     assert out.read_bytes() == undisturbed
@@ -357,8 +357,8 @@ def test_two_processes_give_the_bytes_of_one(many, tokenizer, undisturbed, tmp_p
     (many / "cat/bad.png").write_bytes(b"")
     try:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        words = [sys.executable, *launch, *command(many, tokenizer, out, "--views", "flip")]
-        done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        arguments = [sys.executable, *launch, *command(many, tokenizer, out, "--views", "flip")]
+        done = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=True)
         assert done.stdout.split() == [str(out)]
         alone = tokenize(many, tmp_path / "alone.h5", tokenizer, TokenizeConfig(views="flip"), device="cpu")
     finally:
@@ -370,13 +370,13 @@ def test_two_processes_give_the_bytes_of_one(many, tokenizer, undisturbed, tmp_p
 
 
 def test_the_command_in_this_process(photos, tokenizer, tmp_path, capsys):
-    words = command(photos, tokenizer, tmp_path / "t.h5")[2:]
+    arguments = command(photos, tokenizer, tmp_path / "t.h5")[2:]
     with pytest.raises(SystemExit) as ended:
-        main(words)
+        main(arguments)
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"{tmp_path / 't.h5'}\n"
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--res", "32"])
+        main([*arguments, "--res", "32"])
     assert ended.value.code == 1
     printed = capsys.readouterr()
     assert printed.out == ""

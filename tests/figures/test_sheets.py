@@ -59,9 +59,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_images_are_complete_and_nothing_overlaps(case, size):
     height, width = size
-    images, words = random_images(5, height, width), CASES[case]
-    sheet = captioned_sheet(images, 2, **words)
-    layout = lay_out(5, height, width, 2, **words)
+    images, arguments = random_images(5, height, width), CASES[case]
+    sheet = captioned_sheet(images, 2, **arguments)
+    layout = lay_out(5, height, width, 2, **arguments)
     assert sheet.dtype == torch.uint8
     assert sheet.shape == (3, layout.height, layout.width)
     assert max(height, width) * layout.scale >= MIN_SIDE
@@ -84,9 +84,9 @@ def test_images_are_complete_and_nothing_overlaps(case, size):
 
 
 def test_every_text_is_drawn_in_its_rectangle_and_nowhere_else():
-    words = CASES["all"]
-    sheet = captioned_sheet(torch.full((5, 3, 64, 64), 255, dtype=torch.uint8), 2, **words)
-    layout = lay_out(5, 64, 64, 2, **words)
+    arguments = CASES["all"]
+    sheet = captioned_sheet(torch.full((5, 3, 64, 64), 255, dtype=torch.uint8), 2, **arguments)
+    layout = lay_out(5, 64, 64, 2, **arguments)
     assert len(layout.texts) == 5 + 2 + 3 + 1
     for rect, lines, _ in layout.texts:
         area = sheet[:, *rect.slices]
@@ -212,13 +212,13 @@ def test_one_frame_is_a_still_image():
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("arguments", "text"),
     [
         ({"format": "mp4"}, "--format mp4.*webp, gif"),
         ({"milliseconds": 0}, "--milliseconds 0"),
         ({"hold_last_ms": -1}, "--hold-last-ms -1"),
     ],
 )
-def test_invalid_animations(words, text):
+def test_invalid_animations(arguments, text):
     with pytest.raises(ConfigError, match=text):
-        animation_bytes(random_images(2, 8, 8), **words)
+        animation_bytes(random_images(2, 8, 8), **arguments)

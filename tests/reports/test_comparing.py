@@ -167,7 +167,7 @@ def test_invalid_comparisons(sets, tmp_path):
 
 
 def test_the_command_prints_settings_that_differ(sets, tmp_path, maskgit):
-    words = (
+    arguments = (
         "compare",
         sets / "a",
         sets / "c",
@@ -178,11 +178,11 @@ def test_the_command_prints_settings_that_differ(sets, tmp_path, maskgit):
         "--tokenizer",
         sets / "model",
     )
-    done = maskgit(*words, "--json")
+    done = maskgit(*arguments, "--json")
     assert done.status == 0
     record = json.loads(done.stdout)
     assert [column["class"] for column in record["columns"]] == NAMES
     lines = [line.split() for line in done.stderr.splitlines()]
     assert ["a", "c"] in lines
     assert ["steps", "2", "1"] in lines
-    assert maskgit(*words, "--overwrite", "--quiet").stderr == ""
+    assert maskgit(*arguments, "--overwrite", "--quiet").stderr == ""
