@@ -1,12 +1,13 @@
-"""What settings classes are made of: fields with a rule and an option text, checks, and JSON.
+"""Base of the settings classes: fields with a rule and a help text, type checks, JSON.
 
 A field declares everything about one setting: its default, the rule that its value must satisfy, and how
-the command line presents it. Options, help pages, completion and validation all derive from the field.
+the command line presents it. Options, help pages, completion and validation derive from the field.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import os
@@ -32,17 +33,21 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
         raise ConfigError(f"{option(name)} {value}: must be {rule}")
 
 
-def plain_type(annotation: Any) -> Any:
+def _without_none(annotation: Any) -> Any:
     """The type without None: ``int`` of ``int | None``."""
     if isinstance(annotation, types.UnionType):
         return next(a for a in typing.get_args(annotation) if a is not type(None))
     return annotation
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def field_types(kind: Any) -> dict[str, Any]:
     """The type of each field of a settings class, without None."""
-    hints = typing.get_type_hints(kind)
-    return {field.name: plain_type(hints[field.name]) for field in dataclasses.fields(kind)}
+    return {field.name: _without_none(_hints(kind)[field.name]) for field in dataclasses.fields(kind)}
 
 
 def of_type(name: str, value: Any, kind: Any) -> Any:
@@ -51,34 +56,49 @@ def of_type(name: str, value: Any, kind: Any) -> Any:
     Raises:
         ConfigError: it is of another type.
     """
-    if kind not in _KINDS:
+    if typing.get_origin(kind) is tuple:
+        return _tuple_of(name, value, typing.get_args(kind))
+    wanted = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+    fits = isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+    require(fits, name, repr(value) if isinstance(value, str) else value, _KINDS.get(kind, kind.__name__))
+    if kind not in (int, float):
         return value
-    if kind is bool or kind is str:
-        fits = isinstance(value, kind)
-    else:
-        wanted = numbers.Integral if kind is int else numbers.Real
-        fits = isinstance(value, wanted) and not isinstance(value, bool)
-    require(fits, name, repr(value) if isinstance(value, str) else value, _KINDS[kind])
-    return kind(value)
+    try:
+        return kind(value)  # NumPy's numbers become Python's, which JSON can hold
+    except OverflowError:
+        raise ConfigError(f"{option(name)}: must be a finite number") from None
+
+
+def _tuple_of(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tuple whose members have the types of ``tuple[...]``'s arguments."""
+    require(isinstance(value, tuple), name, repr(value) if isinstance(value, str) else value, "a tuple")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    require(len(value) == len(kinds), name, shown(value), f"{len(kinds)} values")
+    return tuple(of_type(name, item, kind) for item, kind in zip(value, kinds, strict=True))
+
+
+def shown(value: Any) -> str:
+    """A value as the command line takes it: a tuple's members with commas between them."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Settings:
     """Base of the frozen settings classes: checks of types and rules, and conversion to and from JSON."""
 
     def __post_init__(self) -> None:
-        hints = field_types(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if value is None:
+            name, value, kind = field.name, getattr(self, field.name), hints[field.name]
+            if value is None and isinstance(kind, types.UnionType):
                 continue
-            value = of_type(field.name, value, hints[field.name])
-            object.__setattr__(self, field.name, value)
+            value = of_type(name, value, _without_none(kind))
+            object.__setattr__(self, name, value)
             if isinstance(value, float):
-                require(math.isfinite(value), field.name, value, "a finite number")
+                require(math.isfinite(value), name, value, "a finite number")
             rule = field.metadata.get("rule")
             if rule is not None:
-                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-                require(rule[0](value), field.name, shown, rule[1])
+                require(rule[0](value), name, shown(value), rule[1])
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values, in declaration order."""
