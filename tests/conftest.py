@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from tiny_models import NAMES, make_tokenizer
 from tiny_training import train_tiny, write_tokens
 
-from maskgit_cli.cli import ENDING, main
+from maskgit_cli.cli import main
+from maskgit_cli.cli.ending import ENDING
 
 
 @pytest.fixture(autouse=True)

@@ -5,37 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
-
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import CompareConfig
 
+EXAMPLES = """
+maskgit compare samples/cfg0 samples/cfg3 samples/cfg9 --out guidance.png
+maskgit compare mine/ theirs/ --name mine --name theirs --classes goldfish,otter
+"""
 
-@click.command(
-    "compare",
-    epilog="\b\nExamples:\n  maskgit compare samples/cfg0 samples/cfg3 samples/cfg9 --out guidance.png\n"
-    "  maskgit compare mine/ theirs/ --name ours --name theirs --classes goldfish,otter --per-class 4",
+
+@options.command("compare", examples=EXAMPLES)
+@options.path_argument(
+    "sources", "Sample directories, folders of images, CSVs, token files or .npz.", nargs=-1, required=True
 )
-@options.path_argument("sources", nargs=-1, required=True)
-@options.path("--out", "PNG to write.", default="comparison.png", show_default=True)
-@click.option("--name", "names", multiple=True, metavar="TEXT", help="What a row is called; once a source.")
+@options.path("--out", "PNG to write.", default="comparison.png")
+@options.plain_option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="TEXT",
+    help="Name of a row, given once per source.",
+    unset="from the paths",
+)
 @options.settings_of(CompareConfig)
-@options.path("--tokenizer", "Decodes tokens.  [default: the one tokens name]")
+@options.path("--tokenizer", "Tokenizer that decodes tokens.", unset="the one that the tokens name")
 @options.device
 @options.overwrite
 @options.output
 def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, **values: Any) -> None:
-    """Set several sets of samples side by side, the same class and number in each column.
+    """Compare samples from several models side by side.
 
-    SOURCES are sample directories, or folders of images, CSVs, token files, .npz of images. Each is a row
-    of the sheet. Settings in which sample directories differ are shown on stderr.
+    Writes a grid with one row per source; each column shows the images of one class and number. Settings in
+    which sample directories differ are printed on stderr.
     """
     config = options.given(CompareConfig, values)
     shared = options.without(values, CompareConfig)
     from maskgit_cli.reports.comparing import compare
 
-    reporter = console.reporter(quiet)
-    done = compare(sources, config=config, reporter=reporter, **shared)
+    done = compare(sources, config=config, reporter=console.reporter(quiet), **shared)
     if not quiet and done.differences:
         console.columns("settings that differ", done.names, done.differences)
     record = {"path": str(done.path), "names": done.names, "common": done.common}

@@ -10,15 +10,12 @@ import rich_click as click
 from maskgit_cli.cli import console, options
 
 
-@click.command(
-    "decode",
-    epilog="\b\nExample:\n  maskgit decode tokens.h5 reconstructions/ --views all",
-)
-@options.path_argument("tokens", metavar="TOKENS.h5")
-@options.path_argument("out")
-@options.path("--tokenizer", "Tokenizer, run or model directory.  [default: the one the codes came from]")
-@click.option(
-    "--views", default="first", show_default=True, metavar="TEXT", help="first view of each image, or all."
+@options.command("decode", examples="maskgit decode tokens.h5 reconstructions/ --views all", parallel=True)
+@options.path_argument("tokens", "Token file.", metavar="TOKENS.h5")
+@options.path_argument("out", "Folder to create, one PNG per row of TOKENS.")
+@options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the one that TOKENS names")
+@options.plain_option(
+    "--views", type=click.Choice(["first", "all"]), default="first", help="First view of each image, or all."
 )
 @options.batch_size(32)
 @options.device
@@ -27,11 +24,10 @@ from maskgit_cli.cli import console, options
 def command(tokens: Path, out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Turn a token file back into images.
 
-    Writes a PNG a row into OUT, a new folder. Run the same command again to go on after an interruption.
+    Run the same command again to resume an interrupted one.
     """
     from maskgit_cli.data.decoding import decode
 
     done = decode(tokens, out, reporter=console.reporter(quiet), **values)
-    console.result(
-        done.path, {"path": str(done.path), "images": done.images, "resumed": done.resumed}, as_json
-    )
+    record = {"path": str(done.path), "images": done.images, "resumed": done.resumed}
+    console.result(done.path, record, as_json)

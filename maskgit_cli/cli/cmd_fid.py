@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
-
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import ScoreConfig
 
+EXAMPLES = """
+maskgit fid --ref imagenet/val
+maskgit fid samples/mine --ref imagenet-256.npz --metrics fid,is
+"""
 
-@click.command(
-    "fid",
-    epilog="\b\nExamples:\n  maskgit fid --ref imagenet/val\n"
-    "  maskgit fid samples/mine --ref imagenet-256.npz --metrics fid,is",
+
+@options.command("fid", examples=EXAMPLES, parallel=True)
+@options.path_argument(
+    "samples", "Samples to score.  [default: the newest directory under samples/]", required=False
 )
-@options.path_argument("samples", required=False)
-@options.path("--ref", "What samples are compared with.", required=True)
-@options.path("--out", "File to write.  [default: scores.json in a sample directory, else beside SAMPLES]")
+@options.path("--ref", "Reference images or statistics. [required]", required=True)
+@options.path("--out", "File to write.", unset="scores.json in a sample directory, else next to SAMPLES")
 @options.settings_of(ScoreConfig)
 @options.feature_space
 @options.overwrite
@@ -27,16 +28,14 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     """Score samples against reference images or statistics.
 
     SAMPLES and --ref are each a sample directory, a folder of images, a CSV, a token file, an .npz of
-    statistics (made by fid-stats, or of ADM or pytorch-fid), or an .npz of images. Without SAMPLES, the
-    newest sample directory under samples/ is scored.
+    images, or an .npz of statistics (from fid-stats, ADM or pytorch-fid).
     """
     config = options.given(ScoreConfig, values)
     shared = options.without(values, ScoreConfig)
     from maskgit_cli.scoring.stages import score
 
-    reporter = console.reporter(quiet)
-    path, record = score(samples, ref, config, reporter=reporter, **shared)
-    if reporter.speaks and not quiet:
+    path, record = score(samples, ref, config, reporter=console.reporter(quiet), **shared)
+    if not quiet:
         scores = {name: f"{value:.6g}" for name, value in record["metrics"].items()}
         console.table(f"{record['n']} samples, {record['n_ref']} reference images", scores)
     console.result(path, {"path": str(path), **record}, as_json)

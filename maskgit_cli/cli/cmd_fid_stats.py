@@ -10,24 +10,26 @@ import rich_click as click
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import ScoreConfig
 
+EXAMPLES = """
+maskgit fid-stats imagenet/train imagenet-256.npz
+maskgit fid-stats first-half.npz second-half.npz whole.npz
+"""
 
-@click.command(
-    "fid-stats",
-    epilog="\b\nExamples:\n  maskgit fid-stats imagenet/train imagenet-256.npz\n"
-    "  maskgit fid-stats first-half.npz second-half.npz whole.npz",
+
+@options.command("fid-stats", examples=EXAMPLES, parallel=True)
+@options.path_argument(
+    "sources", "Images, as for fid, or statistics to merge.", nargs=-1, required=True, metavar="SOURCE..."
 )
-@options.path_argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@options.path_argument("out", metavar="REF.npz")
+@options.path_argument("out", "Statistics file to write.", metavar="REF.npz")
 @options.settings_of(ScoreConfig, only=("features", "protocol"))
-@click.option("--with-features", is_flag=True, help="Keep each image's features, which PRDC needs.")
+@click.option("--with-features", is_flag=True, help="Store each image's features, which prdc needs.")
 @options.feature_space
 @options.overwrite
 @options.output
 def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Collect, or merge, reference statistics.
+    """Compute or merge reference statistics.
 
-    Each SOURCE is images, as for fid, or statistics made by this command: those of two halves merge into
-    those of the whole, bit for bit.
+    Statistics of two halves of a data set merge into those of the whole.
     """
     config = options.given(ScoreConfig, values)
     shared = options.without(values, ScoreConfig)

@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import rich_click as click
+from typing import Any
 
 from maskgit_cli.cli import console, options
 
+EXAMPLES = """
+maskgit import MaskGIT_ImageNet_256.pth models/v1 --tokenizer last.ckpt
+maskgit import vq_ds16_c2i.pt tokenizers/llamagen
+"""
 
-@click.command(
-    epilog="\b\nExample:\n"
-    "  maskgit import MaskGIT_ImageNet_256.pth models/v1 --tokenizer last.ckpt --tokenizer model.yaml\n"
-    "  maskgit import vq_ds16_c2i.pt tokenizers/llamagen"
+
+@options.command("import", examples=EXAMPLES)
+@options.path_argument("files", "Published weights, and their configuration.", nargs=-1, required=True)
+@options.path_argument("out", "Model or tokenizer directory to write.")
+@options.path(
+    "--tokenizer", "Published file, configuration or directory of the tokenizer; repeatable.", multiple=True
 )
-@options.path_argument("files", nargs=-1, required=True)
-@options.path_argument("out")
-@options.path("--tokenizer", "Its tokenizer: published file, model.yaml, or directory.", multiple=True)
-@click.option("--heads", type=int, metavar="N", help="Attention heads.  [default: as published]")
-@click.option(
-    "--weights",
-    type=click.Choice(["ema", "raw"]),
-    default="ema",
-    show_default=True,
-    help="Averaged weights, or those of the last step, where a file has both.",
+@options.plain_option(
+    "--heads", type=int, metavar="N", help="Number of attention heads.", unset="as published"
 )
+@options.weights
 @options.overwrite
 @options.output
-def command(
-    files: tuple[Path, ...],
-    out: Path,
-    tokenizer: tuple[Path, ...],
-    heads: int | None,
-    weights: str,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Turn published weights into a model directory.
+def command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Convert published weights to a model directory.
 
-    FILES are what their authors published; the network is told by its tensors' names. A tokenizer
-    alone becomes a tokenizer directory. Nothing in a file is ever run.
+    The architecture is inferred from the parameter names. A tokenizer alone becomes a tokenizer directory.
+    No code in a file is executed.
     """
     from maskgit_cli.weights.importing import import_weights
 
-    path = import_weights(
-        files,
-        out,
-        tokenizer=tokenizer,
-        heads=heads,
-        weights=weights,
-        overwrite=overwrite,
-        reporter=console.reporter(quiet),
-    )
+    path = import_weights(files, out, reporter=console.reporter(quiet), **values)
     console.result(path, {"path": str(path)}, as_json)

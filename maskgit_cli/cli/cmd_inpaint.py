@@ -11,14 +11,13 @@ import rich_click as click
 from maskgit_cli.cli import console, options, sampler_options
 from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint
 
-EXAMPLES = """\b
-Examples:
-  maskgit inpaint photo.jpg --box 100,80,120,90 --label cat --n 4
-  maskgit inpaint photo.jpg runs/imagenet --mask white-is-new.png --feather 4
-  maskgit inpaint street.jpg --box 90,600,300,300=cock --box 1600,560,360,360=zebra
-  maskgit inpaint photo.jpg --outpaint left:64,right:64,top:32
-  maskgit inpaint photo.jpg --keep-box 200,100,256,256 --label beach
-  maskgit --procs 4 inpaint edits.csv --n 4
+EXAMPLES = """
+maskgit inpaint photo.jpg --box 100,80,120,90 --label cat --n 4
+maskgit inpaint photo.jpg runs/imagenet --mask mask.png --feather 4
+maskgit inpaint street.jpg --box 90,600,300,300=cock --box 800,560,360,360=zebra
+maskgit inpaint photo.jpg --outpaint left:64,right:64,top:32
+maskgit inpaint photo.jpg --keep-box 200,100,256,256 --label beach
+maskgit --procs 4 inpaint edits.csv --n 4
 """
 
 
@@ -36,34 +35,34 @@ def _parsed(parse: Callable[[str], Any], text: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(f"{error}.") from None
 
 
-@click.command("inpaint", epilog=EXAMPLES)
-@options.path_argument("image")
-@options.path_argument("model", required=False)
-@options.path("--mask", "Picture of the image's size, white where it is drawn anew.")
+@options.command("inpaint", examples=EXAMPLES, parallel=True)
+@options.path_argument("image", "Image of any size, or CSV of images.")
+@options.path_argument("model", options.MODEL, required=False)
+@options.path("--mask", "Mask image of the size of IMAGE; white is regenerated.")
 @click.option(
     "--box",
     multiple=True,
     callback=_boxes,
     metavar="X,Y,W,H[=CLASS]",
-    help="Draw this box of IMAGE anew, with a class of its own if one is named. May be repeated.",
+    help="Box to regenerate, in pixels, optionally with a class of its own; repeatable.",
 )
 @click.option(
     "--keep-box",
     multiple=True,
     callback=_boxes,
     metavar="X,Y,W,H",
-    help="Leave this box as it is. Without --mask and --box, draw all else anew. May be repeated.",
+    help="Box to keep; without --mask and --box, everything else is regenerated; repeatable.",
 )
 @click.option(
     "--outpaint",
     callback=_sides,
     metavar="SIDE:N,...",
-    help="Add N pixels on the left, right, top or bottom, and draw them.",
+    help="Pixels to add on the left, right, top or bottom.",
 )
-@options.path("--out", "Sample directory.  [default: samples/IMAGE-DIGEST]")
+@options.path("--out", "Sample directory.", unset="samples/IMAGE-DIGEST")
 @options.settings_of(InpaintConfig)
 @sampler_options.sampler
 @options.batch_size(16)
@@ -74,22 +73,17 @@ def _parsed(parse: Callable[[str], Any], text: str) -> Any:
 def command(
     image: Path, model: Path | None, preset: str | None, as_json: bool, quiet: bool, **values: Any
 ) -> None:
-    """Draw parts of an image anew, or more of it.
+    """Inpaint or outpaint images.
 
-    IMAGE may have any size; every pixel stays as it is outside of what is drawn. That is what --mask, --box
-    and --outpaint cover, together, without what --keep-box covers. --box with --label or =CLASS puts
-    another object into a picture and keeps its background.
+    The region to regenerate is the union of --mask, --box and --outpaint, without --keep-box. All other
+    pixels stay as they are. A box with a class places an object into the image.
 
-    IMAGE may also be a manifest, a CSV whose first line names its columns: image, and if you like mask, box
-    (several with ; between), keep_box, outpaint, label, seed, window, name. Paths are relative to the CSV.
-
-    MODEL is a run or model directory, or `builtin`; without it, the newest run under runs/ is taken, or
-    else the built-in model.
+    A CSV describes many images, one per line. Its first line names the columns: image; optional: mask, box
+    (several separated by ;), keep_box, outpaint, label, seed, window, name. Paths are relative to the CSV.
     """
     config = options.given(InpaintConfig, values)
     sampler = sampler_options.chosen(preset, values)
-    shared = options.without(values, InpaintConfig)
-    shared = {key: value for key, value in shared.items() if key not in ("box", "keep_box", "outpaint")}
+    shared = options.without(values, InpaintConfig, others=("box", "keep_box", "outpaint"))
     from maskgit_cli.sampling.inpaint.inpainting import inpaint
 
     done = inpaint(image, model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)

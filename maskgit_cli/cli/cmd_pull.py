@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.catalogue import PUBLISHED, Published
 
+EXAMPLES = """
+maskgit pull --list
+maskgit pull maskgit-256
+"""
 HEADS = ("name", "parameters", "resolution", "FID", "size")
 
 
 def row(model: Published) -> tuple[str, ...]:
-    """What ``--list`` shows of a model, in words."""
+    """The cells of a model in ``--list``."""
     fid = f"{model.fid:.2f}" if model.fid is not None else "-"
     size = f"{model.bytes / 1e9:.2f} GB" if model.bytes else "-"
     return model.name, f"{model.parameters / 1e6:.1f} M", f"{model.resolution} px", fid, size
 
 
 def show_list(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    """Print the catalogue as a table, or with ``--json`` as an object, and end."""
+    """Print the catalogue as a table, or with ``--json`` as an object, and exit."""
     if not wanted:
         return
     if "--json" in (ctx.obj or ()):
@@ -34,55 +39,40 @@ def show_list(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None
     for name, *numbers in rows:
         cells = [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]
         click.echo("  ".join(cells))
-    unseen = [m.name for m in PUBLISHED.values() if not m.listed]
+    unlisted = [m.name for m in PUBLISHED.values() if not m.listed]
     click.echo(
-        f"{' and '.join(unseen)}: names of the authors' scheme, but not in their list of files, "
-        "so there is no score, and the hub may have no file",
+        f"{' and '.join(unlisted)}: names that follow the authors' scheme but are missing in their list of "
+        "files; the hub may not have them",
         err=True,
     )
     ctx.exit()
 
 
-EXAMPLE = """\b
-Example:
-  maskgit pull --list
-  maskgit pull maskgit-256
-  maskgit sample models/maskgit-256 --labels goldfish --n 8
-"""
+def _names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    return options.matching(PUBLISHED, incomplete)
 
 
-@click.command(epilog=EXAMPLE)
-@click.argument("name")
-@options.path("--out", "Model directory.  [default: models/NAME]")
-@click.option(
-    "--list", is_flag=True, is_eager=True, expose_value=False, callback=show_list, help="Show what there is."
+@options.command("pull", examples=EXAMPLES)
+@click.argument(
+    "name",
+    shell_complete=_names,
+    help="Name from --list, or USER/NAME of a model uploaded with `maskgit export --push`.",
+    panel="Arguments",
 )
+@options.path("--out", "Model directory.", unset="models/NAME")
 @click.option(
-    "--weights",
-    type=click.Choice(["ema", "raw"]),
-    default="ema",
-    show_default=True,
-    help="Averaged weights, or those of the last step, where a file has both.",
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=show_list, help="List the models."
 )
-@click.option("--offline", is_flag=True, help="Take what was fetched before; ask nobody.")
+@options.weights
+@click.option("--offline", is_flag=True, help="Use the local cache only; no network access.")
 @options.overwrite
 @options.output
-def command(
-    name: str, out: Path | None, weights: str, offline: bool, overwrite: bool, as_json: bool, quiet: bool
-) -> None:
-    """Fetch a published model as a model directory.
+def command(name: str, out: Path | None, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Download a published model.
 
-    NAME is one of `maskgit pull --list`, or user/name for a model that somebody uploaded to the
-    Hugging Face hub with `maskgit export --push`.
+    The result is a model directory that every command takes by its path or its name.
     """
     from maskgit_cli.weights.pulling import pull
 
-    path = pull(
-        name,
-        out,
-        weights=weights,
-        offline=offline,
-        overwrite=overwrite,
-        reporter=console.reporter(quiet),
-    )
+    path = pull(name, out, reporter=console.reporter(quiet), **values)
     console.result(path, {"path": str(path)}, as_json)

@@ -10,34 +10,38 @@ import rich_click as click
 from maskgit_cli.cli import console, options, sampler_options
 from maskgit_cli.config.stages import SampleConfig
 
+EXAMPLES = """
+maskgit sample --n 16 --labels cat,dog --cfg 3
+maskgit sample runs/imagenet --n 50000 --range 0:25000 --format npz
+"""
 
-def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Read START:STOP."""
+
+def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int | None]:
+    """Read START:STOP; without it, all images."""
     if text is None:
-        return None
+        return 0, None
     try:
         start, stop = text.split(":")
         return int(start), int(stop)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not START:STOP, two numbers") from None
+        raise click.BadParameter(f"{text!r} is not START:STOP, two numbers.") from None
 
 
-@click.command(
-    "sample",
-    epilog="\b\nExamples:\n  maskgit sample --n 16 --labels cat,dog --cfg 3\n"
-    "  maskgit sample runs/imagenet --n 50000 --range 0:25000 --format npz",
-)
-@options.path_argument("model", required=False)
-@options.path("--out", "Sample directory.  [default: samples/MODEL-DIGEST]")
+@options.command("sample", examples=EXAMPLES, parallel=True)
+@options.path_argument("model", options.MODEL, required=False)
+@options.path("--out", "Sample directory.", unset="samples/MODEL-DIGEST")
 @options.settings_of(SampleConfig)
 @click.option(
-    "--range", "part", callback=_range, metavar="START:STOP", help="Draw only these of the N images."
+    "--range", "part", callback=_range, metavar="START:STOP", help="Generate only images START to STOP-1."
 )
-@click.option("--trace", is_flag=True, help="Keep every step: in tokens.h5, and as strips and animations.")
 @click.option(
+    "--trace", is_flag=True, help="Store every step: in tokens.h5, and as image strips and animations."
+)
+@options.plain_option(
     "--trace-as",
     type=click.Choice(["webp", "gif"]),
-    help="The same, with animations in this format.  [default: webp]",
+    help="Like --trace, with this format of animations.",
+    unset="webp",
 )
 @sampler_options.sampler
 @options.batch_size(64)
@@ -47,7 +51,7 @@ def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
 @options.output
 def command(
     model: Path | None,
-    part: tuple[int, int] | None,
+    part: tuple[int, int | None],
     trace: bool,
     trace_as: str | None,
     preset: str | None,
@@ -55,16 +59,15 @@ def command(
     quiet: bool,
     **values: Any,
 ) -> None:
-    """Draw images from a run or model.
+    """Sample images from a trained model.
 
-    MODEL is a run or model directory, or `builtin`; without it, the newest run under runs/ is taken, or
-    else the built-in model. Run the same command again to go on after an interruption.
+    Image i depends on the model, the settings, the seed and i only, so that parts of a sample directory can
+    be generated on several machines. Run the same command again to resume an interrupted one.
     """
-    start, stop = part or (0, None)
     if trace_as and values["format"] == "tokens":
-        raise click.UsageError("--trace-as needs pictures, and --format tokens makes none; take --trace")
-    steps = trace_as or ("webp" if trace else None)
-    config = options.given(SampleConfig, {**values, "start": start, "stop": stop, "trace": steps})
+        raise click.UsageError("--trace-as needs images, and --format tokens has none; use --trace")
+    traced = {"start": part[0], "stop": part[1], "trace": trace_as or ("webp" if trace else None)}
+    config = options.given(SampleConfig, values | traced)
     sampler = sampler_options.chosen(preset, values)
     shared = options.without(values, SampleConfig)
     from maskgit_cli.sampling.images import sample

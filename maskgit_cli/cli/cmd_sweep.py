@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,28 +15,44 @@ from maskgit_cli.config.samplers import PRESETS, SAMPLERS
 from maskgit_cli.config.stages import SWEEP_METRICS, ScoreConfig, SweepConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+EXAMPLES = """
+maskgit sweep runs/imagenet --steps 4,8,12 --cfg 0:6:1 --ref imagenet-val.npz
+maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref images/ --n 500
+maskgit sweep runs/a runs/b --cfg 3 --ref imagenet/val
+"""
 
-SWEPT = {
-    "sampler": f"Samplers: {', '.join(SAMPLERS)}.",
-    "preset": f"Presets: {', '.join(PRESETS)}.",
-    **{name: sampler_options.help_of(name) for name in sampler_options.sampler_fields()},
+PANEL = "Swept settings"
+# What can be swept: the help text and the values to complete, by name.
+SWEPT: dict[str, tuple[str, Iterable[str]]] = {
+    "sampler": (f"Samplers: {', '.join(SAMPLERS)}.", SAMPLERS),
+    "preset": (f"Presets: {', '.join(PRESETS)}.", PRESETS),
+    **{
+        name: (options.text_of(field.metadata, "LIST"), options.choices_of(field.metadata))
+        for name, (field, _) in sampler_options.sampler_fields().items()
+    },
 }
-
-
-_FIELDS = sampler_options.sampler_fields()
+_ALIASES = {
+    name: field.metadata["alias"]
+    for name, (field, _) in sampler_options.sampler_fields().items()
+    if field.metadata.get("alias")
+}
 
 
 def _swept(f: F) -> F:
     """An option that takes a list for everything that can be swept."""
-    for name, text in reversed(SWEPT.items()):
-        alias = _FIELDS[name][0].metadata["alias"] if name in _FIELDS else None
-        flags = [option(name), *([alias] if alias else [])]
-        f = click.option(*flags, f"swept_{name}", metavar="LIST", help=text, panel="Swept settings")(f)
+    for name, (text, choices) in reversed(SWEPT.items()):
+        flags = [option(name), *filter(None, [_ALIASES.get(name)]), f"swept_{name}"]
+        complete = functools.partial(_complete, choices)
+        f = click.option(*flags, metavar="LIST", help=text, panel=PANEL, shell_complete=complete)(f)
     return f
 
 
+def _complete(choices: Iterable[str], _ctx: click.Context, _param: click.Parameter, incomplete: str) -> Any:
+    return options.matching_last(choices, incomplete)
+
+
 def _values(values: dict[str, Any]) -> dict[str, list[Any]]:
-    """Take what is swept out of a command's values; raises ConfigError for what is no such value."""
+    """Take what is swept out of a command's values; raises ConfigError for an invalid list."""
     from maskgit_cli.reports.sweep_points import parse_values
 
     given = {name: values.pop(f"swept_{name}") for name in SWEPT}
@@ -43,40 +60,33 @@ def _values(values: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _show(record: Mapping[str, Any]) -> None:
-    """The scores of all points, the best of each metric, and the commands that repeat the first of these."""
+    """Print the scores of all points, the best of each metric, and the commands that reproduce the first."""
     metrics = list(dict.fromkeys(name for point in record["points"] for name in point["metrics"]))
     rows = {point["name"]: [point["metrics"].get(name) for name in metrics] for point in record["points"]}
-    console.columns(f"{record['settings']['n']} samples a point", metrics, rows)
-    for best in record["best"]:
-        click.echo(f"best {best['metric']}: {best['value']:.6g} with {best['point']}", err=True)
-    for command in record["best"][0]["commands"] if record["best"] else ():
-        click.echo(f"  {command}", err=True)
+    console.columns(f"{record['settings']['n']} samples per point", metrics, rows)
+    best = record["best"]
+    console.log(*(f"best {b['metric']}: {b['value']:.6g} with {b['point']}" for b in best))
+    console.log(*(f"  {command}" for command in (best[0]["commands"] if best else ())))
 
 
-@click.command(
-    "sweep",
-    epilog="\b\nExamples:\n  maskgit sweep runs/imagenet --steps 4,8,12 --cfg 0:6:1 --ref imagenet-val.npz\n"
-    "  maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref pictures/ --features vqgan\n"
-    "  maskgit sweep runs/a/checkpoints/step-00010000 runs/a/checkpoints/step-00020000 --cfg 3 --ref val/",
-)
-@options.path_argument("models", nargs=-1)
-@options.path("--ref", "What samples are compared with, as in fid.", required=True)
-@options.path("--out", "Directory of the sweep.", default="sweep", show_default=True)
+@options.command("sweep", examples=EXAMPLES, parallel=True)
+@options.path_argument("models", "Run, checkpoint or model directories; several are swept too.", nargs=-1)
+@options.path("--ref", "Reference images or statistics, as in fid. [required]", required=True)
+@options.path("--out", "Sweep directory.", default="sweep")
 @_swept
 @options.settings_of(SweepConfig)
 @options.settings_of(ScoreConfig, defaults={"metrics": SWEEP_METRICS})
-@options.path("--inception", "Inception's weights.  [default: the published ones, fetched once]")
+@options.path("--inception", "Inception weights.", unset="the published ones, downloaded once")
 @options.batch_size(64)
 @options.device
 @options.dtype
 @options.overwrite
 @options.output
 def command(models: tuple[Path, ...], ref: Path, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Draw and score samples with every combination of some settings.
+    """Sample and score every combination of some settings.
 
-    MODELS are runs, checkpoints (runs/NAME/checkpoints/step-N) or model directories; several are swept over
-    too. A LIST holds values and ranges START:STOP:STEP with commas between them: 4,8,12 or 0:6:1. Scores go
-    into OUT/sweep.csv and OUT/sweep.json, plots into OUT/plots. Run the same command again to go on.
+    A LIST holds values and ranges START:STOP:STEP, separated by commas: 4,8,12 or 0:6:1. Scores are written
+    to OUT/sweep.csv and OUT/sweep.json, plots to OUT/plots. The same command resumes an interrupted sweep.
     """
     config, scoring = options.given(SweepConfig, values), options.given(ScoreConfig, values)
     swept = _values(values)
@@ -85,6 +95,6 @@ def command(models: tuple[Path, ...], ref: Path, as_json: bool, quiet: bool, **v
 
     reporter = console.reporter(quiet)
     done = sweep(models, swept, ref, config=config, scoring=scoring, reporter=reporter, **shared)
-    if reporter.speaks and not quiet:
+    if not quiet:
         _show(done.record)
     console.result(done.path, {"path": str(done.path), "resumed": done.resumed, **done.record}, as_json)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
-
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import TokenizeConfig
 
+EXAMPLES = """
+maskgit tokenize imagenet/ tokens.h5
+maskgit tokenize photos.csv tokens.h5 --res 256 --views ten-crop
+"""
 
-@click.command(
-    "tokenize",
-    epilog="\b\nExamples:\n  maskgit tokenize imagenet/ tokens.h5\n"
-    "  maskgit tokenize photos.csv tokens.h5 --res 256 --views ten-crop",
-)
-@options.path_argument("images")
-@options.path_argument("tokens", metavar="TOKENS.h5")
-@options.path("--tokenizer", "Tokenizer, run or model directory.  [default: the built-in tokenizer]")
+
+@options.command("tokenize", examples=EXAMPLES, parallel=True)
+@options.path_argument("images", "ImageFolder, flat folder, ImageNet as on Kaggle, or CSV of path,label.")
+@options.path_argument("tokens", "Token file to write.", metavar="TOKENS.h5")
+@options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the built-in tokenizer")
 @options.settings_of(TokenizeConfig)
 @options.batch_size(32)
 @options.workers(4)
@@ -31,8 +30,7 @@ def command(
 ) -> None:
     """Turn images into a token file.
 
-    IMAGES is a folder with a folder for each class, a folder of images, a copy of ImageNet as Kaggle has
-    it, or a CSV with lines of path,label. Run the same command again to go on after an interruption.
+    Run the same command again to resume an interrupted one.
     """
     config = options.given(TokenizeConfig, values)
     shared = options.without(values, TokenizeConfig)

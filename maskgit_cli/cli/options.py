@@ -10,17 +10,32 @@ from typing import Any, TypeVar
 import rich_click as click
 from click.shell_completion import CompletionItem
 
-from maskgit_cli.config.base import Settings, field_types, option
+from maskgit_cli.cli.command import Command
+from maskgit_cli.config.base import Settings, field_types, option, shown
 from maskgit_cli.config.stages import DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
 
-# Headings of the options that most commands have.
 RUN, OUTPUT = "Device and speed", "Output"
 # A path that may not be read is an error of the stage (exit status 1), not a usage error (2).
 _PATH = click.Path(path_type=Path, readable=False)
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
+# Characters of choices that the help page shows as [a|b|c]; more are part of the help text, where they wrap.
+_LONGEST_CHOICES = 20
+# What a model is on the command line.
+MODEL = "Run or model directory, or `builtin`.  [default: the newest run under runs/, else builtin]"
+
+
+def matching(choices: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """The choices that complete a word."""
+    return [CompletionItem(text) for text in choices if text.startswith(incomplete)]
+
+
+def matching_last(choices: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """The choices that complete the last word of a comma-separated list."""
+    before, comma, word = incomplete.rpartition(",")
+    return [CompletionItem(before + comma + text) for text in choices if text.startswith(word)]
 
 
 class Suggested(click.ParamType):
@@ -34,12 +49,12 @@ class Suggested(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The suggestions that begin with what was typed."""
-        return [CompletionItem(text) for text in self.suggestions if text.startswith(incomplete)]
+        """Complete a suggestion."""
+        return matching(self.suggestions, incomplete)
 
 
 class CommaSeparated(click.ParamType):
-    """Words with commas between them, as a tuple; completes the last word."""
+    """Choices with commas between them, as a tuple; completes the last one."""
 
     name = "list"
 
@@ -47,15 +62,20 @@ class CommaSeparated(click.ParamType):
         self.choices = tuple(choices)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split text; a tuple stays."""
-        return value if isinstance(value, tuple) else tuple(word.strip() for word in value.split(","))
+        """Split and check text; a tuple stays."""
+        if isinstance(value, tuple):
+            return value
+        items = tuple(item.strip() for item in value.split(","))
+        for item in items:
+            if item not in self.choices:
+                self.fail(f"{item!r} is not one of {', '.join(self.choices)}.", param, ctx)
+        return items
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The choices for the word behind the last comma."""
-        before, comma, word = incomplete.rpartition(",")
-        return [CompletionItem(before + comma + text) for text in self.choices if text.startswith(word)]
+        """Complete the item behind the last comma."""
+        return matching_last(self.choices, incomplete)
 
 
 class Interval(click.ParamType):
@@ -71,30 +91,71 @@ class Interval(click.ParamType):
             low, high = map(float, value.split(":"))
             return low, high
         except ValueError:
-            self.fail(f"{value!r} is not LOW:HIGH, two numbers between 0 and 1", param, ctx)
+            self.fail(f"{value!r} is not LOW:HIGH, two numbers between 0 and 1.", param, ctx)
+
+
+def command(name: str, *, examples: str, parallel: bool = False) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command of ``maskgit``; see :class:`~maskgit_cli.cli.command.Command`."""
+    return click.command(name, cls=Command, examples=examples, parallel=parallel)
+
+
+def _shown(default: Any) -> str:
+    """A default as the command line takes it."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else shown(default)
+
+
+def plain_option(
+    *flags: str, help: str, unset: str | None = None, panel: str | None = None, **extra: Any
+) -> Callable[[F], F]:
+    """An option whose help ends in its default.
+
+    Args:
+        flags: its spellings, and the name of the parameter where that differs.
+        help: a noun phrase with its unit.
+        unset: the default in words, where it is None.
+        panel: heading on the help page; ``None`` is "Options".
+        extra: as for ``click.option``.
+    """
+    default = extra.get("default")
+    if unset is None and default is not None:
+        unset = _shown(default)
+    text = f"{help} [default: {unset}]" if unset else help
+    # An option without a panel of its own must not be given one: "Options" is the panel of the rest.
+    place = {"panel": panel} if panel else {}
+    return click.option(*flags, help=text, **place, **extra)
 
 
 def device(f: F) -> F:
     """``--device``."""
-    text = "auto, cpu, cuda, cuda:N or mps."
-    return click.option("--device", default="auto", show_default=True, metavar="NAME", help=text, panel=RUN)(
-        f
-    )
+    text = "Device: auto, cpu, cuda, cuda:N or mps."
+    kind = Suggested(("auto", "cpu", "cuda", "mps"))
+    return plain_option("--device", type=kind, default="auto", metavar="NAME", help=text, panel=RUN)(f)
 
 
 def dtype(f: F) -> F:
     """``--dtype``."""
-    text = "Precision of matrix products; auto is bf16 on GPUs that have it, else fp32."
-    choice = click.Choice(DTYPES)
-    return click.option("--dtype", type=choice, default="auto", show_default=True, help=text, panel=RUN)(f)
+    text = "Precision of matrix products; auto is bf16 on GPUs that support it, else fp32."
+    return plain_option("--dtype", type=click.Choice(DTYPES), default="auto", help=text, panel=RUN)(f)
 
 
 def batch_size(default: int) -> Callable[[F], F]:
     """``--batch-size`` of a stage that only runs networks."""
     text = "Batch size per forward pass; does not affect the result."
-    return click.option(
-        "--batch-size", type=int, default=default, show_default=True, metavar="N", help=text, panel=RUN
-    )
+    return plain_option("--batch-size", type=int, default=default, metavar="N", help=text, panel=RUN)
+
+
+def workers(default: int) -> Callable[[F], F]:
+    """``--workers``."""
+    text = "Number of data-loading processes; 0 = none."
+    return plain_option("--workers", type=int, default=default, metavar="N", help=text, panel=RUN)
+
+
+def weights(f: F) -> F:
+    """``--weights`` of commands that read a file with EMA and raw weights."""
+    text = "EMA weights (ema) or raw weights (raw), where there are both."
+    return plain_option("--weights", type=click.Choice(["ema", "raw"]), default="ema", help=text)(f)
 
 
 def overwrite(f: F) -> F:
@@ -109,34 +170,27 @@ def output(f: F) -> F:
         (("--quiet", "-q"), "quiet", "Suppress progress and info messages; warnings are still shown."),
         (("--json",), "as_json", "Print the result as one JSON object."),
     ):
-        shown = variable != "debug"
-        f = click.option(*flags, variable, is_flag=True, expose_value=shown, help=text, panel=OUTPUT)(f)
+        exposed = variable != "debug"
+        f = click.option(*flags, variable, is_flag=True, expose_value=exposed, help=text, panel=OUTPUT)(f)
     return f
 
 
-def workers(default: int) -> Callable[[F], F]:
-    """``--workers``."""
-    text = "Processes that read images."
-    return click.option(
-        "--workers", type=int, default=default, show_default=True, metavar="N", help=text, panel=RUN
-    )
-
-
 def feature_space(f: F) -> F:
-    """``--weights``, ``--tokenizer``, ``--batch-size``, ``--device`` of what turns images into features."""
+    """``--weights``, ``--tokenizer``, ``--batch-size``, ``--device`` of commands that extract features."""
     f = batch_size(32)(device(f))
-    f = path("--tokenizer", "Decodes tokens; space of vqgan.  [default: the one the tokens name]")(f)
-    return path("--weights", "Inception weights.  [default: the published ones, downloaded once]")(f)
+    text = "Tokenizer that decodes tokens, and the feature space of --features vqgan."
+    f = path("--tokenizer", text, unset="the one that the tokens name")(f)
+    return path("--weights", "Inception weights.", unset="the published ones, downloaded once")(f)
 
 
 def path(name: str, text: str, **extra: Any) -> Callable[[F], F]:
     """An option that takes a path."""
-    return click.option(name, type=_PATH, metavar="PATH", help=text, **extra)
+    return plain_option(name, type=_PATH, metavar="PATH", help=text, **extra)
 
 
-def path_argument(name: str, **extra: Any) -> Callable[[F], F]:
+def path_argument(name: str, text: str, **extra: Any) -> Callable[[F], F]:
     """An argument that is a path."""
-    return click.argument(name, type=_PATH, **extra)
+    return click.argument(name, type=_PATH, help=text, panel="Arguments", **extra)
 
 
 # --- from settings classes --------------------------------------------------------------------------
@@ -171,7 +225,7 @@ def settings_of(
 
 
 def type_of(kind: Any, metadata: Mapping[str, Any]) -> Any:
-    """The click type of a field: real choices where it has them, so that completion knows them."""
+    """The click type of a field; a choice where it has choices, so that completion offers them."""
     if kind in (int, float):
         return kind
     if kind is str and metadata.get("choices"):
@@ -183,25 +237,40 @@ def type_of(kind: Any, metadata: Mapping[str, Any]) -> Any:
     return CommaSeparated(metadata["choices"]) if metadata.get("choices") else Interval()
 
 
+def choices_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values that a field's option completes to."""
+    return tuple(metadata.get("choices") or metadata.get("suggestions") or ())
+
+
+def text_of(metadata: Mapping[str, Any], metavar: str | None) -> str:
+    """The help text of a field: with its choices unless the metavar shows them, and with its note."""
+    text = str(metadata["help"])
+    choices = ", ".join([*choices_of(metadata), *filter(None, [metadata.get("others")])])
+    if choices and metavar:
+        text = f"{text.removesuffix('.')}: {choices}."
+    return f"{text} [{metadata['note']}]" if metadata.get("note") else text
+
+
+def metavar_of(found: Any, metadata: Mapping[str, Any]) -> str | None:
+    """What the help page shows for a field's value; None shows the choices themselves, ``[a|b]``."""
+    if isinstance(found, click.Choice):
+        return "NAME" if len("|".join(found.choices)) > _LONGEST_CHOICES else None
+    names = {"list": "A,B,...", "interval": "LOW:HIGH", "text": "NAME"}
+    return metadata.get("metavar") or _METAVARS.get(found) or names[found.name]
+
+
 def option_of(field: dataclasses.Field[Any], kind: Any, default: Any = None) -> Callable[[F], F]:
     """The option of one field; a default of None shows the field's ``unset`` text."""
     meta = field.metadata
     flag = option(field.name)
-    panel = {"panel": meta["panel"]} if meta.get("panel") else {}
-    shown: Any = meta.get("unset") if default is None and meta.get("unset") else default is not None
-    common = {"default": default, "show_default": shown, "help": meta["help"], **panel}
+    common = {"default": default, "unset": meta.get("unset") if default is None else None}
+    common["panel"] = meta.get("panel")
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", field.name, **common)
+        return plain_option(f"{flag}/--no-{flag[2:]}", field.name, help=text_of(meta, None), **common)
     flags = [flag, *([meta["alias"]] if meta.get("alias") else []), field.name]
     found = type_of(kind, meta)
-    if isinstance(default, tuple):
-        common |= {"show_default": ",".join(map(str, default))}
-    metavar = meta.get("metavar") or _METAVARS.get(found)
-    if isinstance(found, CommaSeparated | Interval):
-        metavar = meta.get("metavar") or {"list": "A,B,...", "interval": "LOW:HIGH"}[found.name]
-    if isinstance(found, Suggested):
-        metavar = "[" + "|".join(found.suggestions) + "|powN]"
-    return click.option(*flags, type=found, metavar=metavar, **common)
+    metavar = metavar_of(found, meta)
+    return plain_option(*flags, type=found, metavar=metavar, help=text_of(meta, metavar), **common)
 
 
 def given(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -210,7 +279,7 @@ def given(kind: type[S], values: Mapping[str, Any]) -> S:
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
-def without(values: Mapping[str, Any], *kinds: type[Settings]) -> dict[str, Any]:
-    """A command's values that are not settings of these classes."""
-    settings = {name for kind in kinds for name in fields_of(kind)}
+def without(values: Mapping[str, Any], *kinds: type[Settings], others: Iterable[str] = ()) -> dict[str, Any]:
+    """A command's values that are not settings of these classes, nor named in ``others``."""
+    settings = {name for kind in kinds for name in fields_of(kind)}.union(others)
     return {name: value for name, value in values.items() if name not in settings}

@@ -1,4 +1,4 @@
-"""The sampler's options, shared by ``sample``, ``inpaint`` and ``export``."""
+"""The sampler's options, shared by ``sample``, ``inpaint``, ``export`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ PANEL = "Sampler"
 
 
 def sampler_fields() -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Every setting of any sampler: its field, with the samplers that have it in the help, and its type."""
+    """Every setting of any sampler: its field and its type; its help names the samplers unless all have it."""
     found: dict[str, tuple[dataclasses.Field[Any], Any]] = {}
     for kind in SAMPLERS.values():
         for name, field in options.fields_of(kind).items():
-            found.setdefault(name, (field, field_types(kind)[name]))
+            found.setdefault(name, (_with_samplers(field), field_types(kind)[name]))
     return found
 
 
-def help_of(name: str) -> str:
-    """Help text of a sampler's setting, which names the samplers that have it unless all do."""
-    having = [method for method, kind in SAMPLERS.items() if name in kind.__dataclass_fields__]
-    text = sampler_fields()[name][0].metadata["help"]
-    return text if len(having) == len(SAMPLERS) else f"{text.removesuffix('.')} ({', '.join(having)})."
+def _with_samplers(field: dataclasses.Field[Any]) -> dataclasses.Field[Any]:
+    having = [method for method, kind in SAMPLERS.items() if field.name in kind.__dataclass_fields__]
+    note = None if len(having) == len(SAMPLERS) else ", ".join(having)
+    copy: dataclasses.Field[Any] = dataclasses.field(
+        metadata={**field.metadata, "note": note, "panel": PANEL}
+    )
+    copy.name = field.name
+    return copy
 
 
 def sampler(f: F) -> F:
     """``--sampler``, ``--preset`` and an option for each setting, whose default is the preset's."""
-    for name, (field, kind) in reversed(sampler_fields().items()):
-        shown = dataclasses.field(metadata={**field.metadata, "help": help_of(name), "panel": PANEL})
-        shown.name = name
-        f = options.option_of(shown, kind)(f)
-    preset = click.Choice(list(PRESETS))
-    text = "Named sampler settings."
-    default = "the model's own settings, or those for its network and resolution"
-    f = click.option("--preset", type=preset, show_default=default, help=text, panel=PANEL)(f)
-    method = click.Choice(list(SAMPLERS))
-    text = "Sampling method; also selects the default preset."
-    return click.option(
-        "--sampler", "method", type=method, show_default="the model's own", help=text, panel=PANEL
+    for field, kind in reversed(sampler_fields().values()):
+        f = options.option_of(field, kind)(f)
+    preset, method = click.Choice(list(PRESETS)), click.Choice(list(SAMPLERS))
+    text = f"Named settings, which the options below change: {', '.join(PRESETS)}."
+    unset = "the model's own, or those for its network and resolution"
+    f = options.plain_option("--preset", type=preset, metavar="NAME", help=text, unset=unset, panel=PANEL)(f)
+    text = f"Sampling method; also selects the default preset: {', '.join(SAMPLERS)}."
+    unset = "the model's own"
+    return options.plain_option(
+        "--sampler", "method", type=method, metavar="NAME", help=text, unset=unset, panel=PANEL
     )(f)
 
 
@@ -53,11 +54,11 @@ def chosen(preset: str | None, values: dict[str, Any]) -> SamplerConfig | dict[s
     """Take the sampler's settings out of a command's values.
 
     Returns:
-        All settings if a preset is named, else the changes to the one that fits the model.
+        All settings if a preset is named, else the changes to the model's own settings.
 
     Raises:
-        ConfigError: a setting is out of range, or the preset's sampler has no such setting.
-        click.UsageError: the preset is of another sampler than the one named.
+        ConfigError: a setting is out of range, or the preset's sampler does not have it.
+        click.UsageError: the preset is for another sampler than the one named.
     """
     given = {name: values.pop(name) for name in ("method", *sampler_fields())}
     changes = {name: value for name, value in given.items() if value is not None}

@@ -39,7 +39,7 @@ SCHEDULE_RULE = f"one of {', '.join(SCHEDULES)}, or powN with a number N, as in 
 def a_schedule() -> dict[str, Any]:
     """The value names a masking schedule."""
     rule = (lambda name: name in SCHEDULES or schedule_power(name) is not None, SCHEDULE_RULE)
-    return {"rule": rule, "suggestions": SCHEDULES}
+    return {"rule": rule, "suggestions": SCHEDULES, "others": "powN (as in pow2.5)"}
 
 
 NOISES = ("linear", "warm-up", "random", "none")
@@ -98,7 +98,7 @@ class ConfidenceConfig(SamplerConfig):
         help="Temperature of the Gumbel noise on the confidence, annealed linearly to 0.",
         alias="--gumbel",
     )
-    schedule: str = setting("arccos", a_schedule(), help="Mask schedule: tokens kept per step.")
+    schedule: str = setting("arccos", a_schedule(), help="Mask schedule (number of tokens kept per step).")
     noise: str = setting("linear", among(*NOISES), help="Schedule of the noise on the confidence.")
 
 
@@ -137,7 +137,7 @@ class GoogleSamplerConfig(SamplerConfig):
         between(0, LARGEST),
         help="Temperature of the Gumbel noise on the confidence, annealed linearly to 0.",
     )
-    schedule: str = setting("cosine", a_schedule(), help="Mask schedule: tokens kept per step.")
+    schedule: str = setting("cosine", a_schedule(), help="Mask schedule (number of tokens kept per step).")
 
 
 @dataclass(frozen=True)
