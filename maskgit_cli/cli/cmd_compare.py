@@ -10,7 +10,7 @@ from maskgit_cli.config.stages import CompareConfig
 
 EXAMPLES = """
 maskgit compare samples/cfg0 samples/cfg3 samples/cfg9 --out guidance.png
-maskgit compare mine/ theirs/ --name mine --name theirs --classes goldfish,otter
+maskgit compare mine/ theirs/ --name A --name B --classes goldfish,otter
 """
 
 

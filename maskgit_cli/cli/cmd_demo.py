@@ -67,7 +67,7 @@ def _run(line: str, quiet: bool) -> None:
 
 @options.command("demo", examples="maskgit demo\nmaskgit demo somewhere/else")
 @options.path_argument(
-    "out", "Folder for everything that the demo makes.  [default: maskgit-demo]", default="maskgit-demo"
+    "out", "Folder for everything that the demo makes. [default: maskgit-demo]", default="maskgit-demo"
 )
 @options.output
 def command(out: Path, as_json: bool, quiet: bool) -> None:

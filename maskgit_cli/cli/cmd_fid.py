@@ -16,7 +16,7 @@ maskgit fid samples/mine --ref imagenet-256.npz --metrics fid,is
 
 @options.command("fid", examples=EXAMPLES, parallel=True)
 @options.path_argument(
-    "samples", "Samples to score.  [default: the newest directory under samples/]", required=False
+    "samples", "Samples to score. [default: the newest directory under samples/]", required=False
 )
 @options.path("--ref", "Reference images or statistics. [required]", required=True)
 @options.path("--out", "File to write.", unset="scores.json in a sample directory, else next to SAMPLES")

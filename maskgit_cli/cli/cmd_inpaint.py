@@ -14,7 +14,7 @@ from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint
 EXAMPLES = """
 maskgit inpaint photo.jpg --box 100,80,120,90 --label cat --n 4
 maskgit inpaint photo.jpg runs/imagenet --mask mask.png --feather 4
-maskgit inpaint street.jpg --box 90,600,300,300=cock --box 800,560,360,360=zebra
+maskgit inpaint street.jpg --box 90,60,30,30=cock --box 80,56,36,36=zebra
 maskgit inpaint photo.jpg --outpaint left:64,right:64,top:32
 maskgit inpaint photo.jpg --keep-box 200,100,256,256 --label beach
 maskgit --procs 4 inpaint edits.csv --n 4

@@ -17,7 +17,7 @@ from maskgit_cli.config.stages import SWEEP_METRICS, ScoreConfig, SweepConfig
 F = TypeVar("F", bound=Callable[..., Any])
 EXAMPLES = """
 maskgit sweep runs/imagenet --steps 4,8,12 --cfg 0:6:1 --ref imagenet-val.npz
-maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref images/ --n 500
+maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref images/
 maskgit sweep runs/a runs/b --cfg 3 --ref imagenet/val
 """
 

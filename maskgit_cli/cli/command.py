@@ -98,11 +98,10 @@ class Command(Documented):
             leave_other_processes()
         return super().invoke(ctx)
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the panels in the order of :data:`PANELS`."""
-        # They are made for each page, because rich-click adds the options to them.
-        self.panels = [click.RichOptionPanel(name) for name in PANELS]
-        last = self.panels[-1]
-        names = [p.name for p in self.get_params(ctx) if getattr(p, "panel", None) == last.name]
-        last.options = [*filter(None, names), "help"]
+        names = [p.name for p in self.get_params(ctx) if getattr(p, "panel", None) == PANELS[-1]]
+        last = click.RichOptionPanel(PANELS[-1], [*filter(None, names), "help"])
+        # Panels are made for each page, because rich-click adds the options to them.
+        self.panels = [*map(click.RichOptionPanel, PANELS[:-1]), last]
         super().format_options(ctx, formatter)

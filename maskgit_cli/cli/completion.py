@@ -58,8 +58,5 @@ def install(group: click.Group, shell: str) -> tuple[Path, list[str]]:
         return path, [f"completion for {shell} is installed already"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    return path, [
-        f"installed completion for {shell}",
-        *filter(None, [need]),
-        f"start a new {shell} to use it",
-    ]
+    lines = [f"installed completion for {shell}", need, f"start a new {shell} to use it"]
+    return path, list(filter(None, lines))

@@ -24,7 +24,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 # Characters of choices that the help page shows as [a|b|c]; more are part of the help text, where they wrap.
 _LONGEST_CHOICES = 20
 # What a model is on the command line.
-MODEL = "Run or model directory, or `builtin`.  [default: the newest run under runs/, else builtin]"
+MODEL = "Run or model directory, or `builtin`. [default: the newest run under runs/, else builtin]"
 
 
 def matching(choices: Iterable[str], incomplete: str) -> list[CompletionItem]:
@@ -122,9 +122,7 @@ def plain_option(
     if unset is None and default is not None:
         unset = _shown(default)
     text = f"{help} [default: {unset}]" if unset else help
-    # An option without a panel of its own must not be given one: "Options" is the panel of the rest.
-    place = {"panel": panel} if panel else {}
-    return click.option(*flags, help=text, **place, **extra)
+    return click.option(*flags, help=text, panel=panel, **extra)
 
 
 def device(f: F) -> F:

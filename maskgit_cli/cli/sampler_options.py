@@ -17,7 +17,7 @@ PANEL = "Sampler"
 
 
 def sampler_fields() -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Every setting of any sampler: its field and its type; its help names the samplers unless all have it."""
+    """The field and type of every setting of any sampler; the help names the samplers that have it."""
     found: dict[str, tuple[dataclasses.Field[Any], Any]] = {}
     for kind in SAMPLERS.values():
         for name, field in options.fields_of(kind).items():
@@ -43,7 +43,7 @@ def sampler(f: F) -> F:
     text = f"Named settings, which the options below change: {', '.join(PRESETS)}."
     unset = "the model's own, or those for its network and resolution"
     f = options.plain_option("--preset", type=preset, metavar="NAME", help=text, unset=unset, panel=PANEL)(f)
-    text = f"Sampling method; also selects the default preset: {', '.join(SAMPLERS)}."
+    text = f"Sampling method (also selects the default preset): {', '.join(SAMPLERS)}."
     unset = "the model's own"
     return options.plain_option(
         "--sampler", "method", type=method, metavar="NAME", help=text, unset=unset, panel=PANEL

@@ -41,7 +41,7 @@ def _without_none(annotation: Any) -> Any:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
@@ -87,7 +87,8 @@ class Settings:
     """Base of the frozen settings classes: checks of types and rules, and conversion to and from JSON."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        cls: Any = type(self)
+        hints = _hints(cls)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             name, value, kind = field.name, getattr(self, field.name), hints[field.name]
             if value is None and isinstance(kind, types.UnionType):

@@ -1,4 +1,4 @@
-"""Bad input gets one line that says what is wrong and what to do, exit status 1, and loses nothing."""
+"""Wrong calls: exit status 1 or 2, one line that names the culprit, and nothing created or lost."""
 
 import errno
 import hashlib
@@ -51,12 +51,12 @@ BARE = [
 ]
 
 
-# --- a place full of things, good and bad -----------------------------------------------------------
+# --- a folder full of things, good and bad ----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tokenizer, tokens, run, images) -> Path:
-    """What the cases below are about. They change nothing here, which is held against them."""
+    """What the cases below name. They must change nothing here."""
     root = tmp_path_factory.mktemp("bad")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -73,7 +73,7 @@ def place(tmp_path_factory, tokenizer, tokens, run, images) -> Path:
 
 
 def make_finished():
-    """A result of each stage, and things of the user's."""
+    """A result of each stage, and files of the user."""
     model = export(Path("run"), Path("model"))
     sample(model, Path("samples/mine"), SampleConfig(n=4), device="cpu")
     vqgan = {"config": ScoreConfig(features="vqgan"), "tokenizer": Path("tokenizer"), "device": "cpu"}
@@ -90,13 +90,13 @@ def make_finished():
 def make_folders():
     Path("empty").mkdir()
     Path("texts").mkdir()
-    Path("texts/readme.txt").write_text("no picture")
+    Path("texts/readme.txt").write_text("no image")
     png = Path("images/cat/0.png").read_bytes()
     for folder in ("unreadable", "some-bad"):
         Path(folder).mkdir()
         Path(folder, "cut.png").write_bytes(png[: len(png) // 2])
         Path(folder, "empty.png").touch()
-        Path(folder, "text.png").write_text("I am no picture")
+        Path(folder, "text.png").write_text("not an image")
     Path("some-bad/good.png").write_bytes(png)
     Image.new("1", Image.open("images/cat/0.png").size).save("black.png")
     edits = 'image,box\nimages/cat/0.png,"1,1,4,4"\nimages/cat/none.png,"1,1,4,4"\n'
@@ -183,7 +183,7 @@ def tree(root: Path) -> dict[str, str]:
 
 @pytest.fixture
 def here(place, monkeypatch) -> Path:
-    """In that place, offline, with networks as small as the ones that were trained there."""
+    """In that folder, offline, with networks as small as the ones that were trained there."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("MASKGIT_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(place / "hub"))
@@ -192,276 +192,284 @@ def here(place, monkeypatch) -> Path:
     return place
 
 
-def one_line(outcome) -> str:
-    """The only thing said, where a call failed as it should."""
-    assert (outcome.status, outcome.stdout) == (1, ""), outcome
+def one_line(outcome, status: int = 1) -> str:
+    """The only line printed by a call that failed as it should."""
+    assert (outcome.status, outcome.stdout) == (status, ""), outcome
     lines = outcome.stderr.splitlines()
     assert len(lines) == 1, outcome.stderr
     assert lines[0].startswith("maskgit: ")
-    assert "--debug" not in lines[0], "nobody saw this coming"
+    assert "--debug" not in lines[0], "an unexpected error"
     return lines[0]
 
 
 # --- the table --------------------------------------------------------------------------------------
 
+# Arguments of a call, and what its line must name.
 REFUSED = {
     # Folders and files of images
-    "tokenize missing new.h5 --tokenizer tokenizer": ["missing", "no such folder"],
-    "tokenize empty new.h5 --tokenizer tokenizer": ["empty", "no image"],
-    "tokenize texts new.h5 --tokenizer tokenizer": ["texts", "no image"],
-    "tokenize unreadable new.h5 --tokenizer tokenizer --workers 0 --quiet": [
-        "none of 3 images",
-        "cut.png",
-    ],
-    "tokenize notes.txt new.h5 --tokenizer tokenizer": ["notes.txt", "folder of images"],
-    "train-vqgan missing --out new": ["missing", "no such folder"],
-    "train-vqgan empty --out new": ["empty", "no image"],
-    f"fid missing --ref images {FID}": ["missing", "no such folder"],
-    f"fid samples/mine --ref empty {FID} --out new.json": ["empty", "no image"],
-    f"fid samples/mine --ref some-bad {FID} --out new.json --quiet": ["cut.png", "damaged"],
-    f"fid-stats texts new.npz {FID}": ["texts", "no image"],
-    "inpaint missing.png model --box 1,1,4,4 --out new": ["missing.png", "no such file"],
-    "inpaint some-bad/cut.png model --box 1,1,4,4 --out new": ["cut.png", "damaged"],
-    "inpaint some-bad/empty.png model --box 1,1,4,4 --out new": ["empty.png", "empty file"],
-    "inpaint some-bad/text.png model --box 1,1,4,4 --out new": ["text.png", "not an image"],
-    "info missing": ["missing", "does not exist"],
+    "tokenize missing new.h5 --tokenizer tokenizer": ["missing"],
+    "tokenize empty new.h5 --tokenizer tokenizer": ["empty"],
+    "tokenize texts new.h5 --tokenizer tokenizer": ["texts"],
+    "tokenize unreadable new.h5 --tokenizer tokenizer --workers 0 --quiet": ["3", "cut.png"],
+    "tokenize notes.txt new.h5 --tokenizer tokenizer": ["notes.txt"],
+    "train-vqgan missing --out new": ["missing"],
+    "train-vqgan empty --out new": ["empty"],
+    f"fid missing --ref images {FID}": ["missing"],
+    f"fid samples/mine --ref empty {FID} --out new.json": ["empty"],
+    f"fid samples/mine --ref some-bad {FID} --out new.json --quiet": ["cut.png"],
+    f"fid-stats texts new.npz {FID}": ["texts"],
+    "inpaint missing.png model --box 1,1,4,4 --out new": ["missing.png"],
+    "inpaint some-bad/cut.png model --box 1,1,4,4 --out new": ["cut.png"],
+    "inpaint some-bad/empty.png model --box 1,1,4,4 --out new": ["empty.png"],
+    "inpaint some-bad/text.png model --box 1,1,4,4 --out new": ["text.png"],
+    "info missing": ["missing"],
     "info notes.txt": ["notes.txt", ".h5"],
     # Output that exists
     TOKENIZE.format("tokens.h5"): ["tokens.h5", "--overwrite"],
-    TOKENIZE.format("notes"): ["notes", "folder", "name a file"],
+    TOKENIZE.format("notes"): ["notes"],
     TOKENIZE.format("notes.txt"): ["notes.txt", "--overwrite"],
-    TOKENIZE.format("notes --overwrite"): ["notes", "folder", "name a file"],
-    TOKENIZE.format("notes.txt/new.h5"): ["notes.txt", "not a folder"],
-    f"{TRAIN} --out notes": ["notes", "is not a run directory", "--out"],
-    f"{TRAIN} --out notes --overwrite": ["notes", "is not a run directory", "another place"],
-    f"{TRAIN} --out notes.txt --overwrite": ["notes.txt", "not a folder"],
-    f"{TRAIN} --out run --seed 1": ["run", "seed 0, not 1", "--overwrite"],
-    f"{TRAIN_VQGAN} --out notes": ["notes", "is not a tokenizer directory", "--out"],
-    f"{TRAIN_VQGAN} --out notes --overwrite": ["notes", "is not a tokenizer directory"],
-    f"{TRAIN_VQGAN} --out vqgan --lr 0.5": ["vqgan", "lr 0.001, not 0.5", "--overwrite"],
-    "sample model --out notes": ["notes", "is not a sample directory", "--out"],
-    "sample model --out notes.txt": ["notes.txt", "is not a sample directory", "--out"],
-    "inpaint images/cat/0.png model --box 1,1,4,4 --out notes --quiet": [
-        "notes",
-        "is not a sample directory",
-    ],
-    "decode tokens.h5 notes.txt": ["notes.txt", "another place"],
-    f"fid samples/mine --ref images.npz --out notes.txt {FID}": ["notes.txt", "exists", "--overwrite"],
-    f"fid-stats images notes --overwrite --quiet {FID}": ["notes", "folder"],
-    f"fid-stats images notes.txt/new.npz --quiet {FID}": ["notes.txt", "not a folder"],
-    "sample model --out notes --overwrite": ["notes", "is not a sample directory"],
-    "sample model --out samples/mine --n 4 --seed 1": ["samples/mine", "--seed 0, not 1", "--overwrite"],
+    TOKENIZE.format("notes --overwrite"): ["notes"],
+    TOKENIZE.format("notes.txt/new.h5"): ["notes.txt"],
+    f"{TRAIN} --out notes": ["notes", "--out"],
+    f"{TRAIN} --out notes --overwrite": ["notes"],
+    f"{TRAIN} --out notes.txt --overwrite": ["notes.txt"],
+    f"{TRAIN} --out run --seed 1": ["run", "seed", "--overwrite"],
+    f"{TRAIN_VQGAN} --out notes": ["notes", "--out"],
+    f"{TRAIN_VQGAN} --out notes --overwrite": ["notes"],
+    f"{TRAIN_VQGAN} --out vqgan --lr 0.5": ["vqgan", "lr", "--overwrite"],
+    "sample model --out notes": ["notes", "--out"],
+    "sample model --out notes.txt": ["notes.txt", "--out"],
+    "inpaint images/cat/0.png model --box 1,1,4,4 --out notes --quiet": ["notes"],
+    "decode tokens.h5 notes.txt": ["notes.txt"],
+    f"fid samples/mine --ref images.npz --out notes.txt {FID}": ["notes.txt", "--overwrite"],
+    f"fid-stats images notes --overwrite --quiet {FID}": ["notes"],
+    f"fid-stats images notes.txt/new.npz --quiet {FID}": ["notes.txt"],
+    "sample model --out notes --overwrite": ["notes"],
+    "sample model --out samples/mine --n 4 --seed 1": ["samples/mine", "--seed", "--overwrite"],
     "inpaint images/cat/0.png model --box 1,1,4,4 --out samples/mine --quiet": [
         "samples/mine",
         "--overwrite",
     ],
-    "decode tokens.h5 notes": ["notes", "another place"],
-    "decode tokens.h5 notes --overwrite": ["notes", "another place"],
+    "decode tokens.h5 notes": ["notes"],
+    "decode tokens.h5 notes --overwrite": ["notes"],
     "decode samples/mine/tokens.h5 decoded --tokenizer tokenizer": ["decoded", "--overwrite"],
-    f"fid samples/mine --ref images.npz {FID}": ["scores.json", "exists", "--overwrite"],
-    f"fid-stats images images.npz {FID}": ["images.npz", "exists", "--overwrite"],
-    "export run model": ["model", "exists", "--overwrite"],
-    "import notes.txt notes": ["notes", "exists", "--overwrite"],
-    "import notes.txt notes --overwrite": ["notes", "does not replace it"],
-    "import missing.pth new": ["missing.pth", "does not exist"],
-    "pull maskgit-256 --out notes": ["notes", "exists", "--overwrite"],
+    f"fid samples/mine --ref images.npz {FID}": ["scores.json", "--overwrite"],
+    f"fid-stats images images.npz {FID}": ["images.npz", "--overwrite"],
+    "export run model": ["model", "--overwrite"],
+    "import notes.txt notes": ["notes", "--overwrite"],
+    "import notes.txt notes --overwrite": ["notes"],
+    "import missing.pth new": ["missing.pth"],
+    "pull maskgit-256 --out notes": ["notes", "--overwrite"],
     "pull maskgit-265 --out new": ["maskgit-265", "maskgit-256"],
-    "export run notes --overwrite": ["notes", "another place"],
-    "export tokenizer notes --overwrite": ["notes", "another place"],
-    "export model/tokenizer model --overwrite": ["model", "another place"],
-    "export run notes.txt --overwrite": ["notes.txt", "another place"],
-    "demo notes.txt": ["notes.txt", "folder"],
+    "export run notes --overwrite": ["notes"],
+    "export tokenizer notes --overwrite": ["notes"],
+    "export model/tokenizer model --overwrite": ["model"],
+    "export run notes.txt --overwrite": ["notes.txt"],
+    "demo notes.txt": ["notes.txt"],
     # Token files
-    "train missing.h5": ["missing.h5", "does not exist"],
-    "train begun.h5": ["begun.h5", "not finished", "run the command"],
-    "train unfinished.h5": ["unfinished.h5", "not finished", "run the command"],
-    "train newer.h5": ["newer.h5", "version 2", "reads version 1"],
-    "train text.h5": ["text.h5", "not HDF5", "maskgit tokenize"],
-    "train zero.h5": ["zero.h5", "not HDF5"],
-    "train theirs.h5": ["theirs.h5", "not maskgit-tokens"],
-    "train cut.h5": ["cut.h5", "truncated", "make it again"],
-    "train head.h5": ["head.h5", "truncated", "make it again"],
-    "train codes.h5": ["codes.h5", "code 12 is outside its codebook of 12"],
-    "train tokens.h5 --out new --tokenizer other": ["other", "the codes came from", "name the one"],
-    "train tokens.h5 --out new --tokenizer missing": ["missing", "does not exist"],
-    "train tokens.h5 --out new --val codes.h5 --tokenizer tokenizer": ["codes.h5", "code 12"],
-    "train tokens.h5 --res 512": ["--res 512", "16 px", "maskgit tokenize photos tokens512.h5 --res 512"],
-    "decode cut.h5 new": ["cut.h5", "truncated"],
-    "decode begun.h5 new": ["begun.h5", "not finished"],
-    "decode tokens.h5 new --tokenizer other": ["other", "the codes came from"],
-    f"fid newer.h5 --ref images.npz {FID}": ["newer.h5", "version 2"],
-    "fid tokens.h5 --ref images.npz --features vqgan --tokenizer other": ["other", "the codes came from"],
-    "info unfinished.h5": ["unfinished.h5", "not finished"],
-    "info theirs.h5": ["theirs.h5", "not maskgit-tokens"],
+    "train missing.h5": ["missing.h5"],
+    "train begun.h5": ["begun.h5"],
+    "train unfinished.h5": ["unfinished.h5"],
+    "train newer.h5": ["newer.h5", "2", "1"],
+    "train text.h5": ["text.h5", "HDF5", "maskgit tokenize"],
+    "train zero.h5": ["zero.h5", "HDF5"],
+    "train theirs.h5": ["theirs.h5", "maskgit-tokens"],
+    "train cut.h5": ["cut.h5"],
+    "train head.h5": ["head.h5"],
+    "train codes.h5": ["codes.h5", "12"],
+    "train tokens.h5 --out new --tokenizer other": ["other"],
+    "train tokens.h5 --out new --tokenizer missing": ["missing"],
+    "train tokens.h5 --out new --val codes.h5 --tokenizer tokenizer": ["codes.h5", "12"],
+    "train tokens.h5 --res 512": ["--res 512", "16", "maskgit tokenize"],
+    "decode cut.h5 new": ["cut.h5"],
+    "decode begun.h5 new": ["begun.h5"],
+    "decode tokens.h5 new --tokenizer other": ["other"],
+    f"fid newer.h5 --ref images.npz {FID}": ["newer.h5", "2"],
+    "fid tokens.h5 --ref images.npz --features vqgan --tokenizer other": ["other"],
+    "info unfinished.h5": ["unfinished.h5"],
+    "info theirs.h5": ["theirs.h5", "maskgit-tokens"],
     # Labels
     "sample model --out new --labels 3": ["--labels 3", "0 to 2"],
     "sample model --out new --labels 1-7": ["--labels 7", "0 to 2"],
-    "sample model --out new --labels dgo": ["dgo", "did you mean dog?"],
-    "sample model --out new --labels @missing.txt": ["--labels", "missing.txt"],
-    "sample model --out new --labels @labels.txt": ["labels.txt", "empty"],
+    "sample model --out new --labels dgo": ["dgo", "dog"],
+    "sample model --out new --labels @missing.txt": ["missing.txt"],
+    "sample model --out new --labels @labels.txt": ["labels.txt"],
     "inpaint images/cat/0.png model --box 1,1,4,4 --out new --label=-1": ["--label -1", "0 to 2"],
-    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --label kat": ["kat", "did you mean cat?"],
+    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --label kat": ["kat", "cat"],
     "inpaint images/cat/0.png model --box 1,1,4,4 --out new --label submarine": [
         "submarine",
         "cat, dog, owl",
     ],
     # Masks and boxes
     "inpaint images/cat/0.png model --mask small.png --out new": ["small.png", "7×7", "20×24"],
-    "inpaint images/cat/0.png model --mask black.png --out new": [
-        "black.png",
-        "nothing is masked",
-        "paint white",
-    ],
-    "inpaint images/cat/0.png model --mask some-bad/cut.png --out new": ["cut.png", "damaged"],
-    "inpaint images/cat/0.png model --out new": ["--mask or --box"],
-    "inpaint images/cat/0.png model --mask black.png --box 1,1,2,2 --out new": ["nothing is masked"],
-    "inpaint images/cat/0.png model --outpaint left:0 --out new": ["--outpaint 0", "at least one pixel"],
+    "inpaint images/cat/0.png model --mask black.png --out new": ["black.png"],
+    "inpaint images/cat/0.png model --mask some-bad/cut.png --out new": ["cut.png"],
+    "inpaint images/cat/0.png model --out new": ["--mask"],
+    "inpaint images/cat/0.png model --mask black.png --box 1,1,2,2 --out new": ["black.png"],
+    "inpaint images/cat/0.png model --outpaint left:0 --out new": ["--outpaint 0"],
     "inpaint images/cat/0.png model --outpaint top:9999999 --out new": [
         "--outpaint top:9999999",
         "megapixels",
     ],
-    "inpaint images/cat/0.png model --keep-box 0,0,20,24 --out new": ["--keep-box", "nothing to draw"],
+    "inpaint images/cat/0.png model --keep-box 0,0,20,24 --out new": ["--keep-box"],
     "inpaint images/cat/0.png model --keep-box 0,0,21,24 --out new": ["--keep-box 0,0,21,24", "20×24"],
-    "inpaint images/cat/0.png model --box 1,1,4,4=kat --out new": ["kat", "did you mean cat?"],
-    "inpaint images/cat/0.png model --box 1,1,4,4 --window 21 --out new": ["--window 21", "20 or less"],
-    "inpaint missing.csv model --out new": ["missing.csv", "no such file"],
+    "inpaint images/cat/0.png model --box 1,1,4,4=kat --out new": ["kat", "cat"],
+    "inpaint images/cat/0.png model --box 1,1,4,4 --window 21 --out new": ["--window 21", "20"],
+    "inpaint missing.csv model --out new": ["missing.csv"],
     "inpaint edits.csv model --box 1,1,4,4 --out new": ["--box", "column 'box' of edits.csv"],
     "inpaint edits.csv model --mask black.png --out new": ["--mask", "column 'mask' of edits.csv"],
-    "inpaint edits.csv model --out new": ["edits.csv: line 3", "images/cat/none.png", "no such file"],
-    "inpaint images/cat/0.png model --box 0,0,0,4 --out new": ["--box 0,0,0,4", "1 or more"],
+    "inpaint edits.csv model --out new": ["line 3", "images/cat/none.png"],
+    "inpaint images/cat/0.png model --box 0,0,0,4 --out new": ["--box 0,0,0,4"],
     "inpaint images/cat/0.png model --box 9,9,99,9 --out new": ["--box 9,9,99,9", "20×24"],
     # Models and checkpoints
-    "sample missing --out new": ["missing", "does not exist"],
-    "sample notes --out new": ["notes", "no config.json"],
-    "sample no-config --out new": ["no-config", "no config.json"],
+    "sample missing --out new": ["missing"],
+    "sample notes --out new": ["notes", "config.json"],
+    "sample no-config --out new": ["no-config", "config.json"],
     "sample no-json --out new": ["config.json", "JSON"],
     "sample no-weights --out new": ["model.safetensors", "missing"],
-    "sample cut --out new": ["model.safetensors", "damaged"],
-    "sample lacking --out new": ["lacks 1 tensor", "blocks.0.qkv.weight"],
-    "sample extra --out new": ["1 tensor the network has not", "blocks.9.qkv.weight"],
+    "sample cut --out new": ["model.safetensors"],
+    "sample lacking --out new": ["blocks.0.qkv.weight"],
+    "sample extra --out new": ["blocks.9.qkv.weight"],
     "sample nan --out new": ["positions", "NaN"],
     "sample shape --out new": ["positions", "(1, 16, 32)", "(1, 17, 32)"],
-    "sample newer --out new": ["newer", "version 2", "reads version 1"],
-    "sample theirs --out new": ["theirs", "else"],
+    "sample newer --out new": ["newer", "2", "1"],
+    "sample theirs --out new": ["theirs"],
     "sample heads --out new": ["config.json", "missing"],
     "sample tokenizer --out new": ["tokenizer", "maskgit-tokenizer"],
     "sample no-tokenizer --out new": ["tokenizer", "config.json"],
-    "sample other-tokenizer --out new": ["other-tokenizer", "not the tokenizer"],
-    "sample new-run --out new": ["new-run", "no checkpoint", "maskgit train"],
+    "sample other-tokenizer --out new": ["other-tokenizer"],
+    "sample new-run --out new": ["new-run", "maskgit train"],
     "inpaint images/cat/0.png nan --box 1,1,4,4 --out new": ["positions", "NaN"],
     "export nan new": ["positions", "NaN"],
-    "export notes new": ["notes", "no config.json"],
-    "export missing new": ["missing", "does not exist"],
-    "export new-run new": ["new-run", "no checkpoint"],
-    "export run run --overwrite": ["run", "another place"],
-    f"{TRAIN} --out damaged-run": ["ema.safetensors", "damaged", "remove"],
+    "export notes new": ["notes", "config.json"],
+    "export missing new": ["missing"],
+    "export new-run new": ["new-run"],
+    "export run run --overwrite": ["run"],
+    f"{TRAIN} --out damaged-run": ["ema.safetensors"],
     "tokenize images new.h5 --tokenizer begun-tokenizer": ["begun-tokenizer", "maskgit train-vqgan"],
-    "tokenize images new.h5 --tokenizer notes": ["notes", "no config.json"],
-    "tokenize images new.h5 --tokenizer missing": ["missing", "does not exist"],
-    "sample renamed --out new": ["renamed", "2 classes", "knows 3"],
-    "sample wide --out new": ["wide", "16 pixels", "32 pixels"],
-    "sample bare-run --out new": ["bare-run", "no 'transformer'"],
-    "sample bare-model --out new": ["bare-model", "no 'transformer'"],
-    "export bare-model new": ["bare-model", "no 'transformer'"],
-    "export bare-tokenizer new": ["bare-tokenizer", "no 'settings'"],
-    "tokenize images new.h5 --tokenizer bare-tokenizer": ["bare-tokenizer", "no 'vqgan'"],
-    "info bare-run": ["bare-run", "damaged", "settings"],
-    "info bare-tokenizer": ["bare-tokenizer", "damaged", "vqgan"],
-    "info bare-checkpoint": ["bare-checkpoint", "damaged", "step"],
-    f"fid bare-samples --ref images {FID}": ["settings.json", "damaged", "no settings"],
+    "tokenize images new.h5 --tokenizer notes": ["notes", "config.json"],
+    "tokenize images new.h5 --tokenizer missing": ["missing"],
+    "sample renamed --out new": ["renamed", "2", "3"],
+    "sample wide --out new": ["wide", "16", "32"],
+    "sample bare-run --out new": ["bare-run", "transformer"],
+    "sample bare-model --out new": ["bare-model", "transformer"],
+    "export bare-model new": ["bare-model", "transformer"],
+    "export bare-tokenizer new": ["bare-tokenizer", "settings"],
+    "tokenize images new.h5 --tokenizer bare-tokenizer": ["bare-tokenizer", "vqgan"],
+    "info bare-run": ["bare-run", "settings"],
+    "info bare-tokenizer": ["bare-tokenizer", "vqgan"],
+    "info bare-checkpoint": ["bare-checkpoint", "step"],
+    f"fid bare-samples --ref images {FID}": ["settings.json"],
     "info no-json": ["config.json", "JSON"],
-    "info theirs": ["theirs", "none of ours"],
+    "info theirs": ["theirs"],
     # Scores
     "fid samples/mine --ref images --out new.json": [
         "weights-inception-2015-12-05-6726825d.pth",
         "6726825d0af5f729",
-        "hub",
         "--weights",
     ],
-    "fid samples/mine --ref images --weights notes.txt --out new.json": ["notes.txt", "not"],
-    "fid samples/mine --ref images --weights missing.pth --out new.json": ["missing.pth", "no such file"],
-    f"fid samples/mine --ref images --metrics fid,kid {FID}": ["kid", "fid, is, prdc"],
+    "fid samples/mine --ref images --weights notes.txt --out new.json": ["notes.txt"],
+    "fid samples/mine --ref images --weights missing.pth --out new.json": ["missing.pth"],
     # Settings
-    f"{TOKENIZE.format('new.h5')} --batch-size 0": ["--batch-size 0", "1 or more"],
-    f"{TOKENIZE.format('new.h5')} --res 17": ["--res 17", "multiple of 4", "16"],
-    f"{TOKENIZE.format('new.h5')} --res -16": ["--res -16", "1 or more"],
-    f"{TOKENIZE.format('new.h5')} --views both": ["--views both", "ten-crop"],
+    f"{TOKENIZE.format('new.h5')} --batch-size 0": ["--batch-size 0"],
+    f"{TOKENIZE.format('new.h5')} --res 17": ["--res 17", "4", "16"],
+    f"{TOKENIZE.format('new.h5')} --res -16": ["--res -16"],
     f"{TOKENIZE.format('new.h5')} --device gpu": ["--device gpu", "cpu"],
     f"{TOKENIZE.format('new.h5')} --device cpu --dtype fp16": ["--dtype fp16", "bf16"],
-    "train tokens.h5 --batch-size 0": ["--batch-size 0", "1 or more"],
-    "train tokens.h5 --steps -1": ["--steps -1", "1 or more"],
-    "train tokens.h5 --size giant": ["--size giant", "base"],
-    "train tokens.h5 --lr nan": ["--lr nan", "finite"],
-    "train tokens.h5 --batch-size 9 --accumulate 2": ["--batch-size 9", "multiple of 2"],
-    "train-vqgan images --out new --batch-size 0": ["--batch-size 0", "1 or more"],
-    "train-vqgan images --out new --steps -5": ["--steps -5", "1 or more"],
-    "train-vqgan images --out new --size tiny --res 18": ["--res 18", "multiple of 4"],
-    "train-vqgan images --out new --size tiny --workers -1": ["--workers -1", "0 or more"],
-    "sample model --out new --batch-size 0": ["--batch-size 0", "1 or more"],
-    "sample model --out new --steps -1": ["--steps -1", "1 or more"],
+    "train tokens.h5 --batch-size 0": ["--batch-size 0"],
+    "train tokens.h5 --steps -1": ["--steps -1"],
+    "train tokens.h5 --lr nan": ["--lr nan"],
+    "train tokens.h5 --batch-size 9 --accumulate 2": ["--batch-size 9", "2"],
+    "train-vqgan images --out new --batch-size 0": ["--batch-size 0"],
+    "train-vqgan images --out new --steps -5": ["--steps -5"],
+    "train-vqgan images --out new --size tiny --res 18": ["--res 18", "4"],
+    "train-vqgan images --out new --size tiny --workers -1": ["--workers -1"],
+    "sample model --out new --batch-size 0": ["--batch-size 0"],
+    "sample model --out new --steps -1": ["--steps -1"],
     "sample model --out new --steps 17": ["--steps 17", "16"],
-    "sample model --out new --n 0": ["--n 0", "1 or more"],
+    "sample model --out new --n 0": ["--n 0"],
     "sample model --out new --n 4 --range 3:9": ["--range 3:9", "0:4"],
-    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --batch-size 0": ["--batch-size 0", "1 or more"],
-    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --steps 0": ["--steps 0", "1 or more"],
-    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --feather -2": ["--feather -2", "0 or more"],
-    "decode tokens.h5 new --batch-size 0": ["--batch-size 0", "1 or more"],
-    "decode tokens.h5 new --views second": ["--views second", "first, all"],
-    f"fid samples/mine --ref images --batch-size 0 {FID}": ["--batch-size 0", "1 or more"],
-    f"fid-stats images new.npz --batch-size -3 {FID}": ["--batch-size -3", "1 or more"],
-    "compare samples/mine --out new.png": ["two or more"],
-    "compare samples/mine nothing --out new.png": ["nothing", "no such folder"],
-    "compare samples/mine notes --out new.png": ["notes", "no image"],
-    "compare samples/mine images --out new.png": [
-        "no image",
-        "mine has",
-    ],
-    "compare samples/mine samples/mine --out notes.txt": ["notes.txt exists", "--overwrite"],
-    "compare samples/mine samples/mine --name one --out new.png": ["--name", "1 name for 2"],
-    "compare samples/mine samples/mine --classes bat --out new.png": ["--classes bat", "did you mean cat"],
+    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --batch-size 0": ["--batch-size 0"],
+    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --steps 0": ["--steps 0"],
+    "inpaint images/cat/0.png model --box 1,1,4,4 --out new --feather -2": ["--feather -2"],
+    "decode tokens.h5 new --batch-size 0": ["--batch-size 0"],
+    f"fid samples/mine --ref images --batch-size 0 {FID}": ["--batch-size 0"],
+    f"fid-stats images new.npz --batch-size -3 {FID}": ["--batch-size -3"],
+    "compare samples/mine --out new.png": ["two"],
+    "compare samples/mine nothing --out new.png": ["nothing"],
+    "compare samples/mine notes --out new.png": ["notes"],
+    "compare samples/mine images --out new.png": ["mine"],
+    "compare samples/mine samples/mine --out notes.txt": ["notes.txt", "--overwrite"],
+    "compare samples/mine samples/mine --name one --out new.png": ["--name"],
+    "compare samples/mine samples/mine --classes bat --out new.png": ["--classes bat", "cat"],
     "compare samples/mine samples/mine --classes 2-1 --out new.png": ["--classes 2-1", "1-2"],
-    "compare samples/mine samples/mine --per-class 0 --out new.png": ["--per-class 0", "1 or more"],
-    f"sweep model --ref images --out new {FEATURES}": ["nothing to sweep", "--steps 4,8,12"],
+    "compare samples/mine samples/mine --per-class 0 --out new.png": ["--per-class 0"],
+    f"sweep model --ref images --out new {FEATURES}": ["--steps 4,8,12"],
     f"sweep model --steps 4,x --ref images --out new {FEATURES}": ["--steps x", "START:STOP:STEP"],
-    f"sweep model --steps 8:4:1 --ref images --out new {FEATURES}": ["--steps 8:4:1", "goes up"],
-    f"sweep model --cfg 0:1:0.00001 --ref images --out new {FEATURES}": ["--cfg", "at most 1000"],
-    f"sweep model --cfg 1,1 --ref images --out new {FEATURES}": ["--cfg 1,1", "twice"],
+    f"sweep model --steps 8:4:1 --ref images --out new {FEATURES}": ["--steps 8:4:1"],
+    f"sweep model --cfg 0:1:0.00001 --ref images --out new {FEATURES}": ["--cfg", "1000"],
+    f"sweep model --cfg 1,1 --ref images --out new {FEATURES}": ["--cfg 1,1"],
     f"sweep model --steps 4,17 --ref images --out new {FEATURES}": ["--steps 17", "16"],
     f"sweep model --sampler best --ref images --out new {FEATURES}": ["--sampler best", "halton"],
-    f"sweep model --sampler halton --gumbel 1 --ref images --out new {FEATURES}": [
-        "--gumbel-temp",
-        "halton sampler has no such setting",
-    ],
-    f"sweep model --preset raster --sampler raster --ref images --out new {FEATURES}": ["one of the two"],
-    f"sweep nowhere --steps 2,4 --ref images --out new {FEATURES}": ["nowhere", "does not exist"],
-    f"sweep model --steps 2,4 --ref nowhere --out new {FEATURES}": ["--ref nowhere", "no such"],
-    f"sweep model --steps 2,4 --ref images --out notes {FEATURES}": ["notes exists", "not a sweep"],
-    f"sweep model --steps 2,4 --ref images --out new --n 1 {FEATURES}": ["--n 1", "2 or more"],
-    f"sweep model --steps 2,4 --ref images --out new --keep some {FEATURES}": ["--keep some", "tokens"],
+    f"sweep model --sampler halton --gumbel 1 --ref images --out new {FEATURES}": ["--gumbel-temp", "halton"],
+    f"sweep model --preset raster --sampler raster --ref images --out new {FEATURES}": ["--preset"],
+    f"sweep nowhere --steps 2,4 --ref images --out new {FEATURES}": ["nowhere"],
+    f"sweep model --steps 2,4 --ref nowhere --out new {FEATURES}": ["--ref nowhere"],
+    f"sweep model --steps 2,4 --ref images --out notes {FEATURES}": ["notes"],
+    f"sweep model --steps 2,4 --ref images --out new --n 1 {FEATURES}": ["--n 1"],
     f"sweep model --steps 2,4 --ref images --out new --labels bat {FEATURES}": ["--labels bat", "cat"],
-    f"sweep model model --steps 2,4 --ref images --out new {FEATURES}": ["named twice"],
-    "sweep model --steps 2,4 --ref images --out new --inception nowhere": ["--inception nowhere", "no such"],
-    "bench --batch-size 0": ["--batch-size 0", "1 or more"],
-    "bench --res 250 --stages decode": ["--res 250", "a multiple of 16"],
-    "bench --stages train,cook": ["--stages cook", "tokenize"],
-    "--procs 0 info tokens.h5": ["--procs 0", "1 or more"],
+    f"sweep model model --steps 2,4 --ref images --out new {FEATURES}": ["model"],
+    "sweep model --steps 2,4 --ref images --out new --inception nowhere": ["--inception nowhere"],
+    "bench --batch-size 0": ["--batch-size 0"],
+    "bench --res 250 --stages decode": ["--res 250", "16"],
+    "--procs 0 info tokens.h5": ["--procs 0"],
+}
+
+# The same for usage errors, which end with exit status 2.
+USAGE = {
+    f"{TOKENIZE.format('new.h5')} --views both": ["--views", "both", "ten-crop"],
+    "train": ["TOKENS.h5"],
+    "train tokens.h5 more.h5": ["more.h5"],
+    "train tokens.h5 --size giant": ["--size", "giant", "base"],
+    "train tokens.h5 --steps x": ["--steps", "x"],
+    "train tokens.h5 --no-such 3": ["--no-such"],
+    "train tokens.h5 --out": ["--out"],
+    "train-vqgan images --revive-after 0.5": ["--revive-after", "0.5"],
+    "sample model --out new --sampler best": ["--sampler", "best", "halton"],
+    "sample model --out new --preset none": ["--preset", "none", "paper-256"],
+    "sample model --out new --preset raster --sampler halton": ["--preset raster", "halton"],
+    "sample model --out new --format tokens --trace-as gif": ["--trace-as", "--format tokens"],
+    "sample model --out new --range 1-4": ["--range", "1-4", "START:STOP"],
+    "sample model --out new --cfg-interval 1": ["--cfg-interval", "1", "LOW:HIGH"],
+    "inpaint images/cat/0.png model --box 1,1,4 --out new": ["--box", "1,1,4", "X,Y,W,H"],
+    "inpaint images/cat/0.png model --outpaint up:3 --out new": ["--outpaint", "up:3", "left"],
+    "decode tokens.h5 new --views second": ["--views", "second", "all"],
+    "fid samples/mine": ["--ref"],
+    f"fid samples/mine --ref images --metrics fid,kid {FID}": ["--metrics", "kid", "prdc"],
+    f"sweep model --steps 2,4 --ref images --out new --keep some {FEATURES}": ["--keep", "some", "tokens"],
+    "bench --stages train,cook": ["--stages", "cook", "tokenize"],
+    "export run new --to v2": ["--to", "v2", "v1"],
+    "pull": ["NAME"],
+    "inf tokens.h5": ["inf", "info"],
+    "--procs two info tokens.h5": ["--procs", "two"],
+    "--install-completion tcsh": ["--install-completion", "tcsh", "zsh"],
 }
 
 
-@pytest.mark.parametrize("words", REFUSED)
-def test_one_line_and_nothing_lost(here, maskgit, words):
+@pytest.mark.parametrize(("words", "status"), [*((w, 1) for w in REFUSED), *((w, 2) for w in USAGE)])
+def test_one_line_and_nothing_lost(here, maskgit, words, status):
     before = tree(here)
-    line = one_line(maskgit(*shlex.split(words)))
-    for text in REFUSED[words]:
+    line = one_line(maskgit(*shlex.split(words)), status)
+    for text in (REFUSED | USAGE)[words]:
         assert text in line
     assert tree(here) == before
 
 
-def test_no_command_is_left_out():
+def test_every_command_is_in_the_table():
     assert {words.removeprefix("--procs 0 ").split()[0] for words in REFUSED} == set(COMMANDS)
 
 
-# --- what is done nevertheless ----------------------------------------------------------------------
+# --- what works nevertheless ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -483,7 +491,7 @@ SOME_BAD = "tokenize some-bad new.h5 --tokenizer tokenizer --workers 0"
 def test_unreadable_images_are_skipped_counted_and_listed(copy, maskgit):
     outcome = maskgit(*SOME_BAD.split(), "--json")
     assert outcome.status == 0
-    assert "3 of 4 images could not be read" in outcome.stderr
+    assert "3 of 4 images" in outcome.stderr
     skipped = json.loads(outcome.stdout)["skipped"]
     assert skipped.keys() == {"cut.png", "empty.png", "text.png"}
     assert skipped["empty.png"] == "empty file"
@@ -494,7 +502,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(copy, maskgit):
     assert json.loads(maskgit("info", "new.h5", "--json").stdout)["skipped"] == 3
 
 
-def test_on_error_fail_stops_and_can_be_thought_better_of(copy, maskgit):
+def test_on_error_fail_stops_and_skip_continues(copy, maskgit):
     before = tree(copy)
     line = one_line(maskgit(*SOME_BAD.split(), "--on-error", "fail", "--quiet"))
     assert "cut.png" in line
@@ -505,7 +513,7 @@ def test_on_error_fail_stops_and_can_be_thought_better_of(copy, maskgit):
 
 
 def test_images_of_odd_sizes(copy, maskgit):
-    """One pixel is a picture; a strip and a bomb are none, and nobody decodes the bomb."""
+    """One pixel is an image; a strip and a decompression bomb are skipped, and the bomb is never decoded."""
     Path("odd").mkdir()
     Image.new("RGB", (1, 1), "red").save("odd/dot.png")
     Image.new("RGB", (1, 300), "red").save("odd/strip.png")
@@ -519,27 +527,26 @@ def test_images_of_odd_sizes(copy, maskgit):
     assert "megapixels" in skipped.pop("bomb.png")
     assert "1×300 pixels" in skipped.pop("strip.png")
     assert skipped == {}
-    assert maskgit("inpaint", "odd/dot.png", "model", "--box", "0,0,1,1", "--out", "drawn").status == 0
-    assert Image.open("drawn/images/000000.png").size == (1, 1)
+    assert maskgit("inpaint", "odd/dot.png", "model", "--box", "0,0,1,1", "--out", "inpainted").status == 0
+    assert Image.open("inpainted/images/000000.png").size == (1, 1)
 
 
 def test_a_tokenizer_needs_images(copy, maskgit):
     line = one_line(
         maskgit("train-vqgan", "unreadable", "--out", "new", "--size", "tiny", *NO_LPIPS, "--quiet")
     )
-    assert "no image of a whole batch" in line
-    assert "unreadable/" in line
+    assert "unreadable" in line
 
 
 def test_few_images_are_warned_about(copy, maskgit):
     outcome = maskgit("fid", "images", "--ref", "images", *FID.split(), "--metrics", "fid", "--json")
     assert outcome.status == 0
-    assert "warning: 12 samples" not in outcome.stderr  # for 8 features they are enough
+    assert "12 samples" not in outcome.stderr  # enough for 8 features
     shutil.rmtree("images/owl")
     shutil.rmtree("images/dog")
     outcome = maskgit("fid", "images", "--ref", "images", *FID.split(), "--out", "few.json", "--json")
     assert outcome.status == 0
-    assert "warning: 4 samples for 8 features" in outcome.stderr
+    assert "warning: 4 samples" in outcome.stderr
     assert not any("50k" in name for name in json.loads(outcome.stdout)["metrics"])
 
 
@@ -573,13 +580,13 @@ def sync_errors(monkeypatch, writes: int) -> None:
 
 @pytest.mark.parametrize("words", STAGES)
 def test_full_disk(copy, maskgit, words):
-    """It says so, nothing that was there is lost, and with space the same command ends well."""
+    """It is reported, nothing is lost, and with space the same command succeeds."""
     before = tree(copy)
     for writes in (0, STAGES[words]):
         with pytest.MonkeyPatch.context() as patch:
             sync_errors(patch, writes)
             line = one_line(maskgit(*words.split(), "--quiet"))
-        assert "the disk is full; free some space and run the same command again" in line
+        assert "disk is full" in line
         assert "new" in line
         assert before.items() <= tree(copy).items()
     outcome = maskgit(*words.split(), "--quiet")

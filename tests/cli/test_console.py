@@ -1,4 +1,4 @@
-"""What the user sees: the result alone on stdout, and on stderr what suits where it goes."""
+"""Output of the commands: the result on stdout; progress, messages and tables on stderr."""
 
 import io
 import json
@@ -59,13 +59,13 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(clock, capsys):
     assert "\r" not in err
 
 
-def test_the_last_plain_line_is_not_said_again(clock, capsys):
-    with console.ConsoleReporter().task("draw", 45) as task:
+def test_the_last_plain_line_is_not_printed_again(clock, capsys):
+    with console.ConsoleReporter().task("sample", 45) as task:
         for _ in range(3):
             clock[0] += 15
             task.advance(15)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == [f"draw: {n}/45 images" for n in (15, 30, 45)]
+    assert [line.split(",")[0] for line in lines] == [f"sample: {n}/45 images" for n in (15, 30, 45)]
 
 
 def test_a_terminal_gets_a_bar_with_rate_loss_and_memory(monkeypatch):
@@ -99,7 +99,7 @@ def test_a_bar_never_wraps(monkeypatch):
     assert shown[-1].endswith("GB  loss 42.46")
 
 
-def test_quiet_leaves_warnings_alone(capsys, clock):
+def test_quiet_still_shows_warnings(capsys, clock):
     reporter = console.ConsoleReporter(quiet=True)
     with reporter.task("train", 2) as task:
         clock[0] += 100
@@ -109,7 +109,7 @@ def test_quiet_leaves_warnings_alone(capsys, clock):
     assert capsys.readouterr() == ("", "warning: beware\n")
 
 
-def test_only_the_first_of_several_processes_speaks(monkeypatch, capsys, clock):
+def test_only_rank_0_prints(monkeypatch, capsys, clock):
     monkeypatch.setenv("RANK", "1")
     reporter = console.reporter(False)
     with reporter.task("train", 2) as task:
@@ -118,6 +118,9 @@ def test_only_the_first_of_several_processes_speaks(monkeypatch, capsys, clock):
     reporter.info("news")
     reporter.warn("beware")
     console.result(None, {"a": 1}, True)
+    console.log("line")
+    console.table("Settings", {"a": 1})
+    console.columns("Settings", ["a"], {"x": [1]})
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("RANK", "0")
     console.reporter(False).info("news")
@@ -144,7 +147,7 @@ def test_a_failing_stage_leaves_its_task_behind(capsys):
     assert "train" not in capsys.readouterr().err
 
 
-def test_a_training_says_its_loss(tokens, tmp_path, capsys, monkeypatch):
+def test_a_training_shows_its_loss(tokens, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(console, "LINE_EVERY", 0.0)
     train_tiny(tokens, tmp_path / "run", {"reporter": console.ConsoleReporter()}, steps=2)
     out, err = capsys.readouterr()
@@ -153,7 +156,7 @@ def test_a_training_says_its_loss(tokens, tmp_path, capsys, monkeypatch):
     assert ", loss 2." in err.splitlines()[1]
 
 
-def test_bytes_are_said_in_units_people_read(capsys):
+def test_bytes_have_readable_units(capsys):
     assert [console.size(n) for n in (0, 645, 12_345, 2_090_306_069)] == [
         "0 bytes",
         "645 bytes",
