@@ -1,6 +1,6 @@
-"""maskgit: composable stages for masked generative image models.
+"""maskgit: a file-based pipeline for masked generative image models.
 
-The public names are imported when they are first used, so that ``import maskgit_cli`` is quick.
+Public names are imported on first use, so that ``import maskgit_cli`` is quick.
 """
 
 from __future__ import annotations

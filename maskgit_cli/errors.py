@@ -1,34 +1,34 @@
-"""What a user can get wrong, as exceptions whose text is one line: what, where, and what to do.
+"""User-facing errors: exceptions whose text is one line that says what is wrong, where, and what to do.
 
-The library raises these; the command line turns them into one line on stderr and exit status 1.
-Anything else that escapes is a defect of ours and is shown as one (with ``--debug``, in full).
+The library raises them; the command line prints them on stderr and exits with status 1. Any other
+exception is a defect of this package (``--debug`` shows its traceback).
 """
 
 
 class MaskGITError(ValueError):
-    """Base of every error whose cause the user can mend."""
+    """Base class of all user-facing errors."""
 
 
 class ConfigError(MaskGITError):
-    """A setting is out of range, or two settings contradict one another."""
+    """A setting is of the wrong type or out of range, or two settings contradict each other."""
 
 
 class InputError(MaskGITError):
-    """A file or folder that was given cannot be used: missing, unreadable, empty, or of the wrong kind."""
+    """An input file or folder is missing, unreadable, empty, or of the wrong kind."""
 
 
 class ArtifactError(MaskGITError):
-    """A file in one of our formats is incomplete, damaged, of another version, or of another lineage."""
+    """An artifact is incomplete, damaged, of another version, or was made with a different tokenizer."""
 
 
 class OutputError(MaskGITError):
-    """A result cannot be written: it exists already, the disk is full, or the place is not writable."""
+    """A result cannot be written: it exists already, the disk is full, or permission is denied."""
 
 
 class WeightsError(MaskGITError):
-    """Published weights cannot be had, or are not the bytes they should be."""
+    """Published weights are not available, or differ from what was published."""
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and a regular noun in the form that it asks for: ``1 image``, ``2 images``, ``0 images``."""
+    """A number with a regular noun: ``1 image``, ``2 images``, ``0 images``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

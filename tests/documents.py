@@ -1,4 +1,4 @@
-"""Reading our own documents: their code blocks, and their tables as specifications of files."""
+"""Reading the documents: their code blocks, and their tables as specifications of files."""
 
 import re
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Document:
         assert fence is None, f"{path.name}: the block of line {fence[1]} has no end"
 
     def rows(self, anchor: str, table: int = 0) -> list[list[str]]:
-        """The cells of a table, less its heading."""
+        """The cells of a table, without its heading."""
         return self.tables[anchor][table][1:]
 
     def column(self, anchor: str, column: int = 0, table: int = 0) -> list[str]:
@@ -126,12 +126,12 @@ class Field:
         return cls(name, kinds, "optional" in row[1], link[1].removeprefix("#") if link else None)
 
     def names(self, key: str) -> bool:
-        """Whether a key is meant; ``NAME`` stands for any."""
+        """Whether this row is that of a key; ``NAME`` is any."""
         return re.fullmatch(re.escape(self.name).replace("NAME", ".+"), key) is not None
 
 
 class Specification:
-    """Holds records to a document's tables, and remembers which rows it has met."""
+    """Compares records with a document's tables, and remembers which rows it has seen."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -141,19 +141,19 @@ class Specification:
         return [Field.of(row) for row in self.document.rows(anchor)]
 
     def check(self, record: dict[str, Any], anchor: str) -> None:
-        """Every key of a record is in the table, with its type, and every row that must be is a key."""
+        """Every key of a record is in the table, with its type, and every required row is a key."""
         fields = self.fields(anchor)
         met = self.met.setdefault(anchor, set())
         here = set(self._walk(record, fields, "", anchor))
         met |= here
         lacking = {field.name for field in fields if not field.optional} - here
-        assert not lacking, f"#{anchor} names {lacking}, which the file has not"
+        assert not lacking, f"#{anchor} has {lacking}, which the file does not have"
 
     def _walk(self, record, fields, prefix, anchor):
         for key, value in record.items():
             field = next((field for field in fields if field.names(prefix + key)), None)
             if field is None:
-                assert isinstance(value, dict), f"#{anchor} does not name {prefix + key}"
+                assert isinstance(value, dict), f"#{anchor} does not have {prefix + key}"
                 yield from self._walk(value, fields, f"{prefix}{key}.", anchor)
                 continue
             right = any(KINDS[kind](value) for kind in field.kinds)
@@ -172,9 +172,9 @@ class Specification:
 
 
 def check_shape(shape: tuple[int, ...], text: str, known: dict[str, int], free: bool = False) -> None:
-    """Hold a shape to one in words, ``(N, 2·k-1)``. A letter that isn't known yet becomes known.
+    """Compare a shape with one in a table, ``(N, 2·k-1)``. A letter that is not known yet becomes known.
 
-    With ``free``, words that aren't known stand for any number.
+    With ``free``, unknown letters match any number.
     """
     wanted = [word.strip() for word in text.strip("()").split(",") if word.strip()]
     assert len(wanted) == len(shape), (shape, text)

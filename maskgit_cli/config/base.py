@@ -28,7 +28,7 @@ def option(value: object) -> str:
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise :class:`ConfigError` in the form that all settings share, unless ``condition`` holds."""
+    """Raise :class:`ConfigError` with the text that all settings share, unless ``condition`` holds."""
     if not condition:
         raise ConfigError(f"{option(name)} {value}: must be {rule}")
 
@@ -148,7 +148,7 @@ def below_one() -> dict[str, Any]:
 
 
 def a_seed() -> dict[str, Any]:
-    """The value has 64 bits, as the random number generator takes."""
+    """The value has 64 bits, as the random number generator requires."""
     return {"rule": (lambda value: 0 <= value < 2**64, "between 0 and 2^64 - 1")}
 
 
@@ -178,7 +178,7 @@ def setting(
 
     Args:
         default: the default; a field without one must be given.
-        rule: from :func:`at_least`, :func:`among` and the like; ``__post_init__`` applies it.
+        rule: from :func:`at_least`, :func:`among` and so on; ``__post_init__`` applies it.
         help: help text of the option: a noun phrase with its unit. A field without one has no option.
         unset: what the help page shows as the default where that is None.
         alias: a second spelling of the option, ``--gumbel``.

@@ -1,4 +1,4 @@
-"""The documents tell the truth: their commands run, their tables are what files hold, their links lead on."""
+"""The documents are correct: commands run, tables describe the files, links have targets."""
 
 import ast
 import importlib
@@ -52,7 +52,7 @@ IDS = [document.path.name for document in DOCUMENTS]
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The ``maskgit`` calls of a shell block, each as its words."""
+    """The arguments of each ``maskgit`` call in a shell block."""
     calls = []
     for line in block.text.replace("\\\n", " ").splitlines():
         for part in re.split(r"&&|;|\|", line):
@@ -69,7 +69,7 @@ def run(words: list[str], where: str) -> None:
 
 
 def unpack_pictures(folder: Path, texts: str) -> None:
-    """Three of the built-in pictures of each class, and those that a document names."""
+    """Three of the built-in images of each class, and those that a document names."""
     with zipfile.ZipFile(builtin_pictures()) as archive:
         names = [name for name in archive.namelist() if name.endswith(".png")]
         classes = sorted({name.split("/")[0] for name in names})
@@ -79,13 +79,13 @@ def unpack_pictures(folder: Path, texts: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_blocks_run(document, tmp_path, monkeypatch):
-    """Everything in sh blocks ends well and Python blocks run, in order, where the pictures are."""
+    """Every call in sh blocks succeeds and Python blocks run, in order, in a folder with the images."""
     blocks = [block for block in document.blocks if block.language in (RUN, PYTHON)]
     if any(block.language == RUN for block in blocks):
         unpack_pictures(tmp_path / "maskgit-demo" / "pictures", "".join(block.text for block in blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKGIT_OFFLINE", "1")
-    monkeypatch.setitem(SIZES, "tiny", Size(32, 2, 4, 64))  # what is trained here needn't learn
+    monkeypatch.setitem(SIZES, "tiny", Size(32, 2, 4, 64))  # the training need not converge
     for block in blocks:
         where = f"{document.path.name}:{block.line}"
         if block.language == PYTHON:
@@ -100,7 +100,7 @@ def test_blocks_run(document, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_blocks_parse(document):
-    """What is too large to run has commands and options that there are, with values of their types."""
+    """Calls that are too large to run have existing commands and options, with values of their types."""
     for block in document.blocks:
         assert block.language in (RUN, *PARSED, PYTHON, "json", "text"), f"{document.path.name}:{block.line}"
         if block.language == PYTHON:
@@ -120,8 +120,8 @@ def parse(words: list[str]) -> None:
         command.make_context(name, rest, parent=above).close()
 
 
-def test_wrong_words_would_be_found():
-    """The parser above sees what it is there to see."""
+def test_usage_errors_are_found():
+    """The parser of the previous test is not too lenient."""
     for words in (["no-such"], ["train", "t.h5", "--no-such"], ["train", "t.h5", "--steps", "x"], ["train"]):
         with pytest.raises(click.UsageError):
             parse(words)
@@ -163,7 +163,7 @@ def test_public_names_are_those_of_the_readme():
     for name in maskgit_cli.__all__:
         assert getattr(maskgit_cli, name) is not None
     assert dir(maskgit_cli) == sorted(maskgit_cli.__all__)
-    listed = README.column("from-python")
+    listed = README.column("python-api")
     assert sorted(listed) == sorted(set(listed)), "a name is listed twice"
     assert set(listed) == set(maskgit_cli.__all__)
     with pytest.raises(AttributeError):
@@ -258,7 +258,7 @@ def read(path: Path) -> dict:
 
 
 def test_formats_and_versions():
-    """The table at the top names each format of the package, and where it is at home."""
+    """The table at the top names each format of the package, and its module."""
     stated = {row[1].strip("`"): (row[2], row[4].strip("`")) for row in FORMATS.rows("file-formats")}
     del stated["none"]
     found = {}
@@ -426,7 +426,7 @@ def test_tensors_of_the_transformer(made, run):
 
 
 def test_tensors_of_the_vqgan():
-    """The largest tokenizer has every kind of module; its shapes are looked at without its memory."""
+    """The largest tokenizer has every kind of module; its shapes are compared without its memory."""
     with torch.device("meta"):
         tensors = VQGAN(TOKENIZER_SIZES["f16"]).state_dict()
     modules = {
