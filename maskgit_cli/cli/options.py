@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -241,11 +242,11 @@ def choices_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def text_of(metadata: Mapping[str, Any], metavar: str | None) -> str:
-    """The help text of a field: with its choices unless the metavar shows them, and with its note."""
-    text = str(metadata["help"])
-    choices = ", ".join([*choices_of(metadata), *filter(None, [metadata.get("others")])])
-    if choices and metavar:
-        text = f"{text.removesuffix('.')}: {choices}."
+    """The help text of a field: with its choices, unless it or the metavar has them, and with its note."""
+    text, choices = str(metadata["help"]), choices_of(metadata)
+    if metavar and any(not re.search(rf"(?<![\w-]){re.escape(c)}(?![\w-])", text) for c in choices):
+        named = ", ".join([*choices, *filter(None, [metadata.get("others")])])
+        text = f"{text.removesuffix('.')}: {named}."
     return f"{text} [{metadata['note']}]" if metadata.get("note") else text
 
 
