@@ -21,7 +21,7 @@ from maskgit_cli.cli.ending import ENDING
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
-    """The command line decides what signals do to its process, which here is that of the tests."""
+    """The command line sets signal handlers of its process, which is that of the tests here."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
     yield
     for number, handler in before.items():
@@ -30,7 +30,7 @@ def signals_as_they_were() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests pass without a network: nothing of ours speaks to another machine unasked."""
+    """Tests need no internet: a connection to another machine is an error."""
     connect = socket.socket.connect
 
     def only_here(self: socket.socket, address) -> None:
@@ -42,7 +42,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Outcome(NamedTuple):
-    """What a call of the command line came to."""
+    """Exit status and output of a call of the command line."""
 
     status: int
     stdout: str
@@ -64,13 +64,13 @@ def maskgit(capfd: pytest.CaptureFixture) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a tokenizer of 16 px pictures, 4×4 codes of 12."""
+    """Directory of a tokenizer of 16 px images, 4×4 tokens, codebook of 12."""
     return make_tokenizer(tmp_path_factory.mktemp("artifacts") / "tokenizer")
 
 
 @pytest.fixture(scope="session")
 def tokens(tokenizer: Path) -> Path:
-    """A token file of 24 images in three classes, of that tokenizer, which stands beside it."""
+    """A token file of 24 images in three classes, of that tokenizer, in the same folder."""
     return write_tokens(tokenizer.parent / "tokens.h5", tokenizer)
 
 
@@ -82,7 +82,7 @@ def run(tokens: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 12 pictures of several sizes, four in each of three classes."""
+    """A folder of 12 images of several sizes, four in each of three classes."""
     root = tmp_path_factory.mktemp("images")
     for label, name in enumerate(NAMES):
         (root / name).mkdir()
