@@ -8,12 +8,12 @@ from pathlib import Path
 import rich_click as click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config.catalogue import PUBLISHED, Published
+from maskgit_cli.config.catalogue import CATALOGUE, CatalogueEntry
 
 HEADS = ("name", "parameters", "resolution", "FID", "size")
 
 
-def row(model: Published) -> tuple[str, ...]:
+def row(model: CatalogueEntry) -> tuple[str, ...]:
     """What ``--list`` shows of a model, in words."""
     fid = f"{model.fid:.2f}" if model.fid is not None else "-"
     size = f"{model.bytes / 1e9:.2f} GB" if model.bytes else "-"
@@ -26,15 +26,15 @@ def show_list(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None
         return
     if "--json" in (ctx.obj or ()):
         keys = ("name", "family", "parameters", "resolution", "fid", "bytes", "listed")
-        models = [{key: getattr(m, key) for key in keys} for m in PUBLISHED.values()]
+        models = [{key: getattr(m, key) for key in keys} for m in CATALOGUE.values()]
         click.echo(json.dumps({"models": models}))
         ctx.exit()
-    rows = [HEADS, *map(row, PUBLISHED.values())]
+    rows = [HEADS, *map(row, CATALOGUE.values())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers in rows:
         cells = [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]
         click.echo("  ".join(cells))
-    unseen = [m.name for m in PUBLISHED.values() if not m.listed]
+    unseen = [m.name for m in CATALOGUE.values() if not m.listed]
     click.echo(
         f"{' and '.join(unseen)}: names of the authors' scheme, but not in their list of files, "
         "so there is no score, and the hub may have no file",
