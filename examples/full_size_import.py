@@ -20,7 +20,7 @@ import msgpack
 import torch
 from torch import Tensor, nn
 
-from maskgit_cli.config.catalogue import PUBLISHED, Published
+from maskgit_cli.config.catalogue import CATALOGUE, CatalogueEntry
 from maskgit_cli.config.networks import (
     GoogleConfig,
     GoogleVQGANConfig,
@@ -31,7 +31,7 @@ from maskgit_cli.config.networks import (
 from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
 from maskgit_cli.reports.inspecting import describe
 from maskgit_cli.weights.exporting import v1_model_yaml
-from maskgit_cli.weights.names import FAMILIES, renamed
+from maskgit_cli.weights.names import PUBLISHED_NETWORKS, renamed
 
 # Of Halton-MaskGIT: width, depth, heads, features of a head, hidden features of an MLP.
 HALTON = {
@@ -59,7 +59,7 @@ finally:
 """
 
 
-def transformer_sizes(model: Published) -> Any:
+def transformer_sizes(model: CatalogueEntry) -> Any:
     """Sizes of a published model's transformer."""
     grid = model.resolution // 16
     if model.family == "halton":
@@ -70,7 +70,7 @@ def transformer_sizes(model: Published) -> Any:
 
 def published_tensors(network: nn.Module, family: str, sizes: Any) -> dict[str, Tensor]:
     """A network's tensors under their published names."""
-    names = next(f for f in FAMILIES if f.network == family).names(sizes)
+    names = next(n for n in PUBLISHED_NETWORKS if n.network == family).names(sizes)
     backwards = [(ours, theirs) for theirs, ours in names]
     return {renamed(name, backwards) or "": tensor for name, tensor in network.state_dict().items()}
 
@@ -107,7 +107,7 @@ def write_flax(path: Path, tensors: dict[str, Tensor], heads: int) -> None:
     path.write_bytes(msgpack.packb({"params": tree}))
 
 
-def write_files(model: Published, folder: Path) -> list[Path]:
+def write_files(model: CatalogueEntry, folder: Path) -> list[Path]:
     """The published files of a model, with random weights."""
     torch.manual_seed(0)
     paths = [folder / model.weights.name, folder / model.tokenizer[0].name]
@@ -153,7 +153,7 @@ def main(names: list[str]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            files = write_files(PUBLISHED[name], Path(folder))
+            files = write_files(CATALOGUE[name], Path(folder))
             out = Path(folder) / "model"
             words = ("import", *map(str, files), str(out), "--quiet")
             seconds, highest = measured(IMPORT, *words)
@@ -169,4 +169,4 @@ def main(names: list[str]) -> None:
         print(f"| `{name}` | {' | '.join(cells)} | {(highest - alone) / size:.2f} |", flush=True)
 
 
-main(sys.argv[1:] or list(PUBLISHED))
+main(sys.argv[1:] or list(CATALOGUE))

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config.catalogue import PUBLISHED, Published
+from maskgit_cli.config.catalogue import CATALOGUE, CatalogueEntry
 
 EXAMPLES = """
 maskgit pull --list
@@ -18,7 +18,7 @@ maskgit pull maskgit-256
 HEADS = ("name", "parameters", "resolution", "FID", "size")
 
 
-def row(model: Published) -> tuple[str, ...]:
+def row(model: CatalogueEntry) -> tuple[str, ...]:
     """The cells of a model in ``--list``."""
     fid = f"{model.fid:.2f}" if model.fid is not None else "-"
     size = f"{model.bytes / 1e9:.2f} GB" if model.bytes else "-"
@@ -31,15 +31,15 @@ def show_list(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None
         return
     if "--json" in (ctx.obj or ()):
         keys = ("name", "family", "parameters", "resolution", "fid", "bytes", "listed")
-        models = [{key: getattr(m, key) for key in keys} for m in PUBLISHED.values()]
+        models = [{key: getattr(m, key) for key in keys} for m in CATALOGUE.values()]
         click.echo(json.dumps({"models": models}))
         ctx.exit()
-    rows = [HEADS, *map(row, PUBLISHED.values())]
+    rows = [HEADS, *map(row, CATALOGUE.values())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers in rows:
         cells = [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]
         click.echo("  ".join(cells))
-    unlisted = [m.name for m in PUBLISHED.values() if not m.listed]
+    unlisted = [m.name for m in CATALOGUE.values() if not m.listed]
     click.echo(
         f"{' and '.join(unlisted)}: names that follow the authors' scheme but are missing in their list of "
         "files; the hub may not have them",
@@ -49,7 +49,7 @@ def show_list(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-    return options.matching(PUBLISHED, incomplete)
+    return options.matching(CATALOGUE, incomplete)
 
 
 @options.command("pull", examples=EXAMPLES)

@@ -1,7 +1,7 @@
-"""The published models that ``maskgit pull`` knows: their files, sizes, scores and licenses.
+"""The published models that ``maskgit pull`` downloads: their files, sizes, scores and licenses.
 
-Digests and byte counts are those the repositories' pages show; None where no page was at hand. What is
-None here is still checked when it is fetched, against what the server itself says of the file.
+Digests and byte counts are those on the repositories' pages; None where no page was available. What is None
+here is still checked after the download, against what the server itself says about the file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ LLAMAGEN_REPOSITORY = "FoundationVision/LlamaGen"
 GOOGLE_BUCKET = "https://storage.googleapis.com/maskgit-public/checkpoints"
 
 
-class Family(NamedTuple):
-    """What the models of one origin share.
+class Origin(NamedTuple):
+    """The release that some models come from.
 
     Attributes:
-        title: what it is.
-        paper: its paper on arXiv.
+        title: name of the release.
+        paper: arXiv number.
         license: of weights and code, by SPDX name.
-        home: where its authors describe it.
+        home: address of its description.
     """
 
     title: str
@@ -52,33 +52,33 @@ class PublishedFile(NamedTuple):
 
     @property
     def on_hub(self) -> bool:
-        """Whether it is fetched from the Hugging Face hub."""
+        """Whether it is on the Hugging Face hub."""
         return "://" not in self.source
 
     @property
     def name(self) -> str:
-        """Its own name, without folders."""
+        """File name without folders."""
         return self.path.rsplit("/", 1)[-1]
 
     @property
     def bytes(self) -> int | None:
-        """How large it is, exactly or about; None where nobody said."""
+        """Size, exact or rounded; None where unknown."""
         return self.size if self.size or self.megabytes is None else self.megabytes * 10**6
 
 
-class Published(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """A published model.
 
     Attributes:
-        name: what ``maskgit pull`` calls it.
-        family: a key of :data:`FAMILIES`.
+        name: argument of ``maskgit pull``.
+        family: a key of :data:`ORIGINS`.
         weights: the transformer's file.
         tokenizer: the files of its tokenizer.
         parameters: of the transformer.
         resolution: side in pixels of its images.
-        heads: attention heads of the transformer, which its tensors don't always tell.
-        fid: the FID its authors give, on 50,000 images of ImageNet; None where they give none.
-        listed: False where the authors' naming has a place for it, but their page didn't list it.
+        heads: attention heads of the transformer, which cannot always be inferred from its tensors.
+        fid: FID that its authors report on 50,000 images of ImageNet; None where they report none.
+        listed: False where the authors' naming scheme includes it but their page does not list it.
     """
 
     name: str
@@ -93,30 +93,30 @@ class Published(NamedTuple):
 
     @property
     def files(self) -> tuple[PublishedFile, ...]:
-        """Everything that is fetched for it."""
+        """All files to download."""
         return (self.weights, *self.tokenizer)
 
     @property
     def bytes(self) -> int | None:
-        """Size of all its files, exactly or about; None where one's isn't known."""
+        """Size of all its files, exact or rounded; None where one is unknown."""
         sizes = [file.bytes for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size)
 
 
-FAMILIES: dict[str, Family] = {
-    "maskgit": Family(
+ORIGINS: dict[str, Origin] = {
+    "maskgit": Origin(
         "MaskGIT in PyTorch, v1.0: the paper this project reproduces",
         "2310.14400",
         "MIT",
         "https://github.com/valeoai/Halton-MaskGIT/tree/v1.0",
     ),
-    "halton": Family(
+    "halton": Origin(
         "Halton-MaskGIT, with LlamaGen's tokenizer",
         "2503.17076",
         "MIT",
         "https://github.com/valeoai/Halton-MaskGIT",
     ),
-    "google": Family(
+    "google": Origin(
         "MaskGIT, Google's own release in JAX",
         "2202.04200",
         "Apache-2.0",
@@ -146,28 +146,30 @@ _SHA256 = {
 }
 
 
-def _v1(resolution: int, parameters: int, fid: float, size: int) -> Published:
+def _v1(resolution: int, parameters: int, fid: float, size: int) -> CatalogueEntry:
     name = f"MaskGIT_ImageNet_{resolution}.pth"
     weights = PublishedFile(V1_REPOSITORY, f"pretrained_maskgit/MaskGIT/{name}", size, _SHA256[name])
-    return Published(
+    return CatalogueEntry(
         f"maskgit-{resolution}", "maskgit", weights, _V1_TOKENIZER, parameters, resolution, 16, fid
     )
 
 
 def _halton(
     resolution: int, size: str, parameters: int, heads: int, fid: float | None, megabytes: int | None
-) -> Published:
+) -> CatalogueEntry:
     file = f"ImageNet_{resolution}_{size}.pth"
     weights = PublishedFile(HALTON_REPOSITORY, file, sha256=_SHA256.get(file), megabytes=megabytes)
     name = f"halton-{resolution}-{size}"
     listed = fid is not None
-    return Published(name, "halton", weights, (_LLAMAGEN,), parameters, resolution, heads, fid, listed)
+    return CatalogueEntry(name, "halton", weights, (_LLAMAGEN,), parameters, resolution, heads, fid, listed)
 
 
-def _google(resolution: int, parameters: int, fid: float) -> Published:
+def _google(resolution: int, parameters: int, fid: float) -> CatalogueEntry:
     weights = PublishedFile(GOOGLE_BUCKET, f"maskgit_imagenet{resolution}_checkpoint")
     tokenizer = PublishedFile(GOOGLE_BUCKET, f"tokenizer_imagenet{resolution}_checkpoint")
-    return Published(f"google-{resolution}", "google", weights, (tokenizer,), parameters, resolution, 16, fid)
+    return CatalogueEntry(
+        f"google-{resolution}", "google", weights, (tokenizer,), parameters, resolution, 16, fid
+    )
 
 
 # FID of v1.0: its README, with the presets paper-256 and paper-512. Of Halton: its README, 32 steps of
@@ -187,26 +189,26 @@ _MODELS = (
     _google(512, 173_047_017, 7.32),
 )
 
-PUBLISHED: dict[str, Published] = {model.name: model for model in _MODELS}
+CATALOGUE: dict[str, CatalogueEntry] = {model.name: model for model in _MODELS}
 
 
 def similar_names(name: str, cutoff: float = 0.8) -> list[str]:
-    """Up to three names of published models that are like this one, the nearest first.
+    """Up to three names of published models similar to this one, the nearest first.
 
     Args:
-        name: what a user wrote.
-        cutoff: how like they have to be, from 0 to 1 (the same).
+        name: as a user wrote it.
+        cutoff: least similarity, from 0 to 1 (equal).
     """
-    return difflib.get_close_matches(name.lower(), PUBLISHED, n=3, cutoff=cutoff)
+    return difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=cutoff)
 
 
-def published_model(name: str) -> Published:
-    """The model of a name.
+def published_model(name: str) -> CatalogueEntry:
+    """The catalogue entry of a name.
 
     Raises:
-        ConfigError: there is none; the message suggests names.
+        ConfigError: there is no such entry; the message suggests names.
     """
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    near = similar_names(name, 0.4) or list(PUBLISHED)
-    raise ConfigError(f"no published model is called {name}; there are {', '.join(near)} (pull --list: all)")
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = similar_names(name, 0.4) or list(CATALOGUE)
+    raise ConfigError(f"{name} is not a published model; there are {', '.join(near)} (pull --list: all)")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskgit_cli.config.catalogue import PUBLISHED, similar_names
+from maskgit_cli.config.catalogue import CATALOGUE, similar_names
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
@@ -75,7 +75,7 @@ def find_named(path: Path, what: str) -> Path:
     place = named(path)
     if place.exists():
         return place
-    if str(path) in PUBLISHED:
+    if str(path) in CATALOGUE:
         raise InputError(f"no {what} at {path}, nor at {MODELS / path}; `maskgit pull {path}` fetches it")
     near = similar_names(str(path))
     hint = f"; did you mean the published {near[0]}?" if near else ""

@@ -1,38 +1,43 @@
-"""Files from the network: resumed where they broke off, and held to the size and digest they should have."""
+"""Downloads: files of the Hugging Face hub, and files of plain web servers, held to size and digest.
+
+``huggingface_hub`` does the work, so HF_HOME, HF_ENDPOINT and HF_TOKEN mean what they mean to it. It checks
+no digest; that is done here, after every download and whenever a cached file is used.
+"""
 
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
-import http.client
+import logging
 import os
 import re
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from email.message import Message
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-from maskgit_cli import __version__
+from filelock import FileLock, Timeout
+from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.file_download import get_hf_file_metadata, http_get
+from huggingface_hub.utils import tqdm
+
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.formats.atomic import disk_errors
-from maskgit_cli.runtime.progress import SILENT, Reporter, Task
+from maskgit_cli.runtime.progress import SILENT, Reporter
 
-# Seconds without a byte after which a connection counts as broken.
+_HUB_LOGGER = logging.getLogger("huggingface_hub")
+# Seconds without an answer after which a server counts as unreachable.
 TIMEOUT = 20
-# How often a download that brings nothing new is tried again, and the pause before the n-th time over n.
-RETRIES = 5
-PAUSE = 1.0
-_PIECE = 1 << 20
-_USER_AGENT = f"maskgit-cli/{__version__}"
-_BROKEN = (ConnectionError, TimeoutError, http.client.HTTPException, urllib.error.URLError)
+# What the hub's library raises where there is no answer. The first base of its error is that of the HTTP
+# library it uses, which has changed between versions.
+TRANSPORT_ERRORS: tuple[type[BaseException], ...] = (HfHubHTTPError.__bases__[0], OSError)
 
 
 class UnreachableError(WeightsError):
-    """A server doesn't answer at all, so that a copy from before may do."""
+    """A server does not answer at all, so that a cached file may be used instead."""
 
 
 class AbsentError(WeightsError):
@@ -40,24 +45,18 @@ class AbsentError(WeightsError):
 
 
 class RemoteFile(NamedTuple):
-    """A file on a server, and what the server says of it.
+    """What a server says about a file.
 
     Attributes:
-        url: where it is read.
         size: in bytes, where known.
-        digest: ``sha256:…``, ``md5:…`` or ``git:…`` (git's name of the bytes), in hexadecimal; or None.
-        headers: of the request. They don't go along when the server sends us elsewhere.
+        digest: ``sha256:…``, ``md5:…`` or ``git:…`` (git's blob id), in hexadecimal; None where unknown.
     """
 
-    url: str
     size: int | None
     digest: str | None
-    headers: Mapping[str, str] = {}
 
-    @property
-    def shown(self) -> str:
-        """Its address without what signs it."""
-        return self.url.split("?")[0]
+
+# --- digests ----------------------------------------------------------------------------------------
 
 
 def digest_file(path: Path, kind: str) -> str:
@@ -65,15 +64,15 @@ def digest_file(path: Path, kind: str) -> str:
     with open(path, "rb") as file:
         if kind != "git":
             return hashlib.file_digest(file, kind).hexdigest()
-        # Git hashes a header with the bytes; that is the tag which the hub gives its small files.
+        # Git hashes a header with the bytes; the hub names its small files by that.
         hashed = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-        while piece := file.read(_PIECE):
+        while piece := file.read(1 << 20):
             hashed.update(piece)
         return hashed.hexdigest()
 
 
 def difference(path: Path, size: int | None, digest: str | None) -> str | None:
-    """What tells a file from the one with this size and digest, in words; None if it is that file."""
+    """How a file differs from the one with this size and digest, in words; None if it does not."""
     found = path.stat().st_size
     if size is not None and found != size:
         return f"{found} bytes, not {size}"
@@ -83,141 +82,213 @@ def difference(path: Path, size: int | None, digest: str | None) -> str | None:
     return None
 
 
-def ask_server(url: str) -> RemoteFile:
-    """What a web server says of a file: its size, and its digest if it is one of Google's buckets.
+def _digest_of(tag: str | None) -> str | None:
+    """The digest in the hub's tag of a file: sha256 for large files, git's for small ones."""
+    kind = {64: "sha256", 40: "git"}.get(len(tag or "")) if re.fullmatch("[0-9a-f]+", tag or "") else None
+    return f"{kind}:{tag}" if kind else None
+
+
+# --- errors and progress ----------------------------------------------------------------------------
+
+
+def refused(what: str, status: int, retry_after: str | None = None) -> WeightsError:
+    """The error for a server's answer that is not the file: what it means, and what to do."""
+    if status == 401:
+        reason = "not found, or authentication is required (set HF_TOKEN)"
+    elif status == 403:
+        reason = "access is forbidden; its page may ask to accept terms (then set HF_TOKEN)"
+    elif status in (404, 410):
+        reason = "not found"
+    elif status == 429:
+        when = f"in {retry_after} s" if retry_after and retry_after.isdigit() else "later"
+        reason = f"too many requests; try again {when}"
+    elif status >= 500:
+        reason = "the server failed; try again later"
+    else:
+        reason = "the server rejects the request"
+    kind = AbsentError if status in (404, 410) else WeightsError
+    return kind(f"cannot download {what}: {reason} (HTTP status {status})")
+
+
+def brief(error: BaseException) -> str:
+    """An error's text in one line of reasonable length."""
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def _errors(url: str, transfer: bool = False) -> Iterator[None]:
+    """Turn what the hub's library raises into one line that names the address, without its signature.
+
+    Args:
+        url: the address.
+        transfer: whether a file is being transferred, so that the server did answer.
+    """
+    level = _HUB_LOGGER.level
+    _HUB_LOGGER.setLevel(logging.ERROR)  # it logs every retry, with the signed address
+    try:
+        yield
+    except LocalEntryNotFoundError as error:  # what the library makes of most failures
+        raise UnreachableError(f"{url} cannot be reached: {brief(error.__cause__ or error)}") from error
+    except HfHubHTTPError as error:
+        raise refused(url, error.response.status_code, error.response.headers.get("Retry-After")) from error
+    except TRANSPORT_ERRORS as error:
+        if transfer:
+            raise WeightsError(
+                f"the download of {url} broke off ({brief(error)}); run the same command again to resume"
+            ) from error
+        raise UnreachableError(f"{url} cannot be reached: {brief(error)}") from error
+    finally:
+        _HUB_LOGGER.setLevel(level)
+
+
+@contextmanager
+def _progress(name: str, size: int | None, done: int, reporter: Reporter) -> Iterator[type[tqdm]]:
+    """A tqdm class whose updates go to the reporter, as the hub's library takes one."""
+    with reporter.task(f"downloading {name}", size or 0, done, unit="bytes") as task:
+
+        class Bar(tqdm):
+            """Passes the bytes on, and shows nothing itself."""
+
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **{**options, "disable": True})
+
+            def update(self, n: float | None = 1) -> None:
+                task.advance(int(n or 0))
+
+        yield Bar
+
+
+# --- the hub ----------------------------------------------------------------------------------------
+
+
+def hub_endpoint() -> str:
+    """Address of the hub or of a mirror."""
+    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+
+
+def ask_hub(repository: str, path: str) -> RemoteFile:
+    """What the hub says about a file.
 
     Raises:
         UnreachableError: there is no answer.
         WeightsError: it refuses.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": _USER_AGENT}, method="HEAD")
+    url = hf_hub_url(repository, path, endpoint=hub_endpoint())
+    with _errors(url):
+        found = get_hf_file_metadata(url, timeout=TIMEOUT, endpoint=hub_endpoint())
+    return RemoteFile(found.size, _digest_of(found.etag))
+
+
+def cached_from_hub(repository: str, path: str) -> Path | None:
+    """A file in the hub's cache, without asking the hub; None if it isn't there.
+
+    Raises:
+        WeightsError: it is there, but damaged.
+    """
+    found = try_to_load_from_cache(repository, path, cache_dir=constants.HF_HUB_CACHE)
+    if not isinstance(found, str):
+        return None
+    # The cache names a blob by the hub's tag; what it gives out is a link to the blob.
+    wrong = difference(Path(found), None, _digest_of(Path(found).resolve().name))
+    if wrong:
+        raise WeightsError(f"{found} is damaged ({wrong}); remove it and pull again")
+    return Path(found)
+
+
+def download_from_hub(repository: str, path: str, remote: RemoteFile, reporter: Reporter = SILENT) -> Path:
+    """A file of the hub, from its cache if the right bytes are there, else downloaded.
+
+    Raises:
+        UnreachableError: there is no answer.
+        WeightsError: the hub refuses, or sends other bytes than it announces; those are removed.
+    """
+    url = hf_hub_url(repository, path, endpoint=hub_endpoint())
+    try:
+        cached = cached_from_hub(repository, path)
+    except WeightsError as error:
+        reporter.warn(f"{error}; downloading it again")
+        cached = None
+    options: dict[str, Any] = {"endpoint": hub_endpoint(), "cache_dir": constants.HF_HUB_CACHE}
+    with _errors(url, transfer=True):
+        if cached is not None and not difference(cached, remote.size, remote.digest):
+            return Path(hf_hub_download(repository, path, **options))  # asks for the newest revision only
+        with _progress(path.rsplit("/", 1)[-1], remote.size, 0, reporter) as bar:
+            found = hf_hub_download(repository, path, force_download=True, tqdm_class=bar, **options)
+    wrong = difference(Path(found), remote.size, remote.digest)
+    if wrong:
+        Path(found).resolve().unlink()
+        Path(found).unlink(missing_ok=True)
+        raise WeightsError(f"{url} sent other bytes than it announces ({wrong}); try again")
+    return Path(found)
+
+
+# --- plain web servers ------------------------------------------------------------------------------
+
+
+def ask_server(url: str) -> RemoteFile:
+    """What a web server says about a file: its size, and its md5 if it is one of Google's buckets.
+
+    Raises:
+        UnreachableError: there is no answer.
+        WeightsError: it refuses.
+    """
+    request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             length = answer.headers.get("Content-Length")
-            return RemoteFile(url, int(length) if length else None, _md5(answer.headers))
+            sent = ",".join(answer.headers.get_all("x-goog-hash", []))  # crc32c=…,md5=… in base64
     except urllib.error.HTTPError as error:
         raise refused(url, error.code, error.headers.get("Retry-After")) from error
-    except _BROKEN as error:
-        raise UnreachableError(f"{url} cannot be reached: {_reason(error)}") from error
+    except OSError as error:
+        raise UnreachableError(f"{url} cannot be reached: {brief(error)}") from error
+    md5 = re.search(r"md5=([A-Za-z0-9+/]{22}==)", sent)
+    digest = "md5:" + base64.b64decode(md5[1]).hex() if md5 else None
+    return RemoteFile(int(length) if length else None, digest)
 
 
-def _md5(headers: Message) -> str | None:
-    """The md5 that Google's storage sends along, as ``x-goog-hash: crc32c=…,md5=…`` in base64."""
-    sent = ",".join(headers.get_all("x-goog-hash", []))
-    found = re.search(r"md5=([A-Za-z0-9+/]{22}==)", sent)
-    return "md5:" + base64.b64decode(found[1]).hex() if found else None
+def download_url(url: str, path: Path, remote: RemoteFile, reporter: Reporter = SILENT) -> Path:
+    """A file of a web server at ``path``, downloaded unless the right bytes are there.
 
-
-def refused(what: str, status: int, retry_after: str | None = None) -> WeightsError:
-    """The error that a server's answer stands for which isn't the file: what it means, and what to do."""
-    if status == 401:
-        told = "it isn't there, or asks for a login (set HF_TOKEN)"
-    elif status == 403:
-        told = "access is forbidden; its page may ask to accept terms (then set HF_TOKEN)"
-    elif status in (404, 410):
-        told = "it isn't there"
-    elif status == 429:
-        when = f"in {retry_after} s" if retry_after and retry_after.isdigit() else "later"
-        told = f"too many requests came from here; try again {when}"
-    elif status >= 500:
-        told = "the server failed; try again later"
-    else:
-        told = "the server refuses"
-    kind = AbsentError if status in (404, 410) else WeightsError
-    return kind(f"{what} cannot be fetched: {told} (HTTP status {status})")
-
-
-def _reason(error: Exception) -> str:
-    """An error of the network in a few words."""
-    reason = getattr(error, "reason", error)
-    return " ".join(str(reason).split()) or type(error).__name__
-
-
-def fetch_file(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -> None:
-    """Download a file; what an earlier call began under ``PATH.incomplete`` is continued.
-
-    A connection that breaks is taken up again where it broke. If it brings nothing more, what came so
-    far stays for the next call. Other bytes than the right ones are thrown away.
+    What arrives is kept in ``PATH.incomplete`` until it is whole, so a later call continues a download that
+    broke off. Other bytes than ``remote`` says are removed.
 
     Raises:
-        WeightsError: the server can't be reached or refuses, or gives other bytes; or another process
-            is fetching the same file.
+        UnreachableError: there is no answer.
+        WeightsError: the server refuses or sends other bytes, or another process downloads the same file.
         OutputError: the file system refuses.
     """
+    if path.exists():
+        wrong = difference(path, remote.size, remote.digest)
+        if not wrong:
+            return path
+        reporter.warn(f"{path} is damaged ({wrong}); downloading it again")
     partial = path.with_name(path.name + ".incomplete")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WeightsError(f"another process is fetching {remote.shown}") from None
-            _fill(remote, file, reporter)
-            file.flush()
-            os.fsync(file.fileno())
-        wrong = difference(partial, remote.size, remote.digest)
-        if wrong:
-            partial.unlink()
-            raise WeightsError(f"{remote.shown} gave other bytes than it should ({wrong}); try again")
-        os.replace(partial, path)
+        try:
+            with FileLock(partial.with_name(f".{partial.name}.lock"), timeout=0):
+                _fill(url, partial, remote, reporter)
+                wrong = difference(partial, remote.size, remote.digest)
+                if wrong:
+                    partial.unlink()
+                    raise WeightsError(f"{url} sent other bytes than expected ({wrong}); try again")
+                os.replace(partial, path)
+        except Timeout:
+            raise WeightsError(f"another process is downloading {url}") from None
+    return path
 
 
-def _fill(remote: RemoteFile, file: BinaryIO, reporter: Reporter) -> None:
-    """Append to an open file until it has all of the remote one."""
-    if remote.size is not None and file.tell() > remote.size:
-        _empty(file)
-    name = remote.shown.rsplit("/", 1)[-1]
-    failures = 0
-    with reporter.task(f"fetching {name}", remote.size or 0, file.tell(), unit="bytes") as task:
-        while remote.size is None or file.tell() < remote.size:
-            before = file.tell()
-            try:
-                if _append(remote, file, task):
-                    return
-                reason = "the connection broke off"
-            except _BROKEN as error:
-                reason = _reason(error)
-            failures = 1 if file.tell() > before else failures + 1
-            if failures > RETRIES:
-                raise WeightsError(
-                    f"{remote.shown} cannot be fetched: {reason}; what came so far is kept, "
-                    "so run the same command again to go on"
-                )
-            time.sleep(PAUSE * failures)
-
-
-def _empty(file: BinaryIO) -> None:
-    file.truncate(0)
-    file.seek(0)
-
-
-def _append(remote: RemoteFile, file: BinaryIO, task: Task) -> bool:
-    """Ask for what is missing and append what comes; whether all that the server promised came.
-
-    Raises:
-        WeightsError: the server refuses.
-        ConnectionError, TimeoutError, http.client.HTTPException, URLError: the connection broke.
-    """
-    have = file.tell()
-    request = urllib.request.Request(remote.url, headers={"User-Agent": _USER_AGENT})
-    for key, value in remote.headers.items():
-        request.add_unredirected_header(key, value)
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            _empty(file)
-            return False
-        raise refused(remote.shown, error.code, error.headers.get("Retry-After")) from error
-    with answer:
-        if have and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-            _empty(file)  # the server begins anew, whatever we have
-            task.advance(-have)
-        promised, came = answer.headers.get("Content-Length"), 0
-        while piece := answer.read(_PIECE):
-            file.write(piece)
-            came += len(piece)
-            task.advance(len(piece))
-    return promised is None or came >= int(promised)
+def _fill(url: str, partial: Path, remote: RemoteFile, reporter: Reporter) -> None:
+    """Append to the partial file until it has all of the remote one."""
+    with open(partial, "ab") as file:
+        if remote.size is not None and file.tell() > remote.size:
+            file.truncate(0)
+            file.seek(0)
+        done = file.tell()
+        with (
+            _progress(url.rsplit("/", 1)[-1], remote.size, done, reporter) as bar,
+            _errors(url, transfer=True),
+        ):
+            http_get(url, file, resume_size=done, expected_size=remote.size, tqdm_class=bar)
+        file.flush()
+        os.fsync(file.fileno())

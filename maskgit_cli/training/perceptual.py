@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
-from maskgit_cli.config.base import offline
 from maskgit_cli.errors import WeightsError
+from maskgit_cli.runtime.pretrained import LPIPS_HEADS, VGG16, cache_folder, pretrained
+from maskgit_cli.runtime.progress import SILENT, Reporter
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def lpips(device: torch.device) -> PerceptualLoss:
+def lpips(device: torch.device, reporter: Reporter = SILENT) -> PerceptualLoss:
     """A function of two batches (B, 3, H, W) in -1..1 that gives their mean LPIPS distance (VGG16).
 
-    The weights (VGG16 and the LPIPS heads, 528 MB) are fetched once into torch's hub cache.
+    The weights (VGG16 and the LPIPS heads, 528 MB) are downloaded once into torch's hub cache.
 
     Raises:
-        WeightsError: they are not there and cannot be fetched.
+        WeightsError: they are not cached and cannot be downloaded, or are damaged.
     """
+    # Downloaded and checked here, so that torch-fidelity finds both and downloads nothing by itself.
+    for file in (LPIPS_HEADS, VGG16):
+        pretrained(file, reporter)
     from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
 
-    forbidden = offline()
-    if forbidden is not None:
-        raise WeightsError(f"LPIPS needs weights to be fetched, and {forbidden} is set")
-    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
     try:
         network = SampleSimilarityLPIPS("lpips-vgg16").to(device)
-    except (URLError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"LPIPS needs weights-vgg16-lpips.pth and vgg16-397923af.pth in {folder}, "
-            f"and they could not be fetched: {error}"
-        ) from None
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(f"LPIPS cannot be built from the weights in {cache_folder()} ({reason})") from None
 
     def distance(images: Tensor, reconstructions: Tensor) -> Tensor:
         # The network was built for pixel values of 0..255.

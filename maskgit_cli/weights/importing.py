@@ -34,9 +34,8 @@ from maskgit_cli.formats.models import (
 from maskgit_cli.networks.loading import load_tokenizer, save_tokenizer
 from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.weights.mapped_file import Checkpoint
-from maskgit_cli.weights.names import FAMILIES, Published, family_of, to_ours
-from maskgit_cli.weights.read_flax import PackedArray, read_flax
+from maskgit_cli.weights.names import PUBLISHED_NETWORKS, PublishedWeights, recognize, to_native
+from maskgit_cli.weights.read_flax import read_flax
 from maskgit_cli.weights.read_torch import read_checkpoint
 from maskgit_cli.weights.shapes import (
     RESOLUTION,
@@ -46,30 +45,30 @@ from maskgit_cli.weights.shapes import (
     transformer_sizes,
 )
 
-_Tensors = dict[str, Tensor | PackedArray]
-# Where a checkpoint keeps its weights, in the order they are looked for, and averaged ones beside them.
+_Tensors = dict[str, Tensor]
+# Keys under which a checkpoint keeps its weights, in the order of preference, and those of EMA weights.
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "params")
 _EMA_KEYS = ("ema_state_dict", "model_ema_state_dict", "ema", "model_ema", "ema_params")
-# Where it says how many optimizer steps and how many passes over the data are behind them.
+# Keys of its optimizer steps and epochs.
 _STEP_KEYS, _EPOCH_KEYS = ("iter", "global_step"), ("global_epoch", "epoch")
-# How published files in a folder are told from others; the last is Google's way of naming them.
+# How names of published files end; the last is Google's scheme.
 _ENDINGS = (".pth", ".pt", ".ckpt", ".yaml", "_checkpoint")
-# How files begin that are taken for published ones, and what they are.
+# First bytes of files that are mistaken for published ones, and what they are.
 _OTHERS = (
     (rb"$", "is empty"),
     (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself; `git lfs pull` fetches that"),
-    (rb"\s*<", "is a web page, not the file itself; its page has a link to download that"),
-    (rb".{8}\{\"", "is a safetensors file, which none of these networks was published as"),
-    (rb"\x89HDF|\x89PNG|\x93NUMPY", "is no file of weights"),
+    (rb"\s*<", "is a web page, not the file itself; download the file from the link on it"),
+    (rb".{8}\{\"", "is a safetensors file, the format of none of these networks"),
+    (rb"\x89HDF|\x89PNG|\x93NUMPY", "is not a weights file"),
 )
 # Which tokenizer each transformer was published with.
 _PAIRS = {"maskgit": "vqgan", "halton": "llamagen", "google": "google_vqgan"}
-# What trainers put before every name of a network that they have wrapped.
+# Prefixes that trainers put before every name of a wrapped network.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
 
 class _Unfilled(TorchFunctionMode):
-    """Networks are built without drawing weights, which on the meta device costs 150 MB of imports."""
+    """Networks are built without initialization, which on the meta device costs 150 MB of imports."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -78,9 +77,9 @@ class _Unfilled(TorchFunctionMode):
 
 
 class _Converted(NamedTuple):
-    """A published network under our names."""
+    """A published network under native names."""
 
-    published: Published
+    published: PublishedWeights
     sizes: Any
     tensors: Mapping[str, Tensor]
     parameters: int
@@ -92,20 +91,20 @@ class _Converted(NamedTuple):
 
 
 class _Tokenizer(NamedTuple):
-    """A tokenizer to put into a model directory: what it is, and where, or how to write it."""
+    """A tokenizer for a model directory: its network, and its directory or a function that writes one."""
 
     network: str
     sizes: Any
-    place: Path | Callable[[Path], None]
+    source: Path | Callable[[Path], None]
     parents: list[dict[str, str]]
 
 
 class _Sources(NamedTuple):
-    """The files that were given, by what they are."""
+    """The files that were given, by kind."""
 
-    transformer: Published | None
-    tokenizer: Published | None
-    directory: Path | None  # a tokenizer of ours
+    transformer: PublishedWeights | None
+    tokenizer: PublishedWeights | None
+    directory: Path | None  # a tokenizer directory of this package
     yaml: tuple[Path, dict[str, Any]] | None
 
 
@@ -126,88 +125,88 @@ def import_weights(
             ``model.yaml`` where it has one, or both.
         out: the model directory to make, or the tokenizer directory if there is no transformer.
         tokenizer: the tokenizer's files, or a tokenizer directory, or a run or model directory.
-        heads: attention heads, where shapes do not tell; None takes what was published.
+        heads: attention heads, where they cannot be inferred from the shapes; None is the published number.
         weights: ``ema`` or ``raw``, where a file has both.
         overwrite: replace a directory that is there.
-        reporter: told what was found and what was assumed.
+        reporter: receives what was found and what was assumed.
 
     Returns:
         ``out``.
 
     Raises:
-        ConfigError: a setting cannot be, or transformer and tokenizer do not belong together.
-        InputError: a file is missing, damaged, or nothing that is known here.
-        WeightsError: tensors are missing, extra, of other shapes, or not finite.
+        ConfigError: a setting is impossible, or transformer and tokenizer do not belong together.
+        InputError: a file is missing, damaged, or not a supported checkpoint.
+        WeightsError: there are missing or unexpected keys, other shapes, or values that are not finite.
         ArtifactError: the tokenizer directory is incomplete or damaged.
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
     """
     require(heads is None or heads >= 1, "heads", heads, "1 or more")
-    _check_place(out, overwrite)
+    _check_output(out, overwrite)
     sources = _sort(files, tokenizer, weights)
     if sources.transformer is None:
         return _import_tokenizer(sources, out, reporter)
-    codec = _tokenizer_for(sources, grid_of(sources.transformer), reporter)
-    sizes = transformer_sizes(sources.transformer, codec.sizes.codebook_size, heads)
+    found_tokenizer = _tokenizer_for(sources, grid_of(sources.transformer), reporter)
+    sizes = transformer_sizes(sources.transformer, found_tokenizer.sizes.codebook_size, heads)
     model = _convert(sources.transformer, sizes, TRANSFORMERS)
-    _tell(model, reporter)
-    if codec.network != _PAIRS[model.published.family.network]:
-        usual = next(f.title for f in FAMILIES if f.network == _PAIRS[model.published.family.network])
-        reporter.warn(f"{model.published.family.title} was published with {usual}, and this is another one")
-    if heads is None and sources.transformer.family.network != "google":
-        reporter.info(f"shapes do not tell the number of heads: taking {sizes.heads}, as published (--heads)")
-    record = _record(model, codec, {"heads": sizes.heads, "weights": weights})
-    known = ", named as ImageNet's" if record["class_names"] else " without names"
-    reporter.info(f"it knows {sizes.classes} classes{known}, and draws {record['resolution']} px")
-    save_model(out, model.tensors, record, codec.place)
+    _report(model, reporter)
+    if found_tokenizer.network != _PAIRS[model.published.spec.network]:
+        usual = next(n.title for n in PUBLISHED_NETWORKS if n.network == _PAIRS[model.published.spec.network])
+        reporter.warn(f"{model.published.spec.title} was published with {usual}; this is another tokenizer")
+    if heads is None and sources.transformer.spec.network != "google":
+        reporter.info(
+            f"attention heads cannot be inferred from the shapes: using {sizes.heads}, as published (--heads)"
+        )
+    record = _record(model, found_tokenizer, {"heads": sizes.heads, "weights": weights})
+    named = " with ImageNet's names" if record["class_names"] else " without names"
+    reporter.info(f"{sizes.classes} classes{named}, resolution {record['resolution']} px")
+    save_model(out, model.tensors, record, found_tokenizer.source)
     return out
 
 
-def _record(model: _Converted, codec: _Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a model directory says of itself; the tokenizer's digest comes when it is written."""
-    network = model.published.family.network
+def _record(model: _Converted, found_tokenizer: _Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """The record of the model directory; the tokenizer's digest is added when it is written."""
+    network = model.published.spec.network
     return {
         "network": network,
         TRANSFORMERS[network].key: model.sizes.to_json(),
-        "resolution": model.sizes.grid * codec.sizes.factor,
-        # All published models are of ImageNet, and number its classes alike.
+        "resolution": model.sizes.grid * found_tokenizer.sizes.factor,
+        # All published models are of ImageNet and number its classes in the same order.
         "class_names": imagenet_names() if model.sizes.classes == 1000 else [],
         "weights": model.published.weights,
         "half": False,
         "step": model.published.step,
         "epoch": model.published.epoch,
         "settings": settings,
-        "parents": [model.parent, *codec.parents],
+        "parents": [model.parent, *found_tokenizer.parents],
     }
 
 
-def _check_place(out: Path, overwrite: bool) -> None:
-    """Refuse a place that holds something, or that is not ours to replace."""
+def _check_output(out: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, or that --overwrite must not replace."""
     check_output(out, overwrite)
     remove_leftovers(out)
     ours = format_of(out) in (MODEL_FORMAT, TOKENIZER_FORMAT)
     if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError(f"{out} is no model or tokenizer directory, so --overwrite does not replace it")
+        raise OutputError(f"{out} is not a model or tokenizer directory, so --overwrite does not replace it")
 
 
-def _tell(converted: _Converted, reporter: Reporter) -> None:
-    """Say what a file was found to be."""
+def _report(converted: _Converted, reporter: Reporter) -> None:
+    """Report what a file was found to be."""
     millions = f"{converted.parameters / 1e6:.3f} M parameters"
     sizes = ", ".join(f"{key} {value}" for key, value in converted.sizes.to_json().items())
-    reporter.info(
-        f"{converted.published.path.name} is {converted.published.family.title}, {millions}: {sizes}"
-    )
+    reporter.info(f"{converted.published.path.name} is {converted.published.spec.title}, {millions}: {sizes}")
 
 
 # --- files ------------------------------------------------------------------------------------------
 
 
 def _sort(files: Sequence[Path], tokenizer: Sequence[Path], weights: str) -> _Sources:
-    """Read the files that were given and tell what each is."""
+    """Read the files that were given and sort them by kind."""
     found: dict[str, Any] = {}
 
     def add(kind: str, path: Path, value: Any) -> None:
         if kind in found:
-            raise ConfigError(f"{path} is a second {kind}; name one")
+            raise ConfigError(f"{path} is a second {kind}; give one")
         found[kind] = value
 
     all_paths = [(path, False) for given in files for path in _expanded(given)]
@@ -219,33 +218,35 @@ def _sort(files: Sequence[Path], tokenizer: Sequence[Path], weights: str) -> _So
             add("yaml file", path, (path, _read_yaml(path)))
         else:
             published = _read(path, weights)
-            if is_tokenizer and published.family.kind != "tokenizer":
-                raise ConfigError(f"--tokenizer {path}: this is {published.family.title}")
-            add(published.family.kind, path, published)
-    codec = found.get("tokenizer")
-    if codec is None:
+            if is_tokenizer and published.spec.kind != "tokenizer":
+                raise ConfigError(f"--tokenizer {path}: this is {published.spec.title}")
+            add(published.spec.kind, path, published)
+    found_tokenizer = found.get("tokenizer")
+    if found_tokenizer is None:
         raise ConfigError(
-            "a transformer needs the tokenizer that it was trained with: name its file with --tokenizer"
+            "a transformer needs the tokenizer that it was trained with: give its file with --tokenizer"
             if "transformer" in found
-            else "no weights were given: name a published file"
+            else "no weights were given: give a published file"
         )
-    of_ours = codec if isinstance(codec, Path) else None
-    if of_ours and "yaml file" in found:
+    native = found_tokenizer if isinstance(found_tokenizer, Path) else None
+    if native and "yaml file" in found:
         raise ConfigError(
-            f"{found['yaml file'][0]} is of no use beside {of_ours}, which has its sizes; leave one out"
+            f"{found['yaml file'][0]} is not needed with {native}, which has its sizes; leave one out"
         )
-    return _Sources(found.get("transformer"), None if of_ours else codec, of_ours, found.get("yaml file"))
+    return _Sources(
+        found.get("transformer"), None if native else found_tokenizer, native, found.get("yaml file")
+    )
 
 
 def _expanded(path: Path) -> list[Path]:
-    """A file or directory of ours as it is; of another folder, the published files in it."""
+    """A file or artifact as it is; of another folder, the published files in it."""
     if not path.exists():
         raise InputError(f"no weights at {path}: it does not exist")
     if not path.is_dir() or format_of(path):
         return [path]
     inside = sorted(p for p in path.rglob("*") if p.name.lower().endswith(_ENDINGS) and p.is_file())
     if not inside:
-        raise InputError(f"{path} holds no weights: no file in it ends with {', '.join(_ENDINGS)}")
+        raise InputError(f"{path} has no weights: no file in it ends with {', '.join(_ENDINGS)}")
     return inside
 
 
@@ -264,25 +265,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read(path: Path, weights: str) -> Published:
+def _read(path: Path, weights: str) -> PublishedWeights:
     """The weights in a published file."""
-    container, forget = _open(path)
+    container = _open(path)
     try:
         tensors, chosen = _weights_in(container, weights)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    family = family_of(tensors)
-    if family is None:
-        known = ", ".join(family.title for family in FAMILIES)
-        raise InputError(f"{path} is none of the networks that are known here: {known}")
+    spec = recognize(tensors)
+    if spec is None:
+        supported = ", ".join(network.title for network in PUBLISHED_NETWORKS)
+        raise InputError(f"{path} is not a supported checkpoint; supported are {supported}")
     if chosen != weights and weights == "raw":
-        raise InputError(f"{path} has averaged weights only; leave --weights raw out")
+        raise InputError(f"{path} has EMA weights only; leave --weights raw out")
     step, epoch = (_count(container, keys) for keys in (_STEP_KEYS, _EPOCH_KEYS))
-    return Published(path, family, tensors, chosen, step, epoch, forget)
+    return PublishedWeights(path, spec, tensors, chosen, step, epoch)
 
 
-def _open(path: Path) -> Checkpoint:
-    """What is in a published file of any kind, which its first bytes tell."""
+def _open(path: Path) -> Any:
+    """The content of a published file of any kind, which its first bytes determine."""
     try:
         with open(path, "rb") as file:
             begin = file.read(64)
@@ -296,7 +297,7 @@ def _open(path: Path) -> Checkpoint:
     # Maps of msgpack: short, of 16 and of 32 bits. A pickle's 0x80 would be an empty one.
     if begin[:1] in (b"\xde", b"\xdf") or b"\x81" <= begin[:1] <= b"\x8f":
         return read_flax(path)
-    raise InputError(f"{path} is no weights: neither a checkpoint of PyTorch nor flax's msgpack")
+    raise InputError(f"{path} is not a weights file: neither a PyTorch checkpoint nor flax's msgpack")
 
 
 def _count(container: Any, keys: Sequence[str]) -> int | None:
@@ -306,7 +307,7 @@ def _count(container: Any, keys: Sequence[str]) -> int | None:
 
 
 def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:
-    """The tensors in a checkpoint by name, and whether they are said to be averaged."""
+    """The tensors in a checkpoint by name, and whether they are ``ema`` or ``raw`` weights."""
     groups = container if isinstance(container, dict) else {}
     found: dict[str, _Tensors | None] = {
         kind: next((group for key in keys if (group := _flat(groups.get(key)))), None)
@@ -319,7 +320,7 @@ def _weights_in(container: Any, weights: str) -> tuple[_Tensors, str]:
 
 
 def _flat(value: Any) -> _Tensors:
-    """The tensors in nested dicts, with names like ``a/b``; wrappers' prefixes are taken off."""
+    """The tensors in nested dicts, with names like ``a/b``; wrappers' prefixes are removed."""
     flat: _Tensors = {}
     waiting = [("", value)]
     seen: set[int] = set()  # a dict may hold itself, or be in many places
@@ -329,7 +330,7 @@ def _flat(value: Any) -> _Tensors:
             continue
         seen.add(id(group))
         for key, inner in group.items():
-            if isinstance(inner, Tensor | PackedArray) and isinstance(key, str):
+            if isinstance(inner, Tensor) and isinstance(key, str):
                 name = _WRAPPERS.sub("", prefix + key)
                 if name in flat:
                     raise InputError(f"it has two tensors {name!r}, with and without a wrapper's prefix")
@@ -342,45 +343,47 @@ def _flat(value: Any) -> _Tensors:
 # --- networks ---------------------------------------------------------------------------------------
 
 
-def _convert(published: Published, sizes: Any, known: Mapping[str, Any]) -> _Converted:
-    """A published network of these sizes under our names, checked."""
+def _convert(published: PublishedWeights, sizes: Any, known: Mapping[str, Any]) -> _Converted:
+    """A published network of these sizes under native names, checked."""
     with torch.device("meta"), _Unfilled():
-        network = known[published.family.network].build(sizes)
+        network = known[published.spec.network].build(sizes)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return _Converted(published, sizes, to_ours(published, sizes, network), parameters)
+    return _Converted(published, sizes, to_native(published, sizes, network), parameters)
 
 
 def _convert_tokenizer(sources: _Sources, grid: int | None, reporter: Reporter) -> _Converted:
-    """The published tokenizer, for the transformer's grid, or as its yaml file says."""
+    """The published tokenizer, for the transformer's grid, or with the resolution of its yaml file."""
     published = sources.tokenizer
     assert published is not None
     sizes = tokenizer_sizes(published, RESOLUTION)
     if sources.yaml is not None:
         path, values = sources.yaml
-        if published.family.network != "vqgan":
-            raise ConfigError(f"{path} is for a VQGAN, but {published.path} is {published.family.title}")
+        if published.spec.network != "vqgan":
+            raise ConfigError(f"{path} is for a VQGAN, but {published.path} is {published.spec.title}")
         sizes = tokenizer_sizes(published, values["ddconfig"]["resolution"])
         assert isinstance(sizes, VQGANConfig)
         check_model_yaml(sizes, values, path)
     elif grid is not None:
         sizes = tokenizer_sizes(published, grid * sizes.factor)
     else:
-        reporter.info(f"shapes do not tell the side of its images: taking {RESOLUTION} px, as published")
+        reporter.info(
+            f"the resolution cannot be inferred from the shapes: using {RESOLUTION} px, as published"
+        )
     converted = _convert(published, sizes, TOKENIZERS)
-    _tell(converted, reporter)
+    _report(converted, reporter)
     return converted
 
 
 def _tokenizer_for(sources: _Sources, grid: int, reporter: Reporter) -> _Tokenizer:
-    """The tokenizer that goes into a model directory."""
+    """The tokenizer for a model directory."""
     if sources.directory is not None:
-        codec = load_tokenizer(sources.directory)
-        parents = [parent("tokenizer", codec.path.resolve(), codec.sha256)]
-        network = read_tokenizer_record(codec.path).get("network", "vqgan")
-        return _Tokenizer(network, codec.config, codec.path, parents)
+        found_tokenizer = load_tokenizer(sources.directory)
+        parents = [parent("tokenizer", found_tokenizer.path.resolve(), found_tokenizer.sha256)]
+        network = read_tokenizer_record(found_tokenizer.path).get("network", "vqgan")
+        return _Tokenizer(network, found_tokenizer.config, found_tokenizer.path, parents)
     converted = _convert_tokenizer(sources, grid, reporter)
     parents = [converted.parent]
-    network = converted.published.family.network
+    network = converted.published.spec.network
 
     def write(path: Path) -> None:
         _write_tokenizer(path, converted, parents)
@@ -390,7 +393,7 @@ def _tokenizer_for(sources: _Sources, grid: int, reporter: Reporter) -> _Tokeniz
 
 def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, str]]) -> None:
     settings = {"weights": converted.published.weights}
-    network = converted.published.family.network
+    network = converted.published.spec.network
     save_tokenizer(path, converted.tensors, converted.sizes, settings, parents, network)
 
 

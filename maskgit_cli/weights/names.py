@@ -1,8 +1,8 @@
 """Published weights to the networks of this package: which tensor is which.
 
-A family is a published network. Its tensors are told from other families' by one name; the rest is a
-table of pairs, their name and ours, in which ``{i}`` and ``{j}`` stand for any number, ``{p}`` for
-weight or bias, ``{a}`` for a projection of attention, and ``{t}`` for any ending.
+Each published network is recognized by one pattern of its tensors' names. The rest is a table of pairs,
+published name and native name, in which ``{i}`` and ``{j}`` match any number, ``{p}`` weight or bias, ``{a}``
+a projection of attention, and ``{t}`` any ending.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from maskgit_cli.errors import ArtifactError, WeightsError, counted
-from maskgit_cli.weights.read_flax import PackedArray
 
 Names = Sequence[tuple[str, str]]
 
@@ -120,17 +119,17 @@ def _llamagen_names(levels: int) -> Names:
     return (*reversed_levels, *middle, *encoder, ("{t}", "{t}"))
 
 
-class Family(NamedTuple):
-    """A published network.
+class PublishedNetwork(NamedTuple):
+    """A network as its authors published it.
 
     Attributes:
-        network: the name of ours that it becomes.
-        title: what it is called in messages.
-        mark: pattern of how some of its tensors' names begin, and no other family's.
-        names: pairs of names for a network of these sizes: published, ours.
+        network: the registry's name of the native network.
+        title: its name in messages.
+        mark: pattern of how some of its tensors' names begin, and no other network's.
+        names: pairs of names for a network of these sizes: published, native.
         kind: ``transformer`` or ``tokenizer``.
-        positions: of a transformer, the tensor whose last side but one counts the tokens.
-        ignored: pattern of tensors that are no part of the network.
+        positions: of a transformer, the tensor whose second-to-last dimension counts the tokens.
+        ignored: pattern of tensors that are not part of the network.
         tied: of tensors that are stored twice, the copy and the one it must equal.
     """
 
@@ -144,8 +143,8 @@ class Family(NamedTuple):
     tied: tuple[str, str] = ("", "")
 
 
-FAMILIES = (
-    Family(
+PUBLISHED_NETWORKS = (
+    PublishedNetwork(
         "maskgit",
         "the paper's transformer",
         r"first_layer\.|transformer\.layers\.\d+\.[01]\.",
@@ -153,7 +152,7 @@ FAMILIES = (
         "transformer",
         positions="pos_emb",
     ),
-    Family(
+    PublishedNetwork(
         "halton",
         "Halton-MaskGIT's transformer",
         r"transformer\.layers\.\d+\.(attn|ff|ln1)\.",
@@ -162,7 +161,7 @@ FAMILIES = (
         positions="pos_emb.weight",
         tied=("head.weight", "tok_emb.weight"),
     ),
-    Family(
+    PublishedNetwork(
         "google",
         "Google's transformer",
         r"TransformerLayer_\d+/",
@@ -170,7 +169,7 @@ FAMILIES = (
         "transformer",
         positions="Embed_0/position_embeddings/embedding",
     ),
-    Family(
+    PublishedNetwork(
         "vqgan",
         "a VQGAN",
         r"(encoder\.down|decoder\.up)\.",
@@ -178,7 +177,7 @@ FAMILIES = (
         "tokenizer",
         ignored=r"loss\..*",
     ),
-    Family(
+    PublishedNetwork(
         "llamagen",
         "LlamaGen's tokenizer",
         r"(encoder|decoder)\.conv_blocks\.",
@@ -186,7 +185,7 @@ FAMILIES = (
         "tokenizer",
         ignored=r"loss\..*|quantize\.codebook_used",  # the latter counts which codes training used
     ),
-    Family(
+    PublishedNetwork(
         "google_vqgan",
         "Google's tokenizer",
         r"(encoder|decoder)/ResBlock_\d+/",
@@ -196,39 +195,31 @@ FAMILIES = (
 )  # fmt: skip
 
 
-class Published(NamedTuple):
+class PublishedWeights(NamedTuple):
     """The weights of one published network.
 
     Attributes:
         path: the file they were in.
-        family: what they are.
+        spec: the network they are of.
         tensors: by their published names.
-        weights: ``ema`` if they are said to be averaged, else ``raw``.
-        step: optimizer steps behind them, where the file says so.
-        epoch: whole passes over the training images behind them, likewise.
-        forget: gives back the memory that tensors have taken by being looked at.
+        weights: ``ema`` if the file says that they are averaged, else ``raw``.
+        step: optimizer steps, where the file has them.
+        epoch: epochs, where the file has them.
     """
 
     path: Path
-    family: Family
-    tensors: Mapping[str, Tensor | PackedArray]
+    spec: PublishedNetwork
+    tensors: Mapping[str, Tensor]
     weights: str
     step: int | None
     epoch: int | None
-    forget: Callable[[], None]
-
-    def load(self, name: str) -> Tensor:
-        """One tensor, for which those loaded before are forgotten."""
-        self.forget()
-        tensor = self.tensors[name]
-        return tensor.load() if isinstance(tensor, PackedArray) else tensor
 
 
 # --- names ------------------------------------------------------------------------------------------
 
 
 def _pattern(template: str) -> str:
-    """A regular expression for the names that a template of the tables stands for."""
+    """A regular expression for the names that a template of the tables matches."""
     parts = re.split(r"\{(\w)\}", template)  # text, hole, text, hole, ..., text
     return "".join(f"(?P<{x}>{_HOLES[x]})" if i % 2 else re.escape(x) for i, x in enumerate(parts))
 
@@ -243,31 +234,31 @@ def renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
 
 
 def v1_transformer_name(published: str) -> str:
-    """Our name of a tensor of the paper's published transformer (arXiv 2310.14400).
+    """The native name of a tensor of the paper's published transformer (arXiv 2310.14400).
 
-    Shapes and values are the same on both sides; the number of attention heads cannot be read off
-    them (16 in the published files).
+    Shapes and values are the same on both sides. The number of attention heads cannot be inferred from them
+    (16 in the published files).
 
     Raises:
         ArtifactError: the published network has no tensor of that name.
     """
-    ours = renamed(published, _V1_TRANSFORMER)
-    if ours is None:
+    native = renamed(published, _V1_TRANSFORMER)
+    if native is None:
         raise ArtifactError(f"tensor {published!r} is not one of the paper's transformer")
-    return ours
+    return native
 
 
-def v1_published_name(ours: str) -> str:
+def v1_published_name(native: str) -> str:
     """The paper's published name of a tensor of :class:`~maskgit_cli.networks.maskgit.MaskGIT`."""
-    published = renamed(ours, ((right, left) for left, right in _V1_TRANSFORMER))
-    assert published is not None, ours
+    published = renamed(native, ((right, left) for left, right in _V1_TRANSFORMER))
+    assert published is not None, native
     return published
 
 
-def family_of(names: Iterable[str]) -> Family | None:
-    """The family whose tensors have these names, or None."""
+def recognize(names: Iterable[str]) -> PublishedNetwork | None:
+    """The published network whose tensors have these names, or None."""
     some = list(names)
-    return next((f for f in FAMILIES if any(re.match(f.mark, name) for name in some)), None)
+    return next((n for n in PUBLISHED_NETWORKS if any(re.match(n.mark, name) for name in some)), None)
 
 
 # --- tensors ----------------------------------------------------------------------------------------
@@ -288,21 +279,21 @@ def _to_torch(name: str, tensor: Tensor) -> Tensor:
     return tensor.T if tensor.dim() == 2 else tensor
 
 
-class Ours(Mapping[str, Tensor]):
-    """Published tensors under our names and in our layout, each brought into memory when it is asked for.
+class NativeTensors(Mapping[str, Tensor]):
+    """Published tensors under native names and in torch's layout, each converted when it is asked for.
 
     Args:
-        published: the tensors.
-        names: published names by ours.
+        weights: the tensors.
+        names: published names by native name.
     """
 
-    def __init__(self, published: Published, names: Mapping[str, str]) -> None:
-        self.published = published
+    def __init__(self, weights: PublishedWeights, names: Mapping[str, str]) -> None:
+        self.weights = weights
         self.names = names
 
     def __getitem__(self, name: str) -> Tensor:
-        theirs = self.names[name]
-        return _to_torch(theirs, self.published.load(theirs)).contiguous()
+        published = self.names[name]
+        return _to_torch(published, self.weights.tensors[published]).contiguous()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -311,11 +302,11 @@ class Ours(Mapping[str, Tensor]):
         return len(self.names)
 
 
-def to_ours(published: Published, sizes: Any, network: nn.Module) -> Ours:
-    """Published tensors under our names, in our layout, held strictly to the network.
+def to_native(weights: PublishedWeights, sizes: Any, network: nn.Module) -> NativeTensors:
+    """Published tensors under native names, in torch's layout, checked strictly against the network.
 
     Args:
-        published: the tensors.
+        weights: the tensors.
         sizes: of the network.
         network: may be on the meta device; only names and shapes are read.
 
@@ -323,53 +314,47 @@ def to_ours(published: Published, sizes: Any, network: nn.Module) -> Ours:
         Exactly the network's tensors.
 
     Raises:
-        WeightsError: tensors are missing, extra, of other shapes or types, or not finite; all are named.
+        WeightsError: there are missing or unexpected keys, other shapes or types, or values that are not
+            finite; all are named.
     """
-    family, tensors = published.family, published.tensors
-    backwards = [(right, left) for left, right in family.names(sizes)]
+    spec, tensors = weights.spec, weights.tensors
+    backwards = [(right, left) for left, right in spec.names(sizes)]
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     names = {name: renamed(name, backwards) or "" for name in wanted}
-    theirs = set(names.values())
-    assert "" not in theirs, "a tensor of ours has no published name"
-    unneeded = re.compile("|".join(filter(None, (family.ignored, re.escape(family.tied[0])))))
-    # A tensor without memory shows which shape its layout has in torch.
-    here = sorted(theirs & tensors.keys())
-    shapes = {t: _to_torch(t, torch.empty(tensors[t].shape, device="meta")).shape for t in here}
+    published = set(names.values())
+    assert "" not in published, "a native tensor has no published name"
+    unneeded = re.compile("|".join(filter(None, (spec.ignored, re.escape(spec.tied[0])))))
+    # A tensor on the meta device has the shape of its torch layout without any memory.
+    present = sorted(published & tensors.keys())
+    shapes = {t: _to_torch(t, torch.empty(tensors[t].shape, device="meta")).shape for t in present}
     faults = {
-        "lacks {}": sorted(theirs - tensors.keys()),
-        "has {} too many": sorted(n for n in tensors.keys() - theirs if not unneeded.fullmatch(n)),
-        "has {} of another shape": [
+        "missing": sorted(published - tensors.keys()),
+        "unexpected": sorted(n for n in tensors.keys() - published if not unneeded.fullmatch(n)),
+        "of another shape": [
             f"{t} {tuple(tensors[t].shape)} for {tuple(wanted[name])}"
             for name, t in names.items()
             if t in shapes and shapes[t] != wanted[name]
         ],
     }
-    texts = [
-        f"{what.format(counted(len(them), 'tensor'))}: {listed(them)}"
-        for what, them in faults.items()
-        if them
-    ]
+    texts = [f"{counted(len(keys), 'key')} {what}: {listed(keys)}" for what, keys in faults.items() if keys]
     if texts:
-        raise WeightsError(f"{published.path} is not {family.title} as published: it {'; it '.join(texts)}")
-    _check_values(published, sorted(theirs))
-    return Ours(published, names)
+        raise WeightsError(f"{weights.path} is not {spec.title} as published: {'; '.join(texts)}")
+    _check_values(weights, sorted(published))
+    return NativeTensors(weights, names)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas, the first few of them where they are many; odd characters are escaped."""
+    """Names with commas, the first few of them where there are many; odd characters are escaped."""
     shown = [name if name.isprintable() else repr(name) for name in names[:LISTED]]
     return ", ".join(shown) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
-def _check_values(published: Published, names: Sequence[str]) -> None:
-    """Every number of these tensors is finite and a fraction, and tensors that are tied are equal."""
-    path, odd = published.path, []
-    for name in names:
-        tensor = published.load(name)
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            odd.append(name)
+def _check_values(weights: PublishedWeights, names: Sequence[str]) -> None:
+    """Every number of these tensors is a finite float, and tied tensors are equal."""
+    tensors = weights.tensors
+    odd = [n for n in names if not (tensors[n].is_floating_point() and torch.isfinite(tensors[n]).all())]
     if odd:
-        raise WeightsError(f"{path}: these tensors hold NaN, infinity or no fractions: {listed(odd)}")
-    copy, original = published.family.tied
-    if copy in published.tensors and not torch.equal(published.load(copy), published.load(original)):
-        raise WeightsError(f"{path}: {copy} and {original} differ, but the network has one for both")
+        raise WeightsError(f"{weights.path}: these tensors hold NaN, infinity or no floats: {listed(odd)}")
+    copy, original = weights.spec.tied
+    if copy in tensors and not torch.equal(tensors[copy], tensors[original]):
+        raise WeightsError(f"{weights.path}: {copy} and {original} differ, but the network ties them")

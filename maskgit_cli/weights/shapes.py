@@ -1,8 +1,8 @@
-"""The sizes of published networks, read off the shapes of their tensors.
+"""The sizes of published networks, inferred from the shapes of their tensors.
 
-Shapes don't tell the number of attention heads (but Google's do), how a table's rows divide into codes
-and classes (but Halton-MaskGIT's do), the groups of group normalizations, nor the side of the images
-that a tokenizer was made for.
+Shapes do not contain the number of attention heads (except Google's), how a table's rows divide into tokens
+and classes (except Halton-MaskGIT's), the groups of group normalizations, nor the resolution that a tokenizer
+was made for.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from maskgit_cli.config.networks import (
     VQGANConfig,
 )
 from maskgit_cli.errors import ConfigError, WeightsError
-from maskgit_cli.weights.names import Published
+from maskgit_cli.weights.names import PublishedWeights
 
-# Side in pixels of the images that all published tokenizers were first made for.
+# Resolution in pixels that all published tokenizers were first made for.
 RESOLUTION = 256
 V1_HEADS = 16
 # Halton-MaskGIT's heads by the width of a token and of all heads together.
@@ -38,122 +38,122 @@ HALTON_HEADS = {
 }
 
 
-def _shape(published: Published, name: str, sides: int) -> tuple[int, ...]:
-    """The shape of a tensor that sizes are read from."""
-    if name not in published.tensors:
-        raise _unlike(published, f"it lacks 1 tensor: {name}")
-    shape = tuple(published.tensors[name].shape)
+def _shape(weights: PublishedWeights, name: str, sides: int) -> tuple[int, ...]:
+    """The shape of a tensor that sizes are inferred from."""
+    if name not in weights.tensors:
+        raise _unlike(weights, f"1 key missing: {name}")
+    shape = tuple(weights.tensors[name].shape)
     if len(shape) != sides or 0 in shape:
-        raise _unlike(published, f"{name} has shape {shape}")
+        raise _unlike(weights, f"{name} has shape {shape}")
     return shape
 
 
-def _unlike(published: Published, fault: str) -> WeightsError:
-    """An error that says what is not as it should be."""
-    return WeightsError(f"{published.path} is not {published.family.title} as published: {fault}")
+def _unlike(weights: PublishedWeights, fault: str) -> WeightsError:
+    """The error for weights that do not fit the published network."""
+    return WeightsError(f"{weights.path} is not {weights.spec.title} as published: {fault}")
 
 
-def _count(published: Published, pattern: str) -> int:
-    """How many different numbers stand in the group of a pattern that names begin with."""
-    return len({m[1] for name in published.tensors if (m := re.match(pattern, name))})
+def _count(weights: PublishedWeights, pattern: str) -> int:
+    """How many different numbers the group of a pattern matches at the beginning of names."""
+    return len({m[1] for name in weights.tensors if (m := re.match(pattern, name))})
 
 
 # --- transformers -----------------------------------------------------------------------------------
 
 
-def grid_of(published: Published) -> int:
-    """Codes on a side of a transformer's image: its positions are grid² or, with the class, grid² + 1."""
-    name = published.family.positions
-    sides = 3 if published.family.network == "maskgit" else 2
-    return math.isqrt(_shape(published, name, sides)[-2])
+def grid_of(weights: PublishedWeights) -> int:
+    """Tokens per side of an image: positions are grid² or, with the class token, grid² + 1."""
+    name = weights.spec.positions
+    sides = 3 if weights.spec.network == "maskgit" else 2
+    return math.isqrt(_shape(weights, name, sides)[-2])
 
 
-def _classes(published: Published, rows: int, codes: int, others: int) -> int:
-    """Classes in a table that has codes, classes and ``others``."""
+def _classes(weights: PublishedWeights, rows: int, codes: int, others: int) -> int:
+    """Number of classes in a table of tokens, classes and ``others``."""
     if rows < codes + others:
         raise ConfigError(
-            f"{published.path} has {rows} rows for codes and classes, too few for the {codes} codes of the "
-            "tokenizer; name the one that it was trained with"
+            f"{weights.path} has {rows} rows for tokens and classes, too few for the {codes} tokens of the "
+            "tokenizer; give the one that it was trained with"
         )
     return rows - codes - others
 
 
-def _v1(published: Published, codes: int, heads: int | None) -> TransformerConfig:
-    rows, width = _shape(published, "tok_emb.weight", 2)
+def _v1(weights: PublishedWeights, codes: int, heads: int | None) -> TransformerConfig:
+    rows, width = _shape(weights, "tok_emb.weight", 2)
     return TransformerConfig(
         width=width,
-        depth=_count(published, r"transformer\.layers\.(\d+)\."),
+        depth=_count(weights, r"transformer\.layers\.(\d+)\."),
         heads=V1_HEADS if heads is None else heads,
-        mlp_width=_shape(published, "transformer.layers.0.1.fn.net.0.weight", 2)[0],
+        mlp_width=_shape(weights, "transformer.layers.0.1.fn.net.0.weight", 2)[0],
         codebook_size=codes,
-        classes=_classes(published, rows, codes, 2),  # the mask and the dropped class
-        grid=grid_of(published),
+        classes=_classes(weights, rows, codes, 2),  # the mask and the null class
+        grid=grid_of(weights),
     )
 
 
-def _halton(published: Published, codes: int, heads: int | None) -> HaltonConfig:
-    rows, width = _shape(published, "tok_emb.weight", 2)
-    inner = _shape(published, "transformer.layers.0.attn.wq.weight", 2)[0]
+def _halton(weights: PublishedWeights, codes: int, heads: int | None) -> HaltonConfig:
+    rows, width = _shape(weights, "tok_emb.weight", 2)
+    inner = _shape(weights, "transformer.layers.0.attn.wq.weight", 2)[0]
     heads = HALTON_HEADS.get((width, inner)) if heads is None else heads
     if heads is None:
         raise ConfigError(
-            f"{published.path} has a width of {width}, which was not published: say its number of heads "
+            f"{weights.path} has a width of {width}, which was not published: give its number of heads "
             "with --heads"
         )
     if inner % heads:
         raise ConfigError(f"--heads {heads}: must be a divisor of the {inner} features of all heads")
     return HaltonConfig(
         width=width,
-        depth=_count(published, r"transformer\.layers\.(\d+)\."),
+        depth=_count(weights, r"transformer\.layers\.(\d+)\."),
         heads=heads,
         head_width=inner // heads,
-        mlp_width=_shape(published, "transformer.layers.0.ff.w1.weight", 2)[0],
+        mlp_width=_shape(weights, "transformer.layers.0.ff.w1.weight", 2)[0],
         codebook_size=rows - 1,
-        classes=_shape(published, "cls_emb.weight", 2)[0] - 1,
-        grid=grid_of(published),
-        registers=_shape(published, "reg_tokens.weight", 2)[0],
+        classes=_shape(weights, "cls_emb.weight", 2)[0] - 1,
+        grid=grid_of(weights),
+        registers=_shape(weights, "reg_tokens.weight", 2)[0],
     )
 
 
-def _google(published: Published, codes: int, heads: int | None) -> GoogleConfig:
-    rows, width = _shape(published, "Embed_0/word_embeddings/embedding", 2)
+def _google(weights: PublishedWeights, codes: int, heads: int | None) -> GoogleConfig:
+    rows, width = _shape(weights, "Embed_0/word_embeddings/embedding", 2)
     query = "TransformerLayer_0/Attention_0/self_attention/query/kernel"
-    told = _shape(published, query, 3)[1]
-    if heads not in (None, told):
-        raise ConfigError(f"--heads {heads}: the shapes in {published.path} say {told}")
+    found = _shape(weights, query, 3)[1]
+    if heads not in (None, found):
+        raise ConfigError(f"--heads {heads}: the shapes in {weights.path} say {found}")
     return GoogleConfig(
         width=width,
-        depth=_count(published, r"TransformerLayer_(\d+)/"),
-        heads=told,
-        mlp_width=_shape(published, "TransformerLayer_0/Mlp_0/intermediate_output/kernel", 2)[1],
+        depth=_count(weights, r"TransformerLayer_(\d+)/"),
+        heads=found,
+        mlp_width=_shape(weights, "TransformerLayer_0/Mlp_0/intermediate_output/kernel", 2)[1],
         codebook_size=codes,
-        classes=_classes(published, rows, codes, 1),  # the mask
-        grid=grid_of(published),
+        classes=_classes(weights, rows, codes, 1),  # the mask
+        grid=grid_of(weights),
     )
 
 
-def transformer_sizes(published: Published, codes: int, heads: int | None) -> Any:
+def transformer_sizes(weights: PublishedWeights, codes: int, heads: int | None) -> Any:
     """Sizes of a published transformer.
 
     Args:
-        published: its weights.
-        codes: K, of the tokenizer it was trained with.
-        heads: attention heads; None takes what was published, unless shapes tell.
+        weights: the published weights.
+        codes: codebook size K of the tokenizer it was trained with.
+        heads: attention heads; None takes the published number, unless the shapes have it.
 
     Raises:
-        ConfigError: ``heads`` cannot be, or has to be given, or ``codes`` is not of this network.
-        WeightsError: a tensor that sizes are read from is missing or of another shape.
+        ConfigError: ``heads`` is impossible, or has to be given, or ``codes`` does not fit this network.
+        WeightsError: a tensor that sizes are inferred from is missing or of another shape.
     """
-    known: dict[str, Callable[[Published, int, int | None], Any]] = {
+    known: dict[str, Callable[[PublishedWeights, int, int | None], Any]] = {
         "maskgit": _v1,
         "halton": _halton,
         "google": _google,
     }
-    sizes = known[published.family.network](published, codes, heads)
+    sizes = known[weights.spec.network](weights, codes, heads)
     if sizes.codebook_size != codes:
         raise ConfigError(
-            f"{published.path} is for {sizes.codebook_size} codes, the tokenizer has {codes}; "
-            "name the tokenizer that it was trained with"
+            f"{weights.path} is for {sizes.codebook_size} tokens, the tokenizer has {codes}; "
+            "give the tokenizer that it was trained with"
         )
     return sizes
 
@@ -161,99 +161,103 @@ def transformer_sizes(published: Published, codes: int, heads: int | None) -> An
 # --- tokenizers -------------------------------------------------------------------------------------
 
 
-def _multipliers(published: Published, channels: int, widths: list[int]) -> tuple[int, ...]:
-    """Features of each level as multiples of those at full resolution."""
+def _multipliers(weights: PublishedWeights, channels: int, widths: list[int]) -> tuple[int, ...]:
+    """Channels of each level as multiples of those at full resolution."""
     if any(width % channels for width in widths):
-        raise _unlike(published, f"its levels of {widths} features are no multiples of {channels}")
+        raise _unlike(weights, f"its levels of {widths} channels are not multiples of {channels}")
     return tuple(width // channels for width in widths)
 
 
-def _pyramid(published: Published, resolution: int, level: str, block: str) -> VQGANConfig:
-    """Sizes of a VQGAN whose levels and blocks have names that begin so."""
-    channels = _shape(published, "encoder.conv_in.weight", 4)[0]
-    levels = range(_count(published, rf"encoder\.{level}\.(\d+)\."))
-    widths = [_shape(published, f"encoder.{level}.{i}.{block}.0.conv2.weight", 4)[0] for i in levels]
-    attending = [i for i in levels if _count(published, rf"encoder\.{level}\.{i}\.attn\.(\d+)\.")]
-    codes, embed_dim = _shape(published, "quantize.embedding.weight", 2)
+def _pyramid(weights: PublishedWeights, resolution: int, level: str, block: str) -> VQGANConfig:
+    """Sizes of a VQGAN whose levels and blocks have these names."""
+    channels = _shape(weights, "encoder.conv_in.weight", 4)[0]
+    levels = range(_count(weights, rf"encoder\.{level}\.(\d+)\."))
+    widths = [_shape(weights, f"encoder.{level}.{i}.{block}.0.conv2.weight", 4)[0] for i in levels]
+    attending = [i for i in levels if _count(weights, rf"encoder\.{level}\.{i}\.attn\.(\d+)\.")]
+    codes, embed_dim = _shape(weights, "quantize.embedding.weight", 2)
     return VQGANConfig(
         resolution=resolution,
         channels=channels,
-        channel_multipliers=_multipliers(published, channels, widths),
-        residual_blocks=_count(published, rf"encoder\.{level}\.0\.{block}\.(\d+)\."),
+        channel_multipliers=_multipliers(weights, channels, widths),
+        residual_blocks=_count(weights, rf"encoder\.{level}\.0\.{block}\.(\d+)\."),
         attention_resolutions=tuple(resolution >> i for i in attending),
-        z_channels=_shape(published, "encoder.conv_out.weight", 4)[0],
+        z_channels=_shape(weights, "encoder.conv_out.weight", 4)[0],
         embed_dim=embed_dim,
         codebook_size=codes,
     )
 
 
-def _vqgan(published: Published, resolution: int) -> VQGANConfig:
-    return _pyramid(published, resolution, "down", "block")
+def _vqgan(weights: PublishedWeights, resolution: int) -> VQGANConfig:
+    return _pyramid(weights, resolution, "down", "block")
 
 
-def _llamagen(published: Published, resolution: int) -> VQGANConfig:
-    return _pyramid(published, resolution, "conv_blocks", "res")
+def _llamagen(weights: PublishedWeights, resolution: int) -> VQGANConfig:
+    return _pyramid(weights, resolution, "conv_blocks", "res")
 
 
-def _google_vqgan(published: Published, resolution: int) -> GoogleVQGANConfig:
-    channels = _shape(published, "encoder/Conv_0/kernel", 4)[3]
+def _google_vqgan(weights: PublishedWeights, resolution: int) -> GoogleVQGANConfig:
+    channels = _shape(weights, "encoder/Conv_0/kernel", 4)[3]
     # The decoder has a convolution at its beginning, one after each of f's doublings, and one at its end.
-    levels = _count(published, r"decoder/Conv_(\d+)/") - 1
-    blocks = _count(published, r"encoder/ResBlock_(\d+)/")
+    levels = _count(weights, r"decoder/Conv_(\d+)/") - 1
+    blocks = _count(weights, r"encoder/ResBlock_(\d+)/")
     if levels < 1 or blocks % (levels + 1):
-        raise _unlike(published, f"its {blocks} blocks do not divide into {levels} levels and the bottom")
+        raise _unlike(weights, f"its {blocks} blocks do not divide into {levels} levels and the middle")
     each = blocks // (levels + 1)
     firsts = [f"encoder/ResBlock_{i * each}/Conv_0/kernel" for i in range(levels)]
-    widths = [_shape(published, name, 4)[3] for name in firsts]
-    codes, embed_dim = _shape(published, "quantizer/codebook", 2)
+    widths = [_shape(weights, name, 4)[3] for name in firsts]
+    codes, embed_dim = _shape(weights, "quantizer/codebook", 2)
     return GoogleVQGANConfig(
         resolution=resolution,
         channels=channels,
-        channel_multipliers=_multipliers(published, channels, widths),
+        channel_multipliers=_multipliers(weights, channels, widths),
         residual_blocks=each,
         embed_dim=embed_dim,
         codebook_size=codes,
     )
 
 
-def tokenizer_sizes(published: Published, resolution: int) -> Any:
+def tokenizer_sizes(weights: PublishedWeights, resolution: int) -> Any:
     """Sizes of a published tokenizer.
 
     Args:
-        published: its weights.
-        resolution: side in pixels of the images it is for.
+        weights: the published weights.
+        resolution: image side in pixels.
 
     Raises:
-        ConfigError: the network cannot be for that resolution.
-        WeightsError: a tensor that sizes are read from is missing or of another shape.
+        ConfigError: the network cannot have that resolution.
+        WeightsError: a tensor that sizes are inferred from is missing or of another shape.
     """
-    known: dict[str, Callable[[Published, int], Pyramid]] = {
+    known: dict[str, Callable[[PublishedWeights, int], Pyramid]] = {
         "vqgan": _vqgan,
         "llamagen": _llamagen,
         "google_vqgan": _google_vqgan,
     }
-    return known[published.family.network](published, resolution)
+    return known[weights.spec.network](weights, resolution)
 
 
 def check_model_yaml(sizes: VQGANConfig, values: Mapping[str, Any], path: object) -> None:
-    """Hold the sizes of a VQGAN to the ``model.yaml`` it was published with.
+    """Check the sizes of a VQGAN against the ``model.yaml`` it was published with.
 
     Raises:
         WeightsError: they differ; the setting is named.
     """
     inner = values["ddconfig"]
+    attends = inner.get("attn_resolutions")
     pairs = {
         "n_embed": (values.get("n_embed"), sizes.codebook_size),
         "embed_dim": (values.get("embed_dim"), sizes.embed_dim),
         "ch": (inner.get("ch"), sizes.channels),
         "ch_mult": (inner.get("ch_mult"), list(sizes.channel_multipliers)),
         "num_res_blocks": (inner.get("num_res_blocks"), sizes.residual_blocks),
-        "attn_resolutions": (inner.get("attn_resolutions"), list(sizes.attention_resolutions)),
+        # A set in a list: configs name the resolutions in any order.
+        "attn_resolutions": (attends and sorted(attends), sorted(sizes.attention_resolutions)),
         "z_channels": (inner.get("z_channels"), sizes.z_channels),
         "double_z": (inner.get("double_z", False), False),
         "in_channels": (inner.get("in_channels", 3), 3),
         "out_ch": (inner.get("out_ch", 3), 3),
     }
-    for key, (said, found) in pairs.items():
-        if said is not None and said != found:
-            raise WeightsError(f"{path} says {key} {said}, but the tensors say {found}; name the right file")
+    for key, (stated, found) in pairs.items():
+        if stated is not None and stated != found:
+            raise WeightsError(
+                f"{path} has {key} {stated}, but the tensors have {found}; give the right file"
+            )

@@ -9,7 +9,7 @@ import pytest
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from maskgit_cli.cli import COMMANDS, group
-from maskgit_cli.config.catalogue import PUBLISHED
+from maskgit_cli.config.catalogue import CATALOGUE
 from maskgit_cli.config.networks import SIZES
 from maskgit_cli.config.samplers import PRESETS, SAMPLERS, SCHEDULES
 
@@ -44,7 +44,7 @@ def offered(line: str) -> list[str]:
         ("decode t.h5 out --views ", ["first", "all"]),
         ("bench --dtype b", ["bf16"]),
         ("bench --device c", ["cpu", "cuda"]),
-        ("pull halton", [name for name in PUBLISHED if name.startswith("halton")]),
+        ("pull halton", [name for name in CATALOGUE if name.startswith("halton")]),
         ("--install-completion z", ["zsh"]),
     ],
 )

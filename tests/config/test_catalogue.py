@@ -6,7 +6,7 @@ import pytest
 import torch
 from documents import ROOT, Document
 
-from maskgit_cli.config.catalogue import FAMILIES, PUBLISHED, published_model
+from maskgit_cli.config.catalogue import CATALOGUE, ORIGINS, published_model
 from maskgit_cli.config.networks import GoogleConfig, HaltonConfig, TransformerConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.networks.google import Google
@@ -36,14 +36,14 @@ def network(model):
         return MaskGIT(TransformerConfig(*sizes))
 
 
-@pytest.mark.parametrize("model", PUBLISHED.values(), ids=PUBLISHED)
+@pytest.mark.parametrize("model", CATALOGUE.values(), ids=CATALOGUE)
 def test_parameters_are_those_of_the_network(model):
     assert sum(p.numel() for p in network(model).parameters()) == model.parameters
 
 
 def test_the_published_numbers():
     """Parameters in millions, and FID, as the authors' pages round them."""
-    shown = {name: (round(m.parameters / 1e6), m.fid) for name, m in PUBLISHED.items()}
+    shown = {name: (round(m.parameters / 1e6), m.fid) for name, m in CATALOGUE.items()}
     assert shown == {
         "maskgit-256": (174, 6.80),
         "maskgit-512": (176, 7.26),
@@ -58,12 +58,12 @@ def test_the_published_numbers():
         "google-256": (172, 6.06),
         "google-512": (173, 7.32),
     }
-    assert f"{PUBLISHED['maskgit-256'].parameters / 1e6:.3f}" == "174.161"
+    assert f"{CATALOGUE['maskgit-256'].parameters / 1e6:.3f}" == "174.161"
 
 
-@pytest.mark.parametrize("model", PUBLISHED.values(), ids=PUBLISHED)
+@pytest.mark.parametrize("model", CATALOGUE.values(), ids=CATALOGUE)
 def test_entries_are_whole(model):
-    assert model.family in FAMILIES
+    assert model.family in ORIGINS
     assert str(model.resolution) in model.name
     for file in model.files:
         assert file.on_hub == (re.fullmatch(r"[\w.-]+/[\w.-]+", file.source) is not None)
@@ -75,14 +75,14 @@ def test_entries_are_whole(model):
 
 
 def test_sizes():
-    assert PUBLISHED["maskgit-256"].bytes == 2_090_306_069 + 957_954_257 + 645
-    assert PUBLISHED["halton-384-large"].bytes == 1_920_000_000 + 288_000_000
-    assert PUBLISHED["google-256"].bytes is None
+    assert CATALOGUE["maskgit-256"].bytes == 2_090_306_069 + 957_954_257 + 645
+    assert CATALOGUE["halton-384-large"].bytes == 1_920_000_000 + 288_000_000
+    assert CATALOGUE["google-256"].bytes is None
 
 
 def test_names():
-    assert published_model("maskgit-256") is PUBLISHED["maskgit-256"]
-    with pytest.raises(ConfigError, match=r"no published model is called Maskgit-255; there are maskgit-256"):
+    assert published_model("maskgit-256") is CATALOGUE["maskgit-256"]
+    with pytest.raises(ConfigError, match=r"Maskgit-255 .*maskgit-256"):
         published_model("Maskgit-255")
     with pytest.raises(ConfigError, match="halton-384-large, google-256"):
         published_model("???")
@@ -90,7 +90,7 @@ def test_names():
 
 def test_the_document_has_the_same_table():
     rows = Document(ROOT / "docs" / "weights.md").rows("published-weights")
-    sizes = {m.name: f"{m.bytes / 1e9:.2f} GB" if m.bytes else "-" for m in PUBLISHED.values()}
+    sizes = {m.name: f"{m.bytes / 1e9:.2f} GB" if m.bytes else "-" for m in CATALOGUE.values()}
     assert rows == [
         [
             f"`{m.name}`",
@@ -98,7 +98,7 @@ def test_the_document_has_the_same_table():
             f"{m.resolution} px",
             f"{m.fid:.2f}" if m.fid else "-",
             sizes[m.name],
-            FAMILIES[m.family].license,
+            ORIGINS[m.family].license,
         ]
-        for m in PUBLISHED.values()
+        for m in CATALOGUE.values()
     ]

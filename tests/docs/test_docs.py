@@ -36,7 +36,7 @@ from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.reports.sweeping import sweep
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.inpaint.inpainting import inpaint
-from maskgit_cli.scoring.features import INCEPTION, INCEPTION_SHA256, PUBLISHED, metric_name
+from maskgit_cli.scoring.features import CATALOGUE, INCEPTION, INCEPTION_SHA256, metric_name
 from maskgit_cli.scoring.stages import fid_stats, score
 from maskgit_cli.weights.exporting import export
 from maskgit_cli.weights.importing import import_weights
@@ -473,7 +473,7 @@ def test_names_of_scores(made):
         plain = re.sub(r"(_inception_[0-9a-f]{8}|_vqgan)?(_legacy_v1)?$", "", name).replace("frechet", "fid")
         found.add(plain)
     assert found == set(FORMATS.column("names-of-scores"))
-    others = PUBLISHED._replace(sha256="1234abcd" * 8), PUBLISHED._replace(space="vqgan")
+    others = CATALOGUE._replace(sha256="1234abcd" * 8), CATALOGUE._replace(space="vqgan")
     assert [metric_name("fid", other) for other in others] == ["frechet_inception_1234abcd", "frechet_vqgan"]
-    assert metric_name("fid", PUBLISHED, 50_000) == "fid_50k"
-    assert metric_name("fid", PUBLISHED._replace(protocol="legacy-v1"), 50_000) == "fid_legacy_v1"
+    assert metric_name("fid", CATALOGUE, 50_000) == "fid_50k"
+    assert metric_name("fid", CATALOGUE._replace(protocol="legacy-v1"), 50_000) == "fid_legacy_v1"

@@ -230,8 +230,8 @@ def test_the_page_of_a_model(hub, run, tmp_path):
         "tags": ["maskgit", "masked-image-modeling", "class-conditional"],
         "license": "mit",
     }
-    assert "draws images of 16 px in 3 classes, with its tokenizer" in text
-    assert "the averaged weights after 6 training steps" in text
+    assert "16 px in 3 classes" in text
+    assert "EMA weights after 6 training steps" in text
     assert "maskgit pull user/mine" in text
     assert load_model(tmp_path / "mine").sha256 in text
     assert "| `batch_size` | `8` |" in text
@@ -249,10 +249,10 @@ def test_a_page_without_licence_is_said_aloud(hub, tmp_path, maskgit):
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
-        ("/api/repos/create", 401, "no token was sent, or it is wrong: set HF_TOKEN"),
-        ("/api/repos/create", 403, "the token may not write there"),
-        ("/api/models/user/mine/preupload/main", 429, "too many requests came from here"),
-        ("/api/models/user/mine/commit/main", 500, "it refuses (HTTP status 500)"),
+        ("/api/repos/create", 401, "HF_TOKEN"),
+        ("/api/repos/create", 403, "write access"),
+        ("/api/models/user/mine/preupload/main", 429, "too many requests"),
+        ("/api/models/user/mine/commit/main", 500, "HTTP status 500"),
     ],
 )
 def test_a_hub_that_refuses(hub, run, tmp_path, maskgit, path, status, message):
@@ -262,7 +262,7 @@ def test_a_hub_that_refuses(hub, run, tmp_path, maskgit, path, status, message):
     outcome = maskgit("export", run, tmp_path / "mine", "--push", "user/mine", "--quiet")
     assert (outcome.status, outcome.stdout) == (1, "")
     assert message in outcome.stderr
-    assert "run the same command with --overwrite" in outcome.stderr
+    assert "--overwrite" in outcome.stderr
     assert outcome.stderr.count("\n") == 1, outcome.stderr
     assert hub.commits == {}
     hub.status.clear()

@@ -14,12 +14,12 @@ from maskgit_cli.config.networks import (
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
 from maskgit_cli.weights.names import (
-    FAMILIES,
-    Published,
-    family_of,
+    PUBLISHED_NETWORKS,
+    PublishedWeights,
     listed,
+    recognize,
     renamed,
-    to_ours,
+    to_native,
     v1_published_name,
 )
 
@@ -32,7 +32,7 @@ SIZES = {
     "llamagen": VQGANConfig(**LEVELS, attention_resolutions=(8,)),
     "google_vqgan": GoogleVQGANConfig(**LEVELS),
 }
-BY_NETWORK = {family.network: family for family in FAMILIES}
+BY_NETWORK = {family.network: family for family in PUBLISHED_NETWORKS}
 
 
 def network(name) -> nn.Module:
@@ -58,9 +58,9 @@ def test_every_tensor_has_one_published_name_and_back(name):
 @pytest.mark.parametrize("name", SIZES)
 def test_a_family_is_told_by_its_names_even_if_some_are_missing(name):
     theirs = sorted(names(name).values())
-    assert family_of(theirs).network == name
-    assert family_of(theirs[len(theirs) // 2 :]).network == name
-    assert family_of(["some.weight", "tok_emb.weight"]) is None
+    assert recognize(theirs).network == name
+    assert recognize(theirs[len(theirs) // 2 :]).network == name
+    assert recognize(["some.weight", "tok_emb.weight"]) is None
 
 
 def test_names_of_the_reports_transformer_go_back():
@@ -79,17 +79,17 @@ def test_llamagens_decoder_counts_the_other_way():
 # --- strictness -------------------------------------------------------------------------------------
 
 
-def published(name, **changes) -> Published:
+def published(name, **changes) -> PublishedWeights:
     """Zeros for all of a network in the layout of torch; a change to None leaves a tensor out."""
     shapes = {ours: value.shape for ours, value in network(name).state_dict().items()}
     tensors = {theirs: torch.zeros(shapes[ours]) for ours, theirs in names(name).items()}
     tensors |= changes
     kept = {key: value for key, value in tensors.items() if value is not None}
-    return Published("file.pth", BY_NETWORK[name], kept, "raw", None, None, lambda: None)
+    return PublishedWeights("file.pth", BY_NETWORK[name], kept, "raw", None, None)
 
 
 def convert(name, **changes) -> dict[str, torch.Tensor]:
-    return to_ours(published(name, **changes), SIZES[name], network(name))
+    return to_native(published(name, **changes), SIZES[name], network(name))
 
 
 def test_a_whole_network_is_taken():
@@ -106,9 +106,9 @@ def test_missing_extra_and_misshapen_tensors_are_all_named():
     with pytest.raises(WeightsError) as error:
         convert("maskgit", **changes)
     assert str(error.value) == (
-        "file.pth is not the paper's transformer as published: it lacks 2 tensors: first_layer.2.bias, "
-        "last_layer.0.weight; it has 1 tensor too many: first_layer.9.bias; "
-        "it has 1 tensor of another shape: tok_emb.weight (3, 8) for (10, 8)"
+        "file.pth is not the paper's transformer as published: 2 keys missing: first_layer.2.bias, "
+        "last_layer.0.weight; 1 key unexpected: first_layer.9.bias; "
+        "1 key of another shape: tok_emb.weight (3, 8) for (10, 8)"
     )
 
 
@@ -120,7 +120,7 @@ def test_long_lists_are_cut_and_odd_names_escaped():
 
 def test_numbers_are_finite_fractions():
     for wrong in (torch.full((8,), torch.nan), torch.full((8,), -torch.inf), torch.arange(8)):
-        with pytest.raises(WeightsError, match=r"NaN, infinity or no fractions: first_layer\.2\.bias$"):
+        with pytest.raises(WeightsError, match=r"first_layer\.2\.bias$"):
             convert("maskgit", **{"first_layer.2.bias": wrong})
 
 
@@ -129,9 +129,9 @@ def test_what_is_no_part_of_a_network_is_left_out():
     assert convert("vqgan", **losses).keys() == network("vqgan").state_dict().keys()
     used = {"quantize.codebook_used": torch.zeros(65536)}
     assert convert("llamagen", **used).keys() == network("llamagen").state_dict().keys()
-    with pytest.raises(WeightsError, match=r"has 1 tensor too many: quantize\.codebook_used"):
+    with pytest.raises(WeightsError, match=r"unexpected: quantize\.codebook_used"):
         convert("vqgan", **used)
-    with pytest.raises(WeightsError, match=r"has 1 tensor too many: loss\.logvar"):
+    with pytest.raises(WeightsError, match=r"unexpected: loss\.logvar"):
         convert("maskgit", **{"loss.logvar": torch.zeros(1)})
 
 
@@ -157,7 +157,7 @@ def test_flax_layouts_are_turned_and_come_out_contiguous():
             whole.tensors[key] = value.T if "self_attention" not in key else torch.zeros(8, 2, 4)
         if key.endswith("out/kernel") and key not in turned:
             whole.tensors[key] = torch.zeros(2, 4, 8)
-    ours = to_ours(whole, SIZES["google"], network("google"))
+    ours = to_native(whole, SIZES["google"], network("google"))
     assert torch.equal(ours["blocks.0.query.weight"], query.reshape(8, 8).T)
     assert torch.equal(ours["blocks.0.query.bias"], torch.arange(8.0))
     assert torch.equal(ours["blocks.0.out.weight"], torch.arange(64.0).reshape(8, 8).T)

@@ -1,6 +1,5 @@
 """``pull`` from a hub and a bucket on loopback that break off, lie and refuse."""
 
-import fcntl
 import json
 import os
 import socket
@@ -10,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import constants
 from local_hub import LARGE, Hub, serving
 from published import GOOGLE, HALTON, V1
 from tiny_models import make_model
 
-from maskgit_cli.config.catalogue import PUBLISHED, Published, PublishedFile
+from maskgit_cli.config.catalogue import CATALOGUE, CatalogueEntry, PublishedFile
 from maskgit_cli.errors import ConfigError, OutputError, WeightsError
 from maskgit_cli.networks.loading import load_model, load_tokenizer
 from maskgit_cli.runtime import download as fetching
 from maskgit_cli.runtime.progress import SILENT
-from maskgit_cli.weights.pulling import fetch_published, pull
+from maskgit_cli.weights.pulling import download, pull
 
 # The golden files by the names that the server has them under: repository or bucket, then path.
 V1_FILES = {
@@ -70,19 +70,20 @@ def hub(tmp_path, monkeypatch):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
-        monkeypatch.setattr(fetching, "PAUSE", 0.0)
+        # The library keeps whole chunks of what came before a connection broke.
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
         for name, files in MODELS.items():
             weights, *tokenizer = (published_file(server, file) for file in files)
-            model = Published(name, name[5:], weights, tuple(tokenizer), 0, 128, 4, None)
-            monkeypatch.setitem(PUBLISHED, name, model)
+            model = CatalogueEntry(name, name[5:], weights, tuple(tokenizer), 0, 128, 4, None)
+            monkeypatch.setitem(CATALOGUE, name, model)
         monkeypatch.chdir(tmp_path)
         yield server
 
 
 def pin(monkeypatch, name, **facts):
     """Let the catalogue know more of a model's weights."""
-    model = PUBLISHED[name]
-    monkeypatch.setitem(PUBLISHED, name, model._replace(weights=model.weights._replace(**facts)))
+    model = CATALOGUE[name]
+    monkeypatch.setitem(CATALOGUE, name, model._replace(weights=model.weights._replace(**facts)))
 
 
 def half_written(folder: Path) -> list[str]:
@@ -159,23 +160,31 @@ def test_a_broken_connection_is_taken_up(hub, name, file):
     size = len(hub.files[file])
     hub.drops[file] = [size // 2, 1000]
     pull(name)
-    assert hub.fetched(file) == ["", f"bytes={size // 2}-", f"bytes={size // 2 + 1000}-"]
+    kept = size // 2 // 1000 * 1000
+    assert hub.fetched(file) == ["", f"bytes={kept}-", f"bytes={kept + 1000}-"]
 
 
-@pytest.mark.parametrize(
-    ("name", "file"), [("tiny-v1", WEIGHTS), ("tiny-google", "bucket/maskgit_tiny")], ids=["hub", "server"]
-)
-def test_what_came_is_kept_for_the_next_call(hub, name, file, tmp_path):
+def test_what_came_from_a_server_is_kept_for_the_next_call(hub, tmp_path):
+    file = "bucket/maskgit_tiny"
     hub.drops[file] = [5000] + [0] * 10
-    with pytest.raises(WeightsError, match="broke off; what came so far is kept, so run"):
-        pull(name)
+    with pytest.raises(WeightsError, match="broke off"):
+        pull("tiny-google")
     assert half_written(tmp_path) == []
     hub.drops[file].clear()
     hub.requests.clear()
     heard = Heard()
-    pull(name, reporter=heard)
+    pull("tiny-google", reporter=heard)
     assert hub.fetched(file) == ["bytes=5000-"]
     assert f"{len(hub.files[file])} from 5000" in heard.texts[0]
+
+
+def test_a_download_from_the_hub_that_broke_off_leaves_nothing(hub, tmp_path):
+    hub.drops[WEIGHTS] = [5000] + [0] * 10
+    with pytest.raises(WeightsError, match="broke off"):
+        pull("tiny-v1")
+    assert half_written(tmp_path) == []
+    hub.drops[WEIGHTS].clear()
+    pull("tiny-v1")
 
 
 def test_a_server_that_always_begins_anew(hub):
@@ -195,12 +204,10 @@ def test_what_is_kept_may_be_too_long(hub, tmp_path):
 
 
 def test_two_processes_do_not_write_one_file(hub, tmp_path):
-    place = tmp_path / "home/maskgit/maskgit_tiny.incomplete"
-    place.parent.mkdir(parents=True)
-    with open(place, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(WeightsError, match="another process is fetching"):
-            pull("tiny-google")
+    lock = tmp_path / "home/maskgit/.maskgit_tiny.incomplete.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock), pytest.raises(WeightsError, match="another process"):
+        pull("tiny-google")
 
 
 # --- what lies --------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ def test_a_wrong_byte(hub, name, file, tmp_path, maskgit):
     assert outcome.status == 1
     assert outcome.stdout == ""
     assert outcome.stderr.count("\n") == 1
-    assert "gave other bytes than it should" in outcome.stderr
+    assert "other bytes" in outcome.stderr
     assert "signature" not in outcome.stderr
     assert half_written(tmp_path) == []
     kept = [
@@ -237,7 +244,7 @@ def test_a_wrong_byte(hub, name, file, tmp_path, maskgit):
 def test_a_file_that_is_not_the_published_one(hub, facts, monkeypatch, tmp_path):
     """It isn't even fetched, where its server says so."""
     pin(monkeypatch, "tiny-v1", **facts)
-    with pytest.raises(WeightsError, match="is not the file that was published; get it by hand"):
+    with pytest.raises(WeightsError, match="not the published file"):
         pull("tiny-v1")
     assert hub.fetched(WEIGHTS) == []
     assert half_written(tmp_path) == []
@@ -245,7 +252,7 @@ def test_a_file_that_is_not_the_published_one(hub, facts, monkeypatch, tmp_path)
 
 def test_the_published_digest_is_checked_where_the_server_gives_another_kind(hub, monkeypatch):
     pin(monkeypatch, "tiny-google", sha256="0" * 64)
-    with pytest.raises(WeightsError, match=r"is not the published maskgit_tiny \(sha256 .*remove it"):
+    with pytest.raises(WeightsError, match="maskgit_tiny"):
         pull("tiny-google")
 
 
@@ -264,13 +271,7 @@ def test_a_damaged_cache(hub, tmp_path):
 
 # --- what refuses -----------------------------------------------------------------------------------
 
-REFUSALS = {
-    401: "it isn't there, or asks for a login (set HF_TOKEN) (HTTP status 401)",
-    403: "access is forbidden; its page may ask to accept terms (then set HF_TOKEN) (HTTP status 403)",
-    404: "it isn't there (HTTP status 404)",
-    429: "too many requests came from here; try again in 7 s (HTTP status 429)",
-    500: "the server failed; try again later (HTTP status 500)",
-}
+REFUSALS = {401: "HF_TOKEN", 403: "HF_TOKEN", 404: "not found", 429: "in 7 s", 500: "try again later"}
 
 
 @pytest.mark.parametrize("status", REFUSALS)
@@ -288,16 +289,17 @@ def test_refusals_get_one_line(hub, status, method, name, file, tmp_path, maskgi
     assert outcome.stderr.count("\n") == 1, outcome.stderr
     assert file.rsplit("/", 1)[1] in outcome.stderr
     assert REFUSALS[status] in outcome.stderr
+    assert f"HTTP status {status}" in outcome.stderr
     assert half_written(tmp_path) == []
 
 
 def test_a_name_of_which_no_file_was_listed(hub, monkeypatch, tmp_path, maskgit):
-    monkeypatch.setitem(PUBLISHED, "tiny-v1", PUBLISHED["tiny-v1"]._replace(listed=False))
+    monkeypatch.setitem(CATALOGUE, "tiny-v1", CATALOGUE["tiny-v1"]._replace(listed=False))
     hub.status["HEAD", WEIGHTS] = 404
     outcome = maskgit("pull", "tiny-v1", "--quiet")
     assert outcome.status == 1
-    assert "tiny-v1 is a name of its authors' scheme, but they list no such file: http" in outcome.stderr
-    assert "it isn't there (HTTP status 404)" in outcome.stderr
+    assert "naming scheme" in outcome.stderr
+    assert "HTTP status 404" in outcome.stderr
     assert outcome.stderr.count("\n") == 1, outcome.stderr
     assert half_written(tmp_path) == []
 
@@ -328,10 +330,10 @@ def test_the_caches_help_where_nothing_answers(hub, name):
 
 @pytest.mark.parametrize("name", ["tiny-v1", "tiny-google"])
 def test_offline(hub, name, monkeypatch, tmp_path):
-    with pytest.raises(WeightsError, match="is in no cache, and --offline forbids to fetch it"):
+    with pytest.raises(WeightsError, match="--offline"):
         pull(name, offline=True)
     monkeypatch.setenv("MASKGIT_OFFLINE", "1")
-    with pytest.raises(WeightsError, match="MASKGIT_OFFLINE forbids"):
+    with pytest.raises(WeightsError, match="MASKGIT_OFFLINE"):
         pull(name)
     assert hub.requests == []
     assert half_written(tmp_path) == []
@@ -389,11 +391,11 @@ def test_list(maskgit):
     assert "halton-256-large and halton-384-tiny: names of the authors' scheme" in shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].split() == ["name", "parameters", "resolution", "FID", "size"]
-    assert [line.split()[0] for line in lines[1:]] == list(PUBLISHED)
+    assert [line.split()[0] for line in lines[1:]] == list(CATALOGUE)
     assert "174.2 M      256 px   6.80  3.05 GB" in lines[1]
     listed = json.loads(maskgit("pull", "--list", "--json").stdout)["models"]
     assert listed[0]["parameters"] == 174_160_874
-    assert [m["name"] for m in listed] == list(PUBLISHED)
+    assert [m["name"] for m in listed] == list(CATALOGUE)
 
 
 def test_an_unknown_name(maskgit):
@@ -424,4 +426,4 @@ def test_small_files_are_checked_too(hub):
     """The hub tags them as git does; without that a model.yaml could be anybody's."""
     assert len(hub.files["user/v1/VQGAN/model.yaml"]) < LARGE
     file = PublishedFile("user/v1", "VQGAN/model.yaml")
-    assert fetch_published(file).read_bytes() == hub.files["user/v1/VQGAN/model.yaml"]
+    assert download(file).read_bytes() == hub.files["user/v1/VQGAN/model.yaml"]

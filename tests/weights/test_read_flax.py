@@ -20,11 +20,11 @@ def test_arrays_of_flax_come_back(tmp_path):
     }
     value = {"params": {key: flax_array(array) for key, array in arrays.items()}, "step": 3, "name": "é"}
     (tmp_path / "x").write_bytes(msgpack.packb(value))
-    found = read_flax(tmp_path / "x").value
+    found = read_flax(tmp_path / "x")
     assert (found["step"], found["name"]) == (3, "é")
     for key, array in arrays.items():
         assert found["params"][key].shape == array.shape
-        assert torch.equal(found["params"][key].load(), torch.from_numpy(array))
+        assert torch.equal(found["params"][key], torch.from_numpy(array))
 
 
 def test_damaged_msgpack_is_refused(tmp_path):
@@ -64,14 +64,3 @@ def test_bytes_that_were_changed_do_no_harm(tmp_path):
         except InputError:
             refused += 1
     assert 0 < refused < 500
-
-
-def test_arrays_stay_in_the_file_until_they_are_wanted(tmp_path):
-    (tmp_path / "x").write_bytes(msgpack.packb({"a": flax_array(np.ones(4, np.float32))}))
-    checkpoint = read_flax(tmp_path / "x")
-    packed = checkpoint.value["a"]
-    assert (packed.shape, packed.dtype, packed.numbers.dtype) == ((4,), torch.float32, torch.uint8)
-    checkpoint.forget()
-    loaded = packed.load()
-    assert torch.equal(loaded, torch.ones(4))
-    assert loaded.data_ptr() % 4 == 0

@@ -1,0 +1,100 @@
+"""Pretrained networks that other projects publish: Inception (FID), and VGG16 with LPIPS' heads.
+
+They are kept where torch and torch-fidelity look for them, the ``checkpoints`` folder of torch's hub cache.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from maskgit_cli.config.base import offline
+from maskgit_cli.errors import WeightsError
+from maskgit_cli.runtime.distributed import on_main
+from maskgit_cli.runtime.download import RemoteFile, digest_file, download_url
+from maskgit_cli.runtime.progress import SILENT, Reporter
+
+
+class PretrainedFile(NamedTuple):
+    """A file of pretrained weights.
+
+    Attributes:
+        url: where it is published.
+        name: of the file in the cache.
+        sha256: of its bytes, or as many leading digits as are published.
+        size: in bytes, where known.
+        other_names: names under which other projects cache the same bytes.
+    """
+
+    url: str
+    name: str
+    sha256: str
+    size: int | None = None
+    other_names: tuple[str, ...] = ()
+
+
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+# The network of the published FID: TensorFlow's Inception of 2015-12-05, converted for torch-fidelity.
+# pytorch-fid caches the same bytes under its own name.
+INCEPTION = PretrainedFile(
+    f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth",
+    "weights-inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    95_628_359,
+    ("pt_inception-2015-12-05-6726825d.pth",),
+)
+# LPIPS' heads; the file's name has no digest, torch-fidelity publishes none.
+LPIPS_HEADS = PretrainedFile(f"{_FIDELITY}/weights-vgg16-lpips.pth", "weights-vgg16-lpips.pth", "")
+# torchvision's VGG16; the name holds the first digits of its digest, as all of torch's hub.
+VGG16 = PretrainedFile(
+    "https://download.pytorch.org/models/vgg16-397923af.pth", "vgg16-397923af.pth", "397923af"
+)
+
+
+def cache_folder() -> Path:
+    """Where torch's hub keeps downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def pretrained(file: PretrainedFile, reporter: Reporter = SILENT) -> Path:
+    """The path of a pretrained file: the cached one, also offline, else downloaded once by rank 0.
+
+    Raises:
+        WeightsError: it is not cached and cannot be downloaded, or is not the published file.
+        OutputError: the file system refuses.
+    """
+    on_main(lambda: _find_or_download(file, reporter))
+    return _find_or_download(file, SILENT)  # on other machines, their own cache
+
+
+def _find_or_download(file: PretrainedFile, reporter: Reporter) -> Path:
+    for name in (file.name, *file.other_names):
+        path = cache_folder() / name
+        if path.is_file():
+            check_pretrained(file, path)
+            return path
+    forbidden = offline()
+    if forbidden is not None:
+        raise WeightsError(f"{file.name} is not in {cache_folder()}, and {forbidden} forbids downloads")
+    # A server's announcement of size and digest is not needed: the published ones are checked.
+    whole = f"sha256:{file.sha256}" if len(file.sha256) == 64 else None
+    path = download_url(file.url, cache_folder() / file.name, RemoteFile(file.size, whole), reporter)
+    try:
+        check_pretrained(file, path)
+    except WeightsError:
+        path.unlink()
+        raise
+    return path
+
+
+def check_pretrained(file: PretrainedFile, path: Path) -> None:
+    """Check size and sha256 of a pretrained file.
+
+    Raises:
+        WeightsError: they are not the published ones.
+    """
+    right_size = file.size in (None, path.stat().st_size)
+    if not right_size or not digest_file(path, "sha256").startswith(file.sha256):
+        raise WeightsError(f"{path} is not the published file (sha256 {file.sha256}); remove it")
