@@ -16,9 +16,9 @@ from maskgit_cli.config.stages import BenchConfig
 @options.dtype
 @options.output
 def command(device: str, dtype: str, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Measure images a second of each stage's networks, with random weights.
+    """Benchmark the throughput of each stage, with random weights.
 
-    Beside them stands how near a stage comes to what a large matrix product reaches on this machine.
+    MFU is a stage's FLOP/s relative to those of a large matrix product (GEMM) on the same device.
     """
     config = options.given(BenchConfig, values)
     from maskgit_cli.reports.benching import bench
@@ -28,9 +28,10 @@ def command(device: str, dtype: str, as_json: bool, quiet: bool, **values: Any) 
         console.result(None, record, True)
         return
     machine = dict(record["machine"])
-    limit = machine.pop("limit_tflops")
+    gemm = machine.pop("gemm_tflops")
     click.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
-    click.echo(f"limit: a large matrix product reaches {limit:.4g} TFLOP/s")
+    click.echo(f"large GEMM: {gemm:.4g} TFLOP/s")
+    click.echo(f"{'stage':<10} {'throughput':>19} {'compute':>17} {'MFU':>7}")
     for stage, row in record["stages"].items():
-        rate, flops, share = row["images_per_second"], row["tflops"], 100 * row["of_limit"]
-        click.echo(f"{stage:<10} {rate:>10.3f} images/s  {flops:>8.3f} TFLOP/s  {share:>5.1f}% of limit")
+        rate, flops, mfu = row["images_per_second"], row["tflops"], 100 * row["mfu"]
+        click.echo(f"{stage:<10} {rate:>10.3f} images/s {flops:>9.3f} TFLOP/s {mfu:>6.1f}%")

@@ -17,8 +17,8 @@ from maskgit_cli.config.stages import ScoreConfig
     "  maskgit fid samples/mine --ref imagenet-256.npz --metrics fid,is",
 )
 @options.path_argument("samples", required=False)
-@options.path("--ref", "What samples are compared with.", required=True)
-@options.path("--out", "File to write.  [default: scores.json in a sample directory, else beside SAMPLES]")
+@options.path("--ref", "Reference images or statistics.", required=True)
+@options.path("--out", "File to write.  [default: SAMPLES/scores.json, or NAME.scores.json next to images]")
 @options.settings_of(ScoreConfig)
 @options.feature_space
 @options.overwrite
@@ -27,8 +27,8 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     """Score samples against reference images or statistics.
 
     SAMPLES and --ref are each a sample directory, a folder of images, a CSV, a token file, an .npz of
-    statistics (made by fid-stats, or of ADM or pytorch-fid), or an .npz of images. Without SAMPLES, the
-    newest sample directory under samples/ is scored.
+    statistics (by fid-stats, ADM or pytorch-fid), or an .npz of images. Without SAMPLES, the newest sample
+    directory under samples/ is scored.
     """
     config = options.given(ScoreConfig, values)
     shared = options.without(values, ScoreConfig)

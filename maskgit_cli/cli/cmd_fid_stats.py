@@ -19,15 +19,15 @@ from maskgit_cli.config.stages import ScoreConfig
 @options.path_argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.path_argument("out", metavar="REF.npz")
 @options.settings_of(ScoreConfig, only=("features", "protocol"))
-@click.option("--with-features", is_flag=True, help="Keep each image's features, which PRDC needs.")
+@click.option("--with-features", is_flag=True, help="Also keep the features and logits of every image.")
 @options.feature_space
 @options.overwrite
 @options.output
 def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Collect, or merge, reference statistics.
 
-    Each SOURCE is images, as for fid, or statistics made by this command: those of two halves merge into
-    those of the whole, bit for bit.
+    Each SOURCE is images, as in fid, or statistics by this command: those of two halves merge into those of
+    the whole.
     """
     config = options.given(ScoreConfig, values)
     shared = options.without(values, ScoreConfig)
