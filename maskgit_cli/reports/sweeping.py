@@ -134,7 +134,7 @@ def sweep(
         reporter.info(f"{out} is already complete; use --overwrite to sample again")
         return SweepResult(out, record, True)
     shared = _Settings(out, config, scoring, ref, inception, batch_size, device, dtype)
-    shared = shared._replace(ref=_reference(shared, paths[0], reporter))
+    reference = _reference_statistics(shared, paths[0], reporter)
     # An image counts twice, once sampled and once scored.
     images = 2 * config.n
     with reporter.task("sweep", images * len(points), images * done, "images sampled or scored") as task:
@@ -142,7 +142,7 @@ def sweep(
         for number, (point, row) in enumerate(zip(points, record["points"], strict=True), start=1):
             if row["metrics"] is None:
                 with progress.point(number):
-                    row |= _score_point(shared, point, progress)
+                    row |= _score_point(shared, point, reference, progress)
                 record["warnings"] = list(dict.fromkeys([*record["warnings"], *row.pop("warnings")]))
                 on_main(lambda: write_sweep(out, record))
             if config.keep == "none":
@@ -252,7 +252,7 @@ def _recorded_settings(
     return {"swept": swept, **config.to_json(), **scoring.to_json()}
 
 
-def _reference(shared: _Settings, model: Path, reporter: Reporter) -> Path:
+def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) -> Path:
     """The statistics file of the reference: the reference itself, or statistics collected once.
 
     Raises:
@@ -288,7 +288,9 @@ def _reference(shared: _Settings, model: Path, reporter: Reporter) -> Path:
 # --- points -----------------------------------------------------------------------------------------
 
 
-def _score_point(shared: _Settings, point: _ModelPoint, reporter: Reporter) -> dict[str, Any]:
+def _score_point(
+    shared: _Settings, point: _ModelPoint, reference: Path, reporter: Reporter
+) -> dict[str, Any]:
     """Sample and score a point, or what is left of it: n, metrics, left_out, seconds and warnings."""
     start = time.perf_counter()
     config, folder = shared.config, shared.out / POINTS / point.name
@@ -310,7 +312,7 @@ def _score_point(shared: _Settings, point: _ModelPoint, reporter: Reporter) -> d
     )
     scores = score(
         folder,
-        shared.ref,
+        reference,
         shared.scoring,
         weights=shared.inception,
         tokenizer=point.model,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.data.images import fit_square
+from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.formats.atomic import sha256_bytes
 from maskgit_cli.formats.feature_statistics import Moments, merge_moments, moments_of
 from maskgit_cli.runtime.distributed import gather_objects, world
