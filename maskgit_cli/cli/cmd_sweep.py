@@ -55,7 +55,7 @@ def _show(record: Mapping[str, Any]) -> None:
 @click.command(
     "sweep",
     epilog="\b\nExamples:\n  maskgit sweep runs/imagenet --steps 4,8,12 --cfg 0:6:1 --ref imagenet-val.npz\n"
-    "  maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref pictures/ --features vqgan\n"
+    "  maskgit sweep builtin --schedule arccos,cosine --gumbel 0:9:3 --ref images/ --features vqgan\n"
     "  maskgit sweep runs/a/checkpoints/step-00010000 runs/a/checkpoints/step-00020000 --cfg 3 --ref val/",
 )
 @options.path_argument("models", nargs=-1)

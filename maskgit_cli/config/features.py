@@ -46,7 +46,7 @@ EXTRACTORS: dict[str, ExtractorEntry] = {
     for entry in (
         ExtractorEntry(
             name="inception",
-            help="Inception-v3 (FID)",
+            help="Inception-v3, for FID",
             space="inception-v3-compat",
             load="inception:load",
             dimension=2048,
@@ -56,7 +56,7 @@ EXTRACTORS: dict[str, ExtractorEntry] = {
         ),
         ExtractorEntry(
             name="vqgan",
-            help="the tokenizer's encoder (no download, not FID)",
+            help="the tokenizer's encoder; no download, not FID",
             space="vqgan",
             load="tokenizer:load",
             tokenizer=True,

@@ -228,7 +228,7 @@ class ScoreConfig(Settings):
     features: str = setting(
         "inception",
         among(*EXTRACTORS),
-        help=f"Feature extractor: {', or '.join(f'{e.name}, {e.help}' for e in EXTRACTORS.values())}.",
+        help=f"Feature extractor: {', '.join(f'{e.name} ({e.help})' for e in EXTRACTORS.values())}.",
     )
     metrics: tuple[str, ...] = setting(
         tuple(METRICS),
@@ -259,7 +259,7 @@ SWEEP_METRICS = tuple(entry.name for entry in METRICS.values() if entry.sweep)
 
 @dataclass(frozen=True)
 class SweepConfig(Settings):
-    """Settings of ``sweep`` besides what is swept and how it is scored."""
+    """Settings of ``sweep``, except the swept values and :class:`ScoreConfig`."""
 
     n: int = setting(5000, at_least(2), help="Images per point.")
     labels: str = setting(

@@ -250,8 +250,8 @@ def test_statistics_of_another_space_are_refused(here, real, fake, tokenizer):
 
 def test_statistics_of_an_unknown_space_are_refused(here):
     features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    write_statistics(here / "a.npz", statistics_of(features, space="clip"))
-    with pytest.raises(ArtifactError, match=r"a\.npz.*clip"):
+    write_statistics(here / "a.npz", statistics_of(features, space="nonsense"))
+    with pytest.raises(ArtifactError, match=r"a\.npz.*nonsense"):
         score(here / "a.npz", here / "a.npz")
 
 
@@ -659,8 +659,8 @@ def test_commands(here, real, fake, tokenizer, capsys):
     [
         (["fid", "x"], {2}, ["--ref"]),
         (["fid-stats", "ref.npz"], {2}, ["SOURCE"]),
-        (["fid", "x", "--ref", "y", "--metrics", "kid"], {1, 2}, ["--metrics", "kid", *METRICS]),
-        (["fid", "x", "--ref", "y", "--features", "clip"], {1, 2}, ["--features", "clip", *EXTRACTORS]),
+        (["fid", "x", "--ref", "y", "--metrics", "nonsense"], {1, 2}, ["--metrics", "nonsense", *METRICS]),
+        (["fid", "x", "--ref", "y", "--features", "nonsense"], {1, 2}, ["--features", "nonsense", *EXTRACTORS]),
         (["fid", "x", "--ref", "y", "--batch-size", "0"], {1}, ["--batch-size 0"]),
         (["fid", "x", "--ref", "y"], {1}, ["x: "]),
         (["fid", "--ref", "y"], {1}, ["samples/"]),
