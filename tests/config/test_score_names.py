@@ -45,7 +45,9 @@ def test_every_name_resolves_to_its_score(score):
                     assert score_of(score_name(score, space, n)) is score
 
 
-@pytest.mark.parametrize("name", ["nonsense", "fid_nonsense", "fid_50", "precision_", "std", "frechet_vqgan_std"])
+@pytest.mark.parametrize(
+    "name", ["nonsense", "fid_nonsense", "fid_50", "precision_", "std", "frechet_vqgan_std"]
+)
 def test_an_unknown_score_is_an_error(name):
     with pytest.raises(ConfigError, match=name):
         score_of(name)

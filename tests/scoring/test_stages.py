@@ -660,7 +660,11 @@ def test_commands(here, real, fake, tokenizer, capsys):
         (["fid", "x"], {2}, ["--ref"]),
         (["fid-stats", "ref.npz"], {2}, ["SOURCE"]),
         (["fid", "x", "--ref", "y", "--metrics", "nonsense"], {1, 2}, ["--metrics", "nonsense", *METRICS]),
-        (["fid", "x", "--ref", "y", "--features", "nonsense"], {1, 2}, ["--features", "nonsense", *EXTRACTORS]),
+        (
+            ["fid", "x", "--ref", "y", "--features", "nonsense"],
+            {1, 2},
+            ["--features", "nonsense", *EXTRACTORS],
+        ),
         (["fid", "x", "--ref", "y", "--batch-size", "0"], {1}, ["--batch-size 0"]),
         (["fid", "x", "--ref", "y"], {1}, ["x: "]),
         (["fid", "--ref", "y"], {1}, ["samples/"]),
