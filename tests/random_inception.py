@@ -1,4 +1,4 @@
-"""Inception's network with fixed random weights, for tests that need no published file."""
+"""Inception with fixed random weights, for tests without the published file."""
 
 import io
 from pathlib import Path
@@ -9,16 +9,16 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 class _Untrained(FeatureExtractorInceptionV3):
     def load_state_dict(self, *args, **kwargs):
-        """Leave the weights as they were drawn."""
+        """Keep the random weights."""
 
 
 def make_inception(path: Path, seed: int = 0) -> Path:
     """Write weights whose features are of the order of 1 and whose logits differ from image to image."""
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
     torch.manual_seed(seed)
-    network = _Untrained("random", ["2048"], nothing)
+    network = _Untrained("random", ["2048"], empty)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -14,12 +14,13 @@ from maskgit_cli.config.stages import BenchConfig
 def _show(record: Mapping[str, Any]) -> None:
     """Print the machine, its peak throughput, and one line per stage."""
     machine = dict(record["machine"])
-    peak = machine.pop("limit_tflops")
+    peak = machine.pop("gemm_tflops")
     click.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
     click.echo(f"large matrix product: {peak:.4g} TFLOP/s")
+    click.echo(f"{'stage':<10} {'throughput':>19} {'compute':>17} {'MFU':>7}")
     for stage, row in record["stages"].items():
-        rate, flops, share = row["images_per_second"], row["tflops"], 100 * row["of_limit"]
-        click.echo(f"{stage:<10} {rate:>10.3f} images/s  {flops:>8.3f} TFLOP/s  {share:>5.1f}% of peak")
+        rate, flops, mfu = row["images_per_second"], row["tflops"], 100 * row["mfu"]
+        click.echo(f"{stage:<10} {rate:>10.3f} images/s {flops:>9.3f} TFLOP/s {mfu:>6.1f}%")
 
 
 @options.command("bench", examples="maskgit bench --size tiny --tokenizer small --res 64")

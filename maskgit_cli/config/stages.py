@@ -21,6 +21,8 @@ from maskgit_cli.config.base import (
     setting,
     some_of,
 )
+from maskgit_cli.config.features import EXTRACTORS, PROTOCOLS
+from maskgit_cli.config.metrics import METRICS
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES
 from maskgit_cli.config.samplers import a_schedule
 
@@ -219,39 +221,45 @@ class SampleConfig(Settings):
         require(0 <= self.start < stop <= self.n, "range", f"{self.start}:{stop}", rule)
 
 
-METRICS = ("fid", "is", "prdc")
-
-
 @dataclass(frozen=True)
 class ScoreConfig(Settings):
     """Settings of ``fid`` and ``fid-stats``."""
 
     features: str = setting(
         "inception",
-        among("inception", "vqgan"),
-        help="Feature space: inception, or vqgan (the tokenizer's own; needs no download, is not FID).",
+        among(*EXTRACTORS),
+        help=f"Feature extractor: {', '.join(f'{e.name} ({e.help})' for e in EXTRACTORS.values())}.",
     )
-    metrics: tuple[str, ...] = setting(METRICS, some_of(*METRICS), help="Metrics, comma-separated.")
+    metrics: tuple[str, ...] = setting(
+        tuple(METRICS),
+        some_of(*METRICS),
+        help=f"Metrics, comma-separated: {', '.join(f'{m.name} ({m.title})' for m in METRICS.values())}.",
+    )
     neighbors: int = setting(
         3, at_least(1), help="k of the k-NN manifold estimate (precision, recall, density, coverage)."
     )
     splits: int = setting(10, at_least(1), help="Number of splits of the Inception Score.")
     protocol: str = setting(
         "standard",
-        among("standard", "legacy-v1"),
+        among(*PROTOCOLS),
         help="Evaluation protocol; legacy-v1 is the paper's own evaluator.",
     )
 
 
-# `raster` draws one code a pass, which takes long: it is measured only where it is asked for.
-BENCH_STAGES = ("tokenize", "train", "sample", "raster", "decode")
-# Precision and recall compare every sample with every reference image, so `sweep` scores them when asked to.
-SWEEP_METRICS = ("fid", "is")
+# Autoregressive sampling takes long, so it is measured on request only.
+BENCH_STAGES = {
+    "tokenize": "encode images",
+    "train": "one optimizer step",
+    "sample": "confidence sampler",
+    "raster": "autoregressive, one token per forward pass",
+    "decode": "decode tokens",
+}
+SWEEP_METRICS = tuple(entry.name for entry in METRICS.values() if entry.sweep)
 
 
 @dataclass(frozen=True)
 class SweepConfig(Settings):
-    """Settings of ``sweep`` besides what is swept and how it is scored."""
+    """Settings of ``sweep``, except the swept values and :class:`ScoreConfig`."""
 
     n: int = setting(5000, at_least(2), help="Images per point.")
     labels: str = setting(
@@ -296,9 +304,9 @@ class BenchConfig(Settings):
     batch_size: int = setting(8, at_least(1), help="Batch size.")
     steps: int = setting(8, at_least(1), help="Decoding steps.")
     cfg: float = setting(3.0, at_least(0), help="Guidance weight; 0 skips the unconditional forward pass.")
-    seconds: float = setting(5.0, above(0), help="Minimum measuring time per stage (s).")
+    seconds: float = setting(5.0, above(0), help="Minimum measuring time per stage in seconds.")
     stages: tuple[str, ...] = setting(
         ("tokenize", "train", "sample", "decode"),
         some_of(*BENCH_STAGES),
-        help="Stages to measure, comma-separated (raster: autoregressive, one token per forward pass).",
+        help=f"Stages, comma-separated: {', '.join(f'{k} ({v})' for k, v in BENCH_STAGES.items())}.",
     )

@@ -1,4 +1,4 @@
-"""``scores.json``: what a set of samples scored against a reference, and all it depends on."""
+"""``scores.json``: scores of samples against a reference, and their settings and parents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 1
 
 
 def write_scores(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a scores file whole or not at all.
+    """Write a scores file atomically.
 
     Raises:
         OutputError: the file system refuses.

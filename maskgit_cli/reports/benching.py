@@ -1,27 +1,42 @@
-"""``bench``: images a second of each stage's networks, beside what the machine can do at most."""
+"""``bench``: throughput of the networks of each stage, and its share of a large matrix product's."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, TransformerConfig
 from maskgit_cli.config.samplers import ConfidenceConfig, RasterConfig, SamplerConfig
-from maskgit_cli.config.stages import BenchConfig
+from maskgit_cli.config.stages import BENCH_STAGES, BenchConfig
+from maskgit_cli.networks.inference import arithmetic_device
 from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.distributed import autocast, plain_attention, resolve_device, resolve_dtype
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.sampling.samplers import draw_samples
+from maskgit_cli.sampling.model import predictor
+from maskgit_cli.sampling.samplers import Predict, draw_samples
 
-Work = Callable[[], object]
+
+class Workload(NamedTuple):
+    """One batch of a stage.
+
+    Attributes:
+        run: processes the batch.
+        images: of the batch.
+        flops: floating-point operations of the batch.
+    """
+
+    run: Callable[[], object]
+    images: int
+    flops: int
 
 
 def bench(
@@ -31,19 +46,18 @@ def bench(
     dtype: str = "auto",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Time the networks of each stage with random weights.
-
-    Images are made in memory: what is measured is the networks, not the disk.
+    """Measure the throughput of the networks of each stage with random weights, without file access.
 
     Args:
         config: sizes and stages; None is the defaults.
         device: where to run.
         dtype: precision of matrix products.
-        reporter: told of progress.
+        reporter: receives progress.
 
     Returns:
-        ``machine`` (device, dtype, threads, torch, ``limit_tflops``: what a large matrix product
-        reaches), and for each stage ``images_per_second``, ``tflops`` and ``of_limit`` (0..1).
+        ``machine`` (device, dtype, threads, torch, and ``gemm_tflops``, the TFLOP/s of a large matrix
+        product), and for each stage ``images`` per batch, ``images_per_second``, ``tflops`` (TFLOP/s),
+        ``mfu`` (``tflops`` as a fraction of ``gemm_tflops``), and on GPUs ``peak_gb``.
 
     Raises:
         ConfigError: the resolution is not a multiple of the tokenizer's factor.
@@ -53,159 +67,184 @@ def bench(
     require(config.res % factor == 0, "res", config.res, f"a multiple of {factor} for {config.tokenizer}")
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
-    limit = _limit(target, precision)
+    gemm = gemm_flops_per_second(target, precision)
     stages: dict[str, Any] = {}
     with reporter.task("bench", len(config.stages), unit="stages") as task:
         for stage in config.stages:
-            work, images = _STAGES[stage](config, target, precision)
-            stages[stage] = _measure(work, images, config.seconds, target, limit)
+            workload = _STAGES[stage](config, target, precision)
+            stages[stage] = measure(workload, config.seconds, target, gemm)
             task.advance(1)
     machine = {
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else target.type,
         "dtype": str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "limit_tflops": round(limit / 1e12, 4),
+        "gemm_tflops": round(gemm / 1e12, 4),
     }
     return {"machine": machine, "settings": config.to_json(), "stages": stages}
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+# --- measurements -----------------------------------------------------------------------------------
 
 
-def _times(work: Work, least: float, device: torch.device) -> list[float]:
-    """Seconds of each of as many calls as fill ``least`` seconds, the quickest first."""
-    _wait(device)
-    times: list[float] = []
-    while not times or sum(times) < least:
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        times.append(time.perf_counter() - began)
-    return sorted(times)
+def measure(workload: Workload, minimum: float, device: torch.device, gemm: float) -> dict[str, float | int]:
+    """Throughput of a workload, from the median time of its runs after a first one for warmup.
 
-
-def _limit(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product, at its quickest."""
-    side = 8192 if device.type == "cuda" else 1024
-    a = torch.rand(side, side, device=device, dtype=dtype)
-    a @ a
-    return 2 * side**3 / _times(lambda: a @ a, 1.0, device)[0]
-
-
-def _measure(
-    work: Work, images: int, least: float, device: torch.device, limit: float
-) -> dict[str, float | int]:
-    with FlopCounterMode(display=False) as counter:
-        work()  # the one call that nobody times
+    Args:
+        workload: what runs.
+        minimum: total time of the runs in seconds.
+        device: where it runs.
+        gemm: FLOP/s of a large matrix product there.
+    """
+    workload.run()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    times = _times(work, least, device)
+    times = run_times(workload.run, minimum, device)
     seconds = times[len(times) // 2]
-    rate = counter.get_total_flops() / seconds
+    rate = workload.flops / seconds
     result = {
-        "images": images,
-        "images_per_second": round(images / seconds, 4),
+        "images": workload.images,
+        "images_per_second": round(workload.images / seconds, 4),
         "tflops": round(rate / 1e12, 4),
-        "of_limit": round(rate / limit, 4),
+        "mfu": round(rate / gemm, 4),
     }
     if device.type == "cuda":
         result["peak_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
     return result
 
 
-def _tokenizer(config: BenchConfig, device: torch.device) -> VQGAN:
+def run_times(run: Callable[[], object], minimum: float, device: torch.device) -> list[float]:
+    """Ascending times in seconds of at least one run, and of as many as take ``minimum`` seconds."""
+    _synchronize(device)
+    times: list[float] = []
+    while not times or sum(times) < minimum:
+        start = time.perf_counter()
+        run()
+        _synchronize(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def gemm_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest of several large square matrix products."""
+    side = 1024 if device.type == "cpu" else 8192
+    a = torch.rand(side, side, device=device, dtype=dtype)
+    a @ a
+    return 2 * side**3 / run_times(lambda: a @ a, 1.0, device)[0]
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention on this thread."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+# --- stages -----------------------------------------------------------------------------------------
+
+
+def _vqgan(config: BenchConfig, device: torch.device) -> VQGAN:
     sizes = dataclasses.replace(TOKENIZER_SIZES[config.tokenizer], resolution=config.res)
     return VQGAN(sizes).to(device).eval().requires_grad_(False)
 
 
 def _transformer(config: BenchConfig, device: torch.device) -> MaskGIT:
-    codec = TOKENIZER_SIZES[config.tokenizer]
+    tokenizer = TOKENIZER_SIZES[config.tokenizer]
     size = dataclasses.asdict(SIZES[config.size])
-    grid = config.res // codec.factor
-    sizes = TransformerConfig(**size, codebook_size=codec.codebook_size, classes=1000, grid=grid)
-    return MaskGIT(sizes).to(device)
+    grid = config.res // tokenizer.factor
+    return MaskGIT(
+        TransformerConfig(**size, codebook_size=tokenizer.codebook_size, classes=1000, grid=grid)
+    ).to(device)
 
 
-def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
-    codec = _tokenizer(config, device)
+def _tokenize(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> Workload:
+    vqgan = _vqgan(config, device)
     images = torch.rand(config.batch_size, 3, config.res, config.res, device=device) * 2 - 1
 
     @torch.inference_mode()
-    def work() -> object:
-        """One batch of images into codes."""
+    def run() -> Tensor:
+        """Encode one batch."""
         with autocast(device, dtype):
-            return codec.encode(images)
+            return vqgan.encode(images)
 
-    return work, config.batch_size
+    return Workload(run, config.batch_size, count_flops(run))
 
 
-def _decode(config: BenchConfig, device: torch.device, _: torch.dtype) -> tuple[Work, int]:
-    codec = _tokenizer(config, device)
-    codes = torch.zeros(config.batch_size, codec.config.grid, codec.config.grid, dtype=torch.int64)
+def _decode(config: BenchConfig, device: torch.device, _: torch.dtype) -> Workload:
+    vqgan = _vqgan(config, device)
+    grid = vqgan.config.grid
+    tokens = torch.zeros(config.batch_size, grid, grid, dtype=torch.int64, device=device)
 
     @torch.inference_mode()
-    def work() -> object:
-        """One batch of codes into images, in float32 as wherever codes are decoded."""
-        return codec.decode(codes.to(device))
+    def run() -> Tensor:
+        """Decode one batch in float32, as all stages do."""
+        return vqgan.decode(tokens)
 
-    return work, config.batch_size
+    return Workload(run, config.batch_size, count_flops(run))
 
 
-def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+def _train(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> Workload:
     network = _transformer(config, device).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=device.type in ("cpu", "cuda"))
     sizes = network.config
-    codes = torch.randint(sizes.codebook_size, (config.batch_size, sizes.grid, sizes.grid), device=device)
+    tokens = torch.randint(sizes.codebook_size, (config.batch_size, sizes.grid, sizes.grid), device=device)
     labels = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
 
-    def work() -> object:
+    def run() -> Tensor:
         """One optimizer step."""
         bf16 = dtype == torch.bfloat16
-        with autocast(device, dtype), plain_attention(device, bf16, codes[0].numel()):
-            logits = network(codes, labels)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), label_smoothing=0.1)
+        with autocast(device, dtype), plain_attention(device, bf16, sizes.grid**2):
+            logits = network(tokens, labels)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), label_smoothing=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return loss
 
-    return work, config.batch_size
+    return Workload(run, config.batch_size, count_flops(run))
 
 
-def _sample(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
-    return _draw(ConfidenceConfig(steps=config.steps, cfg=config.cfg), config, device, dtype)
+def _sample(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> Workload:
+    return _sampling(ConfidenceConfig(steps=config.steps, cfg=config.cfg), config, device, dtype)
 
 
-def _raster(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
-    return _draw(RasterConfig(cfg=config.cfg), config, device, dtype)
+def _raster(config: BenchConfig, device: torch.device, dtype: torch.dtype) -> Workload:
+    return _sampling(RasterConfig(cfg=config.cfg), config, device, dtype)
 
 
-def _draw(
+def _sampling(
     sampler: SamplerConfig, config: BenchConfig, device: torch.device, dtype: torch.dtype
-) -> tuple[Work, int]:
+) -> Workload:
     network = _transformer(config, device).eval().requires_grad_(False)
-    sizes = network.config
-    index = torch.arange(config.batch_size, device=device)
-    blank = torch.full((config.batch_size, sizes.grid, sizes.grid), network.mask_code, device=device)
+    grid, mask_token = network.config.grid, network.config.codebook_size
+    place = arithmetic_device(device)
 
-    @torch.inference_mode()
-    def work() -> object:
-        """One batch of codes drawn from nothing."""
-        with autocast(device, dtype):
-            return draw_samples(
-                network, blank, index % sizes.classes, index, sampler, seed=0, mask_code=network.mask_code
-            )
+    def generate(predict: Predict, n: int) -> Tensor:
+        index = torch.arange(n, device=place)
+        masked = torch.full((n, grid, grid), mask_token, device=place)
+        return draw_samples(
+            predict, masked, index % network.config.classes, index, sampler, seed=0, mask_code=mask_token
+        )
 
-    return work, config.batch_size
+    def one_thread(*inputs: Tensor) -> Tensor:
+        return network(*(x.to(device) for x in inputs)).float().to(place)
+
+    # `predictor` may run images in other threads, which the counter does not see; images cost the same.
+    flops = config.batch_size * count_flops(lambda: generate(one_thread, 1))
+    predict = predictor(network, device, dtype)
+    return Workload(lambda: generate(predict, config.batch_size), config.batch_size, flops)
 
 
-_STAGES: dict[str, Callable[[BenchConfig, torch.device, torch.dtype], tuple[Work, int]]] = {
+_STAGES: dict[str, Callable[[BenchConfig, torch.device, torch.dtype], Workload]] = {
     "tokenize": _tokenize,
     "train": _train,
     "sample": _sample,
     "raster": _raster,
     "decode": _decode,
 }
+assert _STAGES.keys() == BENCH_STAGES.keys()

@@ -12,35 +12,26 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from maskgit_cli.config.base import option
+from maskgit_cli.config.metrics import LOWER, TRADE_OFFS, score_label, score_of
+from maskgit_cli.errors import ConfigError
 from maskgit_cli.reports.sweep_points import show_value
 
 LABELS = {
     "cfg": "guidance weight w",
-    "steps": "steps",
-    "gumbel_temp": "Gumbel temperature",
+    "steps": "decoding steps",
+    "gumbel_temp": "Gumbel noise temperature",
     "choice_temp": "choice temperature",
     "sm_temp": "softmax temperature",
-    "schedule": "schedule",
+    "schedule": "mask schedule",
     "model": "model",
 }
-METRICS = {
-    "fid": "FID",
-    "frechet": "Fréchet distance",
-    "inception_score": "Inception Score",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-}
-# Pairs that trade off, (across, up), by the beginnings of the metrics' names.
-PAIRS = (("inception_score", "fid"), ("inception_score", "frechet"), ("recall", "precision"))
-# More lines than these get no name, and more points than these no text beside them.
+# More lines than these have no name in the legend, and more points than these no annotation.
 MOST_NAMED_LINES, MOST_NAMED_POINTS = 8, 30
 GREY, BEST = "0.75", "#d62728"
 
 
 class Line(NamedTuple):
-    """Points that differ in one setting alone.
+    """Points that differ in one setting only.
 
     Attributes:
         name: the values of the other swept settings.
@@ -56,29 +47,32 @@ def plot_files(points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
 
     Args:
         points: of a sweep's record, all scored.
+
+    Raises:
+        ConfigError: a score is not of a metric of this package.
     """
-    metrics = [name for name in points[0]["metrics"] if better(name) is not None]
+    metrics = [name for name in points[0]["metrics"] if score_of(name).better is not None]
     metrics = [name for name in metrics if all(name in point["metrics"] for point in points)]
     varied = [name for name in points[0]["values"] if len({_key(p, name) for p in points}) > 1]
     plots = {f"by-{name.replace('_', '-')}": _by_setting(points, name, varied, metrics) for name in varied}
-    for across, up in PAIRS:
-        pair = [next((m for m in metrics if m.startswith(start)), None) for start in (across, up)]
-        if None not in pair and varied:
-            name = f"{pair[1]}-against-{pair[0]}".replace("_", "-")
-            plots[name] = _trade_off(points, str(pair[0]), str(pair[1]), varied)
+    by_score = {score_of(name).name: name for name in metrics}
+    for across, up in TRADE_OFFS:
+        if across in by_score and up in by_score and varied:
+            name = f"{by_score[up]}-against-{by_score[across]}".replace("_", "-")
+            plots[name] = _trade_off(points, by_score[across], by_score[up], varied)
     return {name: _png(figure) for name, figure in plots.items()} if metrics else {}
 
 
-def better(metric: str) -> str | None:
-    """Whether ``lower`` or ``higher`` values of a metric are better; None for a deviation."""
-    if "_std" in metric:
-        return None
-    return "lower" if metric.startswith(("fid", "frechet")) else "higher"
-
-
 def best_point(points: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]:
-    """The point with the best value of a metric, the first of several."""
-    sign = 1 if better(metric) == "lower" else -1
+    """The point with the best value of a score, the first of several.
+
+    Raises:
+        ConfigError: the score is unknown, or neither lower nor higher is better.
+    """
+    better = score_of(metric).better
+    if better is None:
+        raise ConfigError(f"{metric} has no best value")
+    sign = 1 if better == LOWER else -1
     return min((p for p in points if metric in p["metrics"]), key=lambda p: sign * p["metrics"][metric])
 
 
@@ -88,27 +82,27 @@ def best_point(points: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str,
 def _by_setting(
     points: Sequence[Mapping[str, Any]], setting: str, varied: Sequence[str], metrics: Sequence[str]
 ) -> Figure:
-    """A panel a metric, with the setting's values across."""
+    """One panel per score, against the values of a setting."""
     figure = Figure((7, 0.8 + 3.2 * len(metrics)), dpi=120, layout="constrained")
     panels = figure.subplots(len(metrics), 1, squeeze=False)[:, 0]
     lines = _lines(points, setting, varied)
-    words = not all(_is_number(point["values"][setting]) for point in points)
+    categorical = not all(_is_number(point["values"][setting]) for point in points)
     order = list(dict.fromkeys(_key(point, setting) for point in points))
     for panel, metric in zip(panels, metrics, strict=True):
 
         def at(point: Mapping[str, Any], metric: str = metric) -> tuple[float, float]:
             value = point["values"][setting]
-            return order.index(_key(point, setting)) if words else value, point["metrics"][metric]
+            return order.index(_key(point, setting)) if categorical else value, point["metrics"][metric]
 
         best = best_point(points, metric)
-        # Words have no order, so the line between them only leads the eye.
-        _draw_lines(panel, lines, best, at, "o:" if words else "o-")
-        _mark(panel, at(best), f"best: {best['metrics'][metric]:.4g}", below=better(metric) == "lower")
+        # Categories have no order: dotted lines only guide the eye.
+        _draw_lines(panel, lines, best, at, "o:" if categorical else "o-")
+        _mark(panel, at(best), f"best: {best['metrics'][metric]:.4g}", below=score_of(metric).better == LOWER)
         if len(lines) == 1:
             _annotate(panel, points, at, [f"{p['metrics'][metric]:.3g}" for p in points], best)
         panel.set_xlabel(_setting_label(setting))
         panel.set_ylabel(_metric_label(metric))
-        if words:
+        if categorical:
             panel.set_xticks(range(len(order)), order)
         elif len(order) <= 12:
             panel.set_xticks([float(key) for key in order], order)
@@ -118,7 +112,7 @@ def _by_setting(
 
 
 def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied: Sequence[str]) -> Figure:
-    """One metric against another; lines join points along the setting with the most values."""
+    """One score against another; lines connect points along the setting with the most values."""
     figure = Figure((7, 5.2), dpi=120, layout="constrained")
     panel = figure.subplots()
     along = max(varied, key=lambda name: len({_key(point, name) for point in points}))
@@ -128,16 +122,16 @@ def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied
     def at(point: Mapping[str, Any]) -> tuple[float, float]:
         return point["metrics"][across], point["metrics"][up]
 
-    words = not all(_is_number(point["values"][along]) for point in points)
-    _draw_lines(panel, lines, best, at, "o:" if words else "o-")
+    categorical = not all(_is_number(point["values"][along]) for point in points)
+    _draw_lines(panel, lines, best, at, "o:" if categorical else "o-")
     named = [line for line in lines if len(points) <= MOST_NAMED_POINTS or best in line.points]
     for line in named:
         _annotate(panel, line.points, at, [_key(point, along) for point in line.points])
-    text = f"best {_short(up)}: {best['metrics'][up]:.4g}"
-    _mark(panel, at(best), text, below=better(up) == "lower")
+    text = f"best {score_label(up)}: {best['metrics'][up]:.4g}"
+    _mark(panel, at(best), text, below=score_of(up).better == LOWER)
     panel.set_xlabel(_metric_label(across))
     panel.set_ylabel(_metric_label(up))
-    panel.set_title(f"beside points: {_setting_label(along)}", fontsize=9, color="0.35")
+    panel.set_title(f"annotation: {_setting_label(along)}", fontsize=9, color="0.35")
     _legend(panel, lines)
     return figure
 
@@ -145,7 +139,7 @@ def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied
 def _draw_lines(
     panel: Axes, lines: Sequence[Line], best: Mapping[str, Any], at: Any, style: str = "o-"
 ) -> None:
-    """Lines in colors with names, or, where they are many, all but the best point's in gray."""
+    """Lines in colors with names; of many, all but the best point's in gray without a name."""
     many = len(lines) > MOST_NAMED_LINES
     for i, line in enumerate(lines):
         has_best = any(point is best for point in line.points)
@@ -168,18 +162,18 @@ def _annotate(
     texts: Sequence[str],
     left_out: Mapping[str, Any] | None = None,
 ) -> None:
-    """Small texts beside points, unless these are too many."""
+    """Annotations of points, unless these are too many."""
     for point, text in zip(points, texts, strict=True):
         if len(points) <= MOST_NAMED_POINTS and point is not left_out:
             shown = panel.annotate(
                 text, at(point), xytext=(4, 4), textcoords="offset points", fontsize=7, color="0.35"
             )
-            # A rim in the color of the paper, for a line that goes up from here runs behind the text.
+            # A white outline, because a line may run behind the text.
             shown.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _mark(panel: Axes, place: tuple[float, float], text: str, below: bool = True) -> None:
-    """A star on the best point, with a text on the side where no point can be."""
+    """A star on the best point, annotated on the side where no other point can be."""
     panel.plot(*place, "*", color=BEST, markersize=15, markeredgecolor="white", zorder=5)
     panel.annotate(
         text,
@@ -193,13 +187,13 @@ def _mark(panel: Axes, place: tuple[float, float], text: str, below: bool = True
 
 
 def _legend(panel: Axes, lines: Sequence[Line]) -> None:
-    """Names of lines; of many, that of the best point's alone."""
+    """A legend of the lines, where there are several."""
     if len(lines) > 1:
         panel.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _lines(points: Sequence[Mapping[str, Any]], along: str, varied: Sequence[str]) -> list[Line]:
-    """Points joined where they differ in ``along`` alone."""
+    """Lines through the points that differ in ``along`` only."""
     others = [name for name in varied if name != along]
     found: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
@@ -211,7 +205,7 @@ def _lines(points: Sequence[Mapping[str, Any]], along: str, varied: Sequence[str
     return [Line(name, group) for name, group in found.items()]
 
 
-# --- words ------------------------------------------------------------------------------------------
+# --- labels -----------------------------------------------------------------------------------------
 
 
 def _key(point: Mapping[str, Any], setting: str) -> str:
@@ -230,20 +224,16 @@ def _setting_label(name: str) -> str:
     return f"{LABELS.get(name, name.replace('_', ' '))} ({option(name)})" if name != "model" else "model"
 
 
-def _short(metric: str) -> str:
-    return next((text for start, text in METRICS.items() if metric.startswith(start)), metric)
-
-
 def _metric_label(metric: str) -> str:
-    """The metric in words, its name where it isn't the published one, and which way is better."""
-    text = _short(metric)
-    name = "" if metric in METRICS else f" ({metric})"
-    return f"{text}{name}\n{better(metric)} is better"
+    """Label of a score, with its name where that is not the published one, and its better direction."""
+    score = score_of(metric)
+    name = "" if metric == score.name else f" ({metric})"
+    return f"{score_label(metric)}{name}\n{score.better} is better"
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    # Without its version, matplotlib's bytes depend on the drawing alone.
+    # Without matplotlib's version in the file, its bytes depend on the figure only.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

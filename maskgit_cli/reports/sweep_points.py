@@ -1,4 +1,4 @@
-"""What ``sweep`` varies: values as users write them, and every combination of them as a point."""
+"""Points of a sweep: lists of values as they are typed, and every combination of the values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from maskgit_cli.config.base import option, require
 from maskgit_cli.config.samplers import PRESETS, SAMPLERS
 from maskgit_cli.errors import ConfigError
 
-# A sweep of more points than this is a slip of the pen.
+# A sweep of more points than this is probably a typing error.
 MOST_POINTS = 1000
-# A point's folder is called by its settings, unless that is longer.
+# The name of a point's folder lists its values, up to this length.
 LONGEST_NAME = 100
 YES, NO = ("yes", "true", "on"), ("no", "false", "off")
 
 
 class Point(NamedTuple):
-    """One combination.
+    """One combination of values.
 
     Attributes:
-        name: of its folder, unlike that of any other point.
+        name: of its folder, unique within the sweep.
         values: of every swept setting, by its name.
     """
 
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 def swept_kinds() -> dict[str, Any]:
-    """The type of everything that can be swept: the sampler, the preset, and all fields of all samplers."""
+    """Types of the settings that can be swept: the sampler, the preset, and all fields of all samplers."""
     kinds: dict[str, Any] = {"sampler": str, "preset": str}
     for kind in SAMPLERS.values():
         hints = typing.get_type_hints(kind)
@@ -49,15 +49,15 @@ def parse_values(name: str, text: str) -> list[Any]:
     """The values of a setting: a list with commas whose entries are values or ranges.
 
     ``4,8,12`` and ``0:6:1`` (START:STOP:STEP, STOP included where a step meets it) and both together for
-    numbers; words for a sampler, preset, schedule, ramp or noise; ``yes,no`` for what is on or off; and
+    numbers; names for a sampler, preset, schedule, ramp or noise; ``yes,no`` for a switch; and
     ``0:1,0.2:0.8`` for the guidance interval.
 
     Args:
         name: of the setting, a key of :func:`swept_kinds`.
-        text: what the user wrote.
+        text: the list as it was typed.
 
     Raises:
-        ConfigError: an entry is no such value, or there twice.
+        ConfigError: an entry is not a value of the setting, or a value occurs twice.
     """
     kind = swept_kinds()[name]
     entries = [entry.strip() for entry in text.split(",")]
@@ -66,12 +66,12 @@ def parse_values(name: str, text: str) -> list[Any]:
     found = [value for entry in entries for value in _entry(name, kind, entry)]
     for value in found:
         if found.count(value) > 1:
-            raise ConfigError(f"{option(name)} {text}: {show_value(value)} is there twice")
+            raise ConfigError(f"{option(name)} {text}: {show_value(value)} occurs twice")
     return found
 
 
 def _entry(name: str, kind: Any, entry: str) -> list[Any]:
-    """The value or values that one entry of a list stands for."""
+    """The value of an entry, or the values of a range."""
     if kind is str:
         known = {"sampler": tuple(SAMPLERS), "preset": tuple(PRESETS)}.get(name, (entry,))
         require(entry in known, name, entry, f"one of {', '.join(known)}")
@@ -94,7 +94,7 @@ def _range(name: str, entry: str) -> list[Decimal]:
         return parts
     require(len(parts) == 3, name, entry, rule)
     start, stop, step = parts
-    require(step > 0 and stop >= start, name, entry, "a range START:STOP:STEP that goes up")
+    require(step > 0 and stop >= start, name, entry, "an ascending range START:STOP:STEP")
     count = int((stop - start) / step) + 1
     require(count <= MOST_POINTS, name, entry, f"a range of at most {MOST_POINTS} values")
     return [start + i * step for i in range(count)]
@@ -111,7 +111,7 @@ def _decimal(name: str, text: str, entry: str, rule: str) -> Decimal:
 
 def _number(name: str, kind: type, value: Decimal, entry: str) -> int | float:
     if kind is int:
-        require(value == value.to_integral_value(), name, entry, "whole numbers")
+        require(value == value.to_integral_value(), name, entry, "an integer")
     return kind(value)
 
 
@@ -124,32 +124,32 @@ def show_value(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     short = f"{value:.10g}"
-    return short if float(short) == value else repr(value)  # names and commands stand for this very value
+    return short if float(short) == value else repr(value)  # exact, for names and commands
 
 
 # --- points -----------------------------------------------------------------------------------------
 
 
 def points_of(swept: Mapping[str, Sequence[Any]]) -> list[Point]:
-    """Every combination of the values, the last setting's changing fastest.
+    """Every combination of the values; the last setting varies fastest.
 
     Raises:
-        ConfigError: there is nothing to combine, there are too many, or a sampler besides a preset.
+        ConfigError: there are no values or too many, or both a sampler and a preset.
     """
     if not swept:
-        raise ConfigError("nothing to sweep over: give values to a setting, as in --steps 4,8,12")
+        raise ConfigError("no parameter to sweep: give a setting a list of values, as in --steps 4,8,12")
     if "preset" in swept and "sampler" in swept:
-        raise ConfigError("--sampler and --preset: a preset has its own sampler, so sweep one of the two")
+        raise ConfigError("--sampler and --preset cannot be swept together: a preset has its own sampler")
     combinations = list(itertools.islice(itertools.product(*swept.values()), MOST_POINTS + 1))
     if len(combinations) > MOST_POINTS:
-        raise ConfigError(f"more than {MOST_POINTS} points; give fewer values, or sweep in several parts")
+        raise ConfigError(f"more than {MOST_POINTS} points; give fewer values, or run several sweeps")
     varied = [name for name, values in swept.items() if len(values) > 1] or list(swept)
     points = [dict(zip(swept, values, strict=True)) for values in combinations]
     return [Point(_name({key: point[key] for key in varied}), point) for point in points]
 
 
 def _name(values: Mapping[str, Any]) -> str:
-    """A folder's name that says which values those are, as long as it stays short."""
+    """A folder's name that lists the values, shortened to a digest where that is too long."""
     text = ",".join(f"{key.replace('_', '-')}={show_value(value)}" for key, value in values.items())
     safe = re.sub(r"[^\w.,=-]", "-", text)
     if safe == text.replace(":", "-") and len(text) <= LONGEST_NAME:

@@ -1,7 +1,7 @@
-"""Stage ``sweep``: samples drawn and scored with every combination of some settings.
+"""Stage ``sweep``: samples and scores for every combination of some settings.
 
-It is made of the stages ``sample`` and ``fid``, so it stands above them, and adds what joins them: which
-combinations there are, what is done of them, and a table and plots of the scores.
+It runs the stages ``sample`` and ``fid`` at every point, and adds the points, their record, and a table and
+plots of the scores.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskgit_cli.config.base import option, require
+from maskgit_cli.config.features import EXTRACTORS
+from maskgit_cli.config.metrics import METRICS, score_of
 from maskgit_cli.config.samplers import PRESETS, SamplerConfig, changed
 from maskgit_cli.config.stages import SWEEP_METRICS, SampleConfig, ScoreConfig, SweepConfig
 from maskgit_cli.data.classes import labels_for
@@ -25,7 +28,7 @@ from maskgit_cli.formats.feature_statistics import holds_statistics, read_statis
 from maskgit_cli.formats.models import builtin_model
 from maskgit_cli.formats.sweeps import PLOTS, POINTS, REFERENCE_FILE, settle_sweep, sweep_record, write_sweep
 from maskgit_cli.networks.loading import Model, load_model
-from maskgit_cli.reports.sweep_plots import best_point, better, plot_files
+from maskgit_cli.reports.sweep_plots import best_point, plot_files
 from maskgit_cli.reports.sweep_points import points_of, show_value
 from maskgit_cli.runtime.distributed import barrier, dtype_name, on_main, resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter, Task
@@ -33,17 +36,17 @@ from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.job import choose_sampler
 from maskgit_cli.sampling.model import choose_model
 from maskgit_cli.sampling.samplers import check_steps
-from maskgit_cli.scoring.features import INCEPTION, inception_weights
+from maskgit_cli.scoring.features import Resources, load_extractor
 from maskgit_cli.scoring.stages import fid_stats, score
 
 
-class Swept(NamedTuple):
-    """What :func:`sweep` did.
+class SweepResult(NamedTuple):
+    """Result of :func:`sweep`.
 
     Attributes:
         path: the sweep's directory.
-        record: what its ``sweep.json`` holds.
-        resumed: whether an earlier call had scored some of the points, or all.
+        record: content of its ``sweep.json``.
+        resumed: whether an earlier call had scored some or all of the points.
     """
 
     path: Path
@@ -51,8 +54,8 @@ class Swept(NamedTuple):
     resumed: bool
 
 
-class _Plan(NamedTuple):
-    """One point, resolved: its name, swept values, model, and all settings of the sampler."""
+class _ModelPoint(NamedTuple):
+    """A point with the model and all settings of the sampler."""
 
     name: str
     values: dict[str, Any]
@@ -60,8 +63,8 @@ class _Plan(NamedTuple):
     sampler: SamplerConfig
 
 
-class _Work(NamedTuple):
-    """What every point is drawn and scored with."""
+class _Settings(NamedTuple):
+    """Settings that all points share."""
 
     out: Path
     config: SweepConfig
@@ -71,7 +74,6 @@ class _Work(NamedTuple):
     batch_size: int
     device: str
     dtype: str
-    reporter: Reporter
 
 
 def sweep(
@@ -88,109 +90,125 @@ def sweep(
     dtype: str = "auto",
     overwrite: bool = False,
     reporter: Reporter = SILENT,
-) -> Swept:
-    """Draw and score samples with every combination, going on where an earlier, interrupted call stopped.
+) -> SweepResult:
+    """Sample and score every combination, resuming where an interrupted call stopped.
 
     Works in one process or in several that a launcher started.
 
     Args:
-        models: run, checkpoint or model directories; none is what ``sample`` takes, several are swept over.
+        models: run, checkpoint or model directories; several are swept over, none is ``sample``'s default.
         swept: values by the name of any sampler's setting, or of ``sampler`` or ``preset``.
-        ref: what samples are compared with, as in :func:`~maskgit_cli.scoring.stages.score`.
+        ref: reference of the scores, as in :func:`~maskgit_cli.scoring.stages.score`.
         out: directory of the sweep.
-        config: how many images of which classes, and what is kept of them.
+        config: number and classes of the images, and the samples to keep.
         scoring: settings of the scores.
-        inception: Inception's weights; None takes the published ones.
-        batch_size: images at a time by each process.
+        inception: Inception's weights; None is the published file.
+        batch_size: images per batch on each rank.
         device: where networks run.
         dtype: precision of the transformers' matrix products.
         overwrite: replace a complete sweep, and one with other settings.
-        reporter: told of progress.
+        reporter: receives progress and messages.
 
     Raises:
-        ConfigError: there is nothing to sweep, or a combination is none that a model's sampler takes.
-        InputError: a model or the reference is missing.
+        ConfigError: nothing is swept, or a model's sampler does not take a combination.
+        InputError: a model or the reference does not exist.
         ArtifactError: a model or the reference is damaged, or of another feature space.
-        OutputError: the directory holds something else, or cannot be written.
+        OutputError: the directory contains something else, or cannot be written.
     """
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-    dtype = dtype_name(dtype, resolve_device(device))  # a sweep goes on with what it began with
-    chosen = [choose_model(path, reporter) for path in models] or [choose_model(None, reporter)]
-    plans, parents, labels_sha256 = _plan(chosen, swept, config, scoring)
-    for path, word in ((ref, "--ref"), (inception, "--inception")):
+    dtype = dtype_name(dtype, resolve_device(device))  # a sweep is resumed with the precision it started with
+    paths = [choose_model(path, reporter) for path in models] or [choose_model(None, reporter)]
+    points, parents, labels_sha256 = _resolve_points(paths, swept, config, scoring)
+    for path, name in ((ref, "--ref"), (inception, "--inception")):
         if path is not None and not path.exists():
-            raise InputError(f"{word} {path}: no such folder or file")
+            raise InputError(f"{name} {path}: no such folder or file")
     if ref.is_file():
         parents.append(parent("reference", ref, sha256_file(ref)))
-    settings = _settings(plans, config, scoring)
-    settings |= {"labels_sha256": labels_sha256, "ref": str(ref), "dtype": dtype}
-    settings["inception"] = sha256_file(inception) if inception else None
-    fresh = sweep_record(settings, _points(plans), parents)
+    recorded = _recorded_settings(points, config, scoring)
+    recorded |= {"labels_sha256": labels_sha256, "ref": str(ref), "dtype": dtype}
+    recorded["inception"] = sha256_file(inception) if inception else None
+    fresh = sweep_record(recorded, _recorded_points(points), parents)
     record = on_main(lambda: settle_sweep(out, fresh, overwrite))
-    done = sum(point["metrics"] is not None for point in record["points"])
+    done = sum(row["metrics"] is not None for row in record["points"])
     if record["complete"]:
-        reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
-        return Swept(out, record, True)
-    work = _Work(out, config, scoring, ref, inception, batch_size, device, dtype, reporter)
-    _run(work._replace(ref=_reference(work, chosen[0])), plans, record, done)
-    _finish(work, plans, record)
-    return Swept(out, record, done > 0)
+        reporter.info(f"{out} is already complete; use --overwrite to sample again")
+        return SweepResult(out, record, True)
+    shared = _Settings(out, config, scoring, ref, inception, batch_size, device, dtype)
+    reference = _reference_statistics(shared, paths[0], reporter)
+    # An image counts twice, once sampled and once scored.
+    images = 2 * config.n
+    with reporter.task("sweep", images * len(points), images * done, "images sampled or scored") as task:
+        progress = _PointReporter(reporter, task, images)
+        for number, (point, row) in enumerate(zip(points, record["points"], strict=True), start=1):
+            if row["metrics"] is None:
+                with progress.point(number):
+                    row |= _score_point(shared, point, reference, progress)
+                record["warnings"] = list(dict.fromkeys([*record["warnings"], *row.pop("warnings")]))
+                on_main(lambda: write_sweep(out, record))
+            if config.keep == "none":
+                on_main(partial(_remove, out / POINTS / point.name))
+    record["best"] = _best_points(shared, points, record["points"])
+    record["complete"] = True
+    on_main(lambda: _write_result(out, record))
+    barrier()
+    return SweepResult(out, record, done > 0)
 
 
-# --- before anything is drawn -----------------------------------------------------------------------
+# --- before sampling --------------------------------------------------------------------------------
 
 
-def _plan(
+def _resolve_points(
     models: Sequence[Path], swept: Mapping[str, Sequence[Any]], config: SweepConfig, scoring: ScoreConfig
-) -> tuple[list[_Plan], list[dict[str, str]], str]:
-    """Resolve every point, so that a combination that cannot be is found before the first is drawn.
+) -> tuple[list[_ModelPoint], list[dict[str, str]], str]:
+    """Resolve every point, so that an invalid combination is found before sampling.
 
     Returns:
-        The points, the records of the models, and the sha256 of the class numbers that are drawn with
-        each model: the lines of a file of labels may change between two calls.
+        The points, the records of the models, and the sha256 of the class indices of all models' samples:
+        a file of labels may change between two calls.
 
     Raises:
-        ConfigError: a sampler has no such setting or takes no such value, there are more steps than codes,
-            or guidance is swept where there is none.
+        ConfigError: a sampler has no such setting or does not take a value, there are more steps than
+            tokens, or guidance is swept for a model without classes.
     """
     names = dict(zip(_model_names(models), models, strict=True))
     points = points_of({**({"model": list(names)} if len(names) > 1 else {}), **swept})
-    plans: dict[str, _Plan] = {}
+    resolved: dict[str, _ModelPoint] = {}
     parents, tokenizers, labels = [], set(), []
     for name, path in names.items():
         model = load_model(path, "cpu", config.weights)
         parents.append(parent("model", model.path.resolve(), model.sha256))
         tokenizers.add(model.tokenizer_sha256)
-        known = (model.config.classes, model.class_names, config.seed)
-        labels.append(labels_for(config.labels, np.arange(config.n), *known))
+        classes = (model.config.classes, model.class_names, config.seed)
+        labels.append(labels_for(config.labels, np.arange(config.n), *classes))
         for point in points:
             if point.values.get("model", name) == name:
-                sampler = _sampler(point.values, model)
-                plans[point.name] = _Plan(point.name, point.values, path, sampler)
+                sampler = _resolve_sampler(point.values, model)
+                resolved[point.name] = _ModelPoint(point.name, point.values, path, sampler)
         del model
-    if scoring.features != "inception" and len(tokenizers) > 1:
+    if EXTRACTORS[scoring.features].tokenizer and len(tokenizers) > 1:
+        others = [entry.name for entry in EXTRACTORS.values() if not entry.tokenizer]
         raise ConfigError(
-            f"--features {scoring.features}: the models have different tokenizers, so their distances "
-            "would be in different spaces; use --features inception"
+            f"--features {scoring.features}: the models have different tokenizers, so their distances would "
+            f"be in different feature spaces; use --features {' or '.join(others)}"
         )
     digest = sha256_bytes(np.concatenate(labels).astype("<i4").tobytes())
-    return [plans[point.name] for point in points], parents, digest
+    return [resolved[point.name] for point in points], parents, digest
 
 
 def _model_names(models: Sequence[Path]) -> list[str]:
-    """What models are called: by their own name, or all of their path where two have the same."""
+    """Names of the models: their directories' names, or whole paths where two names are equal."""
     short = [path.resolve().name for path in models]
     found = [name if short.count(name) == 1 else str(path) for name, path in zip(short, models, strict=True)]
     if len(set(found)) < len(found):
-        raise ConfigError(f"a model is named twice: {', '.join(found)}")
+        raise ConfigError(f"a model is given twice: {', '.join(found)}")
     return found
 
 
-def _sampler(values: Mapping[str, Any], model: Model) -> SamplerConfig:
+def _resolve_sampler(values: Mapping[str, Any], model: Model) -> SamplerConfig:
     """All settings of a point's sampler.
 
     Raises:
-        ConfigError: it has no such setting, takes no such value, or has too many steps for the model.
+        ConfigError: it has no such setting, does not take a value, or has too many steps for the model.
     """
     changes = {key: value for key, value in values.items() if key not in ("model", "preset", "sampler")}
     if "preset" in values:
@@ -198,107 +216,87 @@ def _sampler(values: Mapping[str, Any], model: Model) -> SamplerConfig:
     else:
         choice = changes | ({"method": values["sampler"]} if "sampler" in values else {})
     sampler = choose_sampler(choice, model, model.config.classes > 0)
+    settings = sampler.to_json()
     for key, value in changes.items():
-        if getattr(sampler, key) != value:  # a model without classes is not guided
+        if settings[key] != _json(value):  # a model without classes has no guidance
             raise ConfigError(f"{option(key)} {show_value(value)}: {model.path} has no classes to guide by")
     check_steps(sampler, model.config.grid**2)
     return sampler
 
 
-def _points(plans: Sequence[_Plan]) -> list[dict[str, Any]]:
-    """The points as the record holds them, JSON values throughout."""
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _recorded_points(points: Sequence[_ModelPoint]) -> list[dict[str, Any]]:
+    """The points as JSON values."""
     return [
         {
-            "name": plan.name,
-            "values": {k: list(v) if isinstance(v, tuple) else v for k, v in plan.values.items()},
-            "sampler": plan.sampler.describe(),
+            "name": point.name,
+            "values": {name: _json(value) for name, value in point.values.items()},
+            "sampler": point.sampler.describe(),
         }
-        for plan in plans
+        for point in points
     ]
 
 
-def _settings(plans: Sequence[_Plan], config: SweepConfig, scoring: ScoreConfig) -> dict[str, Any]:
-    """What is swept, drawn and scored, as JSON values."""
+def _recorded_settings(
+    points: Sequence[_ModelPoint], config: SweepConfig, scoring: ScoreConfig
+) -> dict[str, Any]:
+    """Swept values and settings as JSON values."""
     swept: dict[str, list[Any]] = {}
-    for plan in plans:
-        for name, value in plan.values.items():
-            plain = list(value) if isinstance(value, tuple) else value
-            if plain not in swept.setdefault(name, []):
-                swept[name].append(plain)
+    for point in points:
+        for name, value in point.values.items():
+            if _json(value) not in swept.setdefault(name, []):
+                swept[name].append(_json(value))
     return {"swept": swept, **config.to_json(), **scoring.to_json()}
 
 
-def _reference(work: _Work, model: Path) -> Path:
-    """Statistics to compare every point with: the reference itself, or what is collected of it once.
+def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) -> Path:
+    """The statistics file of the reference: the reference itself, or statistics collected once.
 
     Raises:
-        ConfigError: it holds statistics of another feature space than the one asked for.
+        ConfigError: it is statistics of another extractor.
         As :func:`~maskgit_cli.scoring.stages.fid_stats`.
     """
-    scoring, ref = work.scoring, work.ref
-    if scoring.features == "inception":
-        inception_weights(work.inception, work.reporter)  # fetched, or found missing, before drawing
-    if ref.suffix.lower() == ".npz" and holds_statistics(ref):
-        space = read_statistics(ref).space or INCEPTION
-        if (space == INCEPTION) != (scoring.features == "inception"):
-            raise ConfigError(
-                f"--ref {ref}: holds statistics of {space}, not of --features {scoring.features}"
-            )
-        return ref
-    found = work.out / REFERENCE_FILE
-    if not on_main(found.exists):
-        fid_stats(
-            [ref],
-            found,
-            scoring,
-            weights=work.inception,
-            tokenizer=None if scoring.features == "inception" else model,
-            with_features="prdc" in scoring.metrics,
-            device=work.device,
-            reporter=work.reporter,
-        )
-    return found
+    ref, scoring = shared.ref, shared.scoring
+    entry = EXTRACTORS[scoring.features]
+    tokenizer = model if entry.tokenizer else None
+    stored = ref.suffix.lower() == ".npz" and holds_statistics(ref)
+    if stored:
+        space = read_statistics(ref).space or EXTRACTORS["inception"].space
+        if space != entry.space:
+            raise ConfigError(f"--ref {ref}: statistics of {space}, not of --features {scoring.features}")
+    found = ref if stored else shared.out / REFERENCE_FILE
+    if on_main(found.exists):
+        # Missing weights are an error, or are downloaded, before sampling.
+        device = resolve_device(shared.device)
+        load_extractor(entry.name, Resources(shared.inception, tokenizer, None, device, reporter))
+        return found
+    return fid_stats(
+        [ref],
+        found,
+        scoring,
+        weights=shared.inception,
+        tokenizer=tokenizer,
+        with_features=any(METRICS[name].reference == "features" for name in scoring.metrics),
+        device=shared.device,
+        reporter=reporter,
+    )
 
 
-# --- the points -------------------------------------------------------------------------------------
+# --- points -----------------------------------------------------------------------------------------
 
 
-def _run(work: _Work, plans: Sequence[_Plan], record: dict[str, Any], done: int) -> None:
-    """Draw and score every point that has no scores, and write the record after each."""
-    passes = 2 * work.config.n  # each image is drawn and scored
-    unit = "images drawn or scored"
-    with work.reporter.task("sweep", passes * len(plans), passes * done, unit) as task:
-        inner = _Inner(work.reporter, task)
-        for number, (plan, point) in enumerate(zip(plans, record["points"], strict=True), start=1):
-            if point["metrics"] is not None:
-                _drop(work, plan)
-                continue
-            inner.begin(number, passes)
-            point |= _point(work._replace(reporter=inner), plan)
-            inner.end()
-            record["warnings"] = list(dict.fromkeys([*record["warnings"], *point.pop("warnings")]))
-            on_main(lambda: write_sweep(work.out, record))
-            _drop(work, plan)
-
-
-def _drop(work: _Work, plan: _Plan) -> None:
-    """Remove the samples of a point whose scores are in the record, where none are to be kept."""
-    place = work.out / POINTS / plan.name
-
-    def remove() -> None:
-        if work.config.keep == "none" and place.exists():
-            remove_directory(place)
-
-    on_main(remove)
-
-
-def _point(work: _Work, plan: _Plan) -> dict[str, Any]:
-    """Draw and score one point, or what is left of it: n, metrics, left_out, seconds and warnings."""
-    began = time.perf_counter()
-    config, place = work.config, work.out / POINTS / plan.name
+def _score_point(
+    shared: _Settings, point: _ModelPoint, reference: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Sample and score a point, or what is left of it: n, metrics, left_out, seconds and warnings."""
+    start = time.perf_counter()
+    config, folder = shared.config, shared.out / POINTS / point.name
     sample(
-        plan.model,
-        place,
+        point.model,
+        folder,
         SampleConfig(
             n=config.n,
             labels=config.labels,
@@ -306,52 +304,57 @@ def _point(work: _Work, plan: _Plan) -> dict[str, Any]:
             seed=config.seed,
             format="png" if config.keep == "images" else "tokens",
         ),
-        plan.sampler,
-        batch_size=work.batch_size,
-        device=work.device,
-        dtype=work.dtype,
-        reporter=work.reporter,
+        point.sampler,
+        batch_size=shared.batch_size,
+        device=shared.device,
+        dtype=shared.dtype,
+        reporter=reporter,
     )
     scores = score(
-        place,
-        work.ref,
-        work.scoring,
-        weights=work.inception,
-        tokenizer=plan.model,
-        device=work.device,
-        overwrite=True,  # a call that was killed may have left the very same scores
-        reporter=work.reporter,
+        folder,
+        reference,
+        shared.scoring,
+        weights=shared.inception,
+        tokenizer=point.model,
+        device=shared.device,
+        overwrite=True,  # an interrupted call may have written the same scores
+        reporter=reporter,
     ).record
-    seconds = round(time.perf_counter() - began, 3)
+    seconds = round(time.perf_counter() - start, 3)
     return {key: scores[key] for key in ("n", "metrics", "left_out", "warnings")} | {"seconds": seconds}
 
 
-class _Inner:
-    """What a point's stages say: their progress is the sweep's, and a warning is said once.
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        remove_directory(folder)
+
+
+class _PointReporter:
+    """Reporter of the stages at a point: their progress is the sweep's, and a warning is shown once.
 
     Args:
         reporter: of the sweep.
-        task: of the sweep, in images drawn or scored.
+        task: of the sweep.
+        units: of the task, per point.
     """
 
-    def __init__(self, reporter: Reporter, task: Task) -> None:
-        self.reporter, self.outer = reporter, task
+    def __init__(self, reporter: Reporter, task: Task, units: int) -> None:
+        self.reporter, self.sweep_task, self.units = reporter, task, units
         self.warned: set[str] = set()
-        self.left = self.number = 0
+        self.remaining = self.number = 0
 
-    def begin(self, number: int, units: int) -> None:
-        """Begin a point of so many units."""
-        self.number, self.left = number, units
-
-    def end(self) -> None:
-        """Count what an earlier call had done of a point, or rounding has lost."""
-        self.advance(self.left)
+    @contextmanager
+    def point(self, number: int) -> Iterator[None]:
+        """Report one point; in the end all its units are counted, also those of an earlier call."""
+        self.number, self.remaining = number, self.units
+        yield
+        self.advance(self.remaining)
 
     def advance(self, n: int = 1, **_stats: Any) -> None:
-        """Count units of the point, never more than it has."""
-        n = min(n, self.left)
-        self.left -= n
-        self.outer.advance(n, point=self.number)
+        """Count units of the point, at most as many as it has."""
+        n = min(n, self.remaining)
+        self.remaining -= n
+        self.sweep_task.advance(n, point=self.number)
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Task]:
@@ -360,57 +363,60 @@ class _Inner:
         yield self
 
     def info(self, text: str) -> None:
-        """Nothing: the sweep says what there is to say."""
+        """Suppress messages of the stages."""
 
     def warn(self, text: str) -> None:
-        """Say a warning that was not said before."""
+        """Show a warning unless it was shown before."""
         if text not in self.warned:
             self.warned.add(text)
             self.reporter.warn(text)
 
 
-# --- when all points are scored ---------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------
 
 
-def _finish(work: _Work, plans: Sequence[_Plan], record: dict[str, Any]) -> None:
-    """Name the best points, draw the plots, and say that the sweep is complete."""
-    by_name = {plan.name: plan for plan in plans}
-    record["best"] = []
-    metrics = dict.fromkeys(name for point in record["points"] for name in point["metrics"])
-    for metric in [name for name in metrics if better(name)]:
-        best = best_point(record["points"], metric)
-        commands = repeat_commands(work, by_name[best["name"]])
-        value = best["metrics"][metric]
-        record["best"].append({"metric": metric, "point": best["name"], "value": value, "commands": commands})
-    record["complete"] = True
-
-    def write() -> None:
-        for name, data in plot_files(record["points"]).items():
-            write_bytes(work.out / PLOTS / f"{name}.png", data)
-        write_sweep(work.out, record)
-
-    on_main(write)
-    barrier()
+def _best_points(
+    shared: _Settings, points: Sequence[_ModelPoint], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The best point of each score that has a direction, with the commands that reproduce it."""
+    by_name = {point.name: point for point in points}
+    scores = dict.fromkeys(name for row in rows for name in row["metrics"])
+    found = []
+    for name in scores:
+        if score_of(name).better is None:
+            continue
+        best = best_point(rows, name)
+        commands = reproducing_commands(shared, by_name[best["name"]])
+        found.append(
+            {"metric": name, "point": best["name"], "value": best["metrics"][name], "commands": commands}
+        )
+    return found
 
 
-def repeat_commands(work: _Work, plan: _Plan) -> list[str]:
-    """The commands that draw and score a point again by themselves, every setting spelt out."""
-    config, scoring = work.config, work.scoring
-    place = Path("samples") / f"{work.out.resolve().name}-{plan.name}"
-    model = "builtin" if plan.model == builtin_model() else str(plan.model)
-    words = ["maskgit", "sample", model, "--out", str(place), "--n", str(config.n)]
-    words += ["--labels", config.labels, "--seed", str(config.seed), "--weights", config.weights]
-    words += ["--dtype", work.dtype, "--sampler", plan.sampler.method]
-    for name, value in plan.sampler.to_json().items():
+def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
+    """The commands that sample and score a point by themselves, with every setting given."""
+    config = shared.config
+    folder = Path("samples") / f"{shared.out.resolve().name}-{point.name}"
+    model = "builtin" if point.model == builtin_model() else str(point.model)
+    sampling = ["maskgit", "sample", model, "--out", str(folder), "--n", str(config.n)]
+    sampling += ["--labels", config.labels, "--seed", str(config.seed), "--weights", config.weights]
+    sampling += ["--dtype", shared.dtype, "--sampler", point.sampler.method]
+    for name, value in point.sampler.to_json().items():
         if isinstance(value, bool):
-            words.append(option(name) if value else f"--no-{option(name)[2:]}")
+            sampling.append(option(name) if value else f"--no-{option(name)[2:]}")
         else:
-            words += [option(name), show_value(value)]
-    fid = ["maskgit", "fid", str(place), "--ref", str(work.ref), "--features", scoring.features]
-    fid += ["--metrics", ",".join(scoring.metrics), "--protocol", scoring.protocol]
-    fid += ["--neighbors", str(scoring.neighbors), "--splits", str(scoring.splits)]
-    if scoring.features != "inception":
-        fid += ["--tokenizer", model]
-    if work.inception is not None:
-        fid += ["--weights", str(work.inception)]
-    return [shlex.join(words), shlex.join(fid)]
+            sampling += [option(name), show_value(value)]
+    scoring = ["maskgit", "fid", str(folder), "--ref", str(shared.ref)]
+    for name, value in shared.scoring.to_json().items():
+        scoring += [option(name), ",".join(value) if isinstance(value, list) else str(value)]
+    if EXTRACTORS[shared.scoring.features].tokenizer:
+        scoring += ["--tokenizer", model]
+    if shared.inception is not None:
+        scoring += ["--weights", str(shared.inception)]
+    return [shlex.join(sampling), shlex.join(scoring)]
+
+
+def _write_result(out: Path, record: Mapping[str, Any]) -> None:
+    for name, data in plot_files(record["points"]).items():
+        write_bytes(out / PLOTS / f"{name}.png", data)
+    write_sweep(out, record)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from maskgit_cli.config.base import offline
+from maskgit_cli.config.features import INCEPTION_SHA256
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.runtime.distributed import on_main
 from maskgit_cli.runtime.download import RemoteFile, digest_file, download_url
@@ -41,7 +42,7 @@ _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 INCEPTION = PretrainedFile(
     f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth",
     "weights-inception-2015-12-05-6726825d.pth",
-    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    INCEPTION_SHA256,
     95_628_359,
     ("pt_inception-2015-12-05-6726825d.pth",),
 )

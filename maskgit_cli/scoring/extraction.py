@@ -1,9 +1,11 @@
-"""Sets of images into features, shared among the processes."""
+"""Feature extraction from sets of images, in one process or several."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,38 +15,86 @@ from torch import Tensor
 from maskgit_cli.data.images import fit_square
 from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.formats.atomic import sha256_bytes
-from maskgit_cli.formats.feature_statistics import Sums, add_sums, sums_of
+from maskgit_cli.formats.feature_statistics import Moments, merge_moments, moments_of
 from maskgit_cli.runtime.distributed import gather_objects, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.scoring.features import Features, FeatureSpace
+from maskgit_cli.scoring.features import FeatureExtractor, Features
 
-# Images whose features are added to the sums together: large products are quicker than many small ones.
-ROWS_A_SUM = 2048
+# Feature vectors per block of the sums. The blocks, and with them the last bits, do not depend on the
+# batch size.
+BLOCK_ROWS = 2048
 
 
-class Extracted(NamedTuple):
-    """What scoring needs to know of N images.
+class ImageFeatures(NamedTuple):
+    """Features of N images.
 
     Attributes:
-        sums: exact sums of their features.
-        features: float32 (N, D), in order; None if not asked for.
-        logits: float32 (N, C), in order; None if not asked for or the space has none.
-        sha256: of the pixels of all images in order, whatever container they came in.
-        sizes: how many images there are of each (height, width).
+        moments: sums of the features.
+        features: float32 (N, D), in order; None if they were not kept.
+        logits: float32 (N, C), in order; None if they were not kept or the extractor has none.
+        sha256: of the pixels of all images in order, whatever container they are stored in.
+        sizes: number of images of each (height, width).
     """
 
-    sums: Sums
+    moments: Moments
     features: np.ndarray | None
     logits: np.ndarray | None
     sha256: str
     sizes: Counter[tuple[int, int]]
 
 
-def stretch(image: Tensor) -> Tensor:
-    """Spread uint8 (3, H, W) over 0..255 by its own minimum and maximum, and cut off fractions.
+def extract(
+    images: ImageSource,
+    extractor: FeatureExtractor,
+    protocol: str = "standard",
+    keep: Collection[str] = (),
+    batch_size: int = 32,
+    reporter: Reporter = SILENT,
+) -> ImageFeatures:
+    """Features of all images, computed by all ranks; every rank returns the whole result.
 
-    What the paper's own evaluator does to every image, real or sampled; it starts from the network's
-    floats, we from the pixels a PNG would hold. An image of one value becomes 0.
+    Args:
+        images: the images.
+        extractor: the network.
+        protocol: preparation of the images.
+        keep: ``features`` and ``logits``, where the vectors of every image are needed.
+        batch_size: images per forward pass.
+        reporter: receives progress.
+
+    Raises:
+        InputError: an image cannot be read, or features are not finite.
+    """
+    rank, size = world()
+    n = len(images)
+    collected = _RankFeatures(extractor.dimension, keep)
+    done = 0
+    with reporter.task(f"features of {images.origin.path.name}", n) as task:
+        for batch in images.batches(range(rank, n, size), batch_size):
+            collected.add(batch, _features(extractor, [_prepare(x, extractor.side, protocol) for x in batch]))
+            # The ranks are about equally fast, so this rank's progress counts for all.
+            step = min(n - done, len(batch) * size)
+            done += step
+            task.advance(step)
+    collected.add_block(collected.pending)
+    ranks: list[_RankFeatures] = gather_objects(collected)
+    digests = _interleaved([other.digests for other in ranks], n)
+    return ImageFeatures(
+        reduce(merge_moments, [other.moments for other in ranks]),
+        _rows([other.features for other in ranks], n),
+        _rows([other.logits for other in ranks], n),
+        sha256_bytes(b"".join(digests)),
+        sum((other.sizes for other in ranks), Counter()),
+    )
+
+
+# --- images -----------------------------------------------------------------------------------------
+
+
+def stretch(image: Tensor) -> Tensor:
+    """Uint8 (3, H, W) scaled from its own minimum and maximum to 0..255, fractions truncated.
+
+    The paper's own evaluator does this to every image, real or sampled; it starts from the network's
+    floats, this from the pixels that a PNG would hold. An image of one value becomes 0.
     """
     low, high = image.min(), image.max()
     if low == high:
@@ -54,7 +104,7 @@ def stretch(image: Tensor) -> Tensor:
 
 
 def _prepare(image: Tensor, side: int | None, protocol: str) -> Tensor:
-    """What is shown to the feature network: squares for those that need them, else the image as it is."""
+    """The image as the extractor takes it: a square of ``side`` pixels, or of its own size."""
     if protocol == "legacy-v1":
         image = stretch(image)
     if side is not None and image.shape[1:] != (side, side):
@@ -68,13 +118,13 @@ def _pixel_digest(image: Tensor) -> bytes:
     return hashlib.sha256(f"{height}x{width}:".encode() + pixels).digest()
 
 
-def _features(space: FeatureSpace, images: list[Tensor]) -> Features:
-    """Features of images of any sizes: each size goes through the network as a batch of its own."""
-    features = np.empty((len(images), space.dimension), np.float32)
+def _features(extractor: FeatureExtractor, images: list[Tensor]) -> Features:
+    """Features of images of any sizes, one batch per size."""
+    features = np.empty((len(images), extractor.dimension), np.float32)
     logits: list[np.ndarray] = [np.empty(0)] * len(images)
     for shape in sorted({tuple(image.shape) for image in images}):
         which = [i for i, image in enumerate(images) if image.shape == shape]
-        result = space(torch.stack([images[i] for i in which]))
+        result = extractor(torch.stack([images[i] for i in which]))
         features[which] = result.features
         if result.logits is not None:
             for i, row in zip(which, result.logits, strict=True):
@@ -82,92 +132,59 @@ def _features(space: FeatureSpace, images: list[Tensor]) -> Features:
     return Features(features, np.stack(logits) if logits[0].size else None)
 
 
-class _Share:
-    """Features of this process's images as they come, and the sums of those so far."""
+# --- ranks ------------------------------------------------------------------------------------------
 
-    def __init__(self, dimension: int, keep_features: bool, keep_logits: bool) -> None:
-        self.sums = sums_of(np.empty((0, dimension), np.float32))
-        self.keep_features, self.keep_logits = keep_features, keep_logits
+
+class _RankFeatures:
+    """Features of this rank's images.
+
+    Args:
+        dimension: D, features per image.
+        keep: as of :func:`extract`.
+    """
+
+    def __init__(self, dimension: int, keep: Collection[str]) -> None:
+        self.keep = keep
+        self.moments = moments_of(np.empty((0, dimension), np.float32))
+        self.pending = np.empty((0, dimension), np.float32)  # not in the moments yet
         self.features: list[np.ndarray] = []
         self.logits: list[np.ndarray] = []
         self.digests: list[bytes] = []
         self.sizes: Counter[tuple[int, int]] = Counter()
-        self._waiting: list[np.ndarray] = []
 
     def add(self, images: list[Tensor], result: Features) -> None:
-        """Take in images as they were read, and their features."""
+        """Add a batch of images as they were read, and their features."""
         self.digests += map(_pixel_digest, images)
         self.sizes.update((image.shape[1], image.shape[2]) for image in images)
-        self._waiting.append(result.features)
-        if self.keep_features:
+        if "features" in self.keep:
             self.features.append(result.features)
-        if self.keep_logits and result.logits is not None:
+        if "logits" in self.keep and result.logits is not None:
             self.logits.append(result.logits)
-        if sum(map(len, self._waiting)) >= ROWS_A_SUM:
-            self.flush()
+        self.pending = np.concatenate([self.pending, result.features])
+        while len(self.pending) >= BLOCK_ROWS:
+            self.add_block(self.pending[:BLOCK_ROWS])
+            self.pending = self.pending[BLOCK_ROWS:]
 
-    def flush(self) -> None:
-        """Add the features that wait to the sums."""
-        if self._waiting:
-            self.sums = add_sums(self.sums, sums_of(np.concatenate(self._waiting)))
-            self._waiting = []
-
-
-def extract(
-    images: ImageSource,
-    space: FeatureSpace,
-    protocol: str = "standard",
-    keep_features: bool = False,
-    keep_logits: bool = False,
-    batch_size: int = 32,
-    reporter: Reporter = SILENT,
-) -> Extracted:
-    """Features of all images, shared among the processes; every process gets the whole result.
-
-    Raises:
-        InputError: an image can't be read, or features aren't finite.
-    """
-    here = world()
-    mine = range(here.rank, len(images), here.size)
-    share = _Share(space.dimension, keep_features, keep_logits)
-    remaining = len(images)
-    with reporter.task(f"features of {images.origin.path.name}", len(images)) as task:
-        for batch in images.batches(mine, batch_size):
-            share.add(batch, _features(space, [_prepare(image, space.side, protocol) for image in batch]))
-            # The others are about as fast, so what this process does stands for all of them.
-            step = min(remaining, len(batch) * here.size)
-            remaining -= step
-            task.advance(step)
-    share.flush()
-    shares: list[_Share] = gather_objects(share)
-    sums, sizes = shares[0].sums, shares[0].sizes
-    for other in shares[1:]:
-        sums, sizes = add_sums(sums, other.sums), sizes + other.sizes
-    digests = _interleaved([other.digests for other in shares], len(images))
-    return Extracted(
-        sums,
-        _rows([other.features for other in shares], len(images)),
-        _rows([other.logits for other in shares], len(images)),
-        sha256_bytes(b"".join(digests)),
-        sizes,
-    )
+    def add_block(self, features: np.ndarray) -> None:
+        """Add features to the moments."""
+        self.moments = merge_moments(self.moments, moments_of(features))
 
 
-def _interleaved(shares: list[list[Any]], n: int) -> list[Any]:
-    """Undo the sharing: process r of R had items r, r + R, r + 2R ..."""
+def _interleaved(ranks: list[list[Any]], n: int) -> list[Any]:
+    """Items in their order: rank r of R has items r, r + R, r + 2R ..."""
     whole: list[Any] = [None] * n
-    for rank, share in enumerate(shares):
-        whole[rank :: len(shares)] = share
+    for rank, items in enumerate(ranks):
+        whole[rank :: len(ranks)] = items
     return whole
 
 
-def _rows(shares: list[list[np.ndarray]], n: int) -> np.ndarray | None:
-    """One array (n, ...) from each process's list of batches; None if nothing was kept."""
-    if not shares[0]:
+def _rows(ranks: list[list[np.ndarray]], n: int) -> np.ndarray | None:
+    """One array (n, ...) from each rank's list of batches; None if nothing was kept."""
+    if not ranks[0]:
         return None
-    width = shares[0][0].shape[1]
+    width = ranks[0][0].shape[1]
     whole = np.empty((n, width), np.float32)
-    for rank, batches in enumerate(shares):
+    for rank, batches in enumerate(ranks):
         if batches:
-            whole[rank :: len(shares)] = np.concatenate(batches)
+            whole[rank :: len(ranks)] = np.concatenate(batches)
     return whole

@@ -24,19 +24,20 @@ from tiny_training import train_tiny, train_tiny_vqgan
 import maskgit_cli
 from maskgit_cli import formats as artifacts
 from maskgit_cli.cli import COMMANDS, group, main
+from maskgit_cli.config.features import EXTRACTORS
 from maskgit_cli.config.inpaint import Box, InpaintConfig
+from maskgit_cli.config.metrics import METRICS, score_of
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, Size
 from maskgit_cli.config.samplers import PRESETS
 from maskgit_cli.config.stages import SampleConfig, ScoreConfig, SweepConfig, TokenizeConfig
 from maskgit_cli.data.decoding import decode
 from maskgit_cli.data.tokenizing import tokenize
-from maskgit_cli.formats.feature_statistics import Statistics, moments, sums_of, write_statistics
+from maskgit_cli.formats.feature_statistics import Statistics, moments_of, write_statistics
 from maskgit_cli.formats.models import builtin_model, builtin_pictures, builtin_tokenizer
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.reports.sweeping import sweep
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.inpaint.inpainting import inpaint
-from maskgit_cli.scoring.features import CATALOGUE, INCEPTION, INCEPTION_SHA256, metric_name
 from maskgit_cli.scoring.stages import fid_stats, score
 from maskgit_cli.weights.exporting import export
 from maskgit_cli.weights.importing import import_weights
@@ -222,14 +223,14 @@ def make_scores(root, tokenizer, images):
     score(root / "masked", root / "merged.npz", **vqgan)
     random = np.random.default_rng(0)
     features = random.random((12, 4), np.float32)
-    sums = sums_of(features)
+    moments, published = moments_of(features), EXTRACTORS["inception"]
     inception = Statistics(
-        *moments(sums),
+        moments.mean,
+        moments.covariance(),
         12,
-        INCEPTION,
-        INCEPTION_SHA256,
+        published.space,
+        published.fid_sha256,
         "legacy-v1",
-        sums,
         features,
         random.random((12, 5), np.float32),
     )
@@ -468,12 +469,6 @@ def test_names_of_scores(made):
     scores = [read(path)["metrics"] for path in made.rglob("*scores.json")]
     endings = FORMATS.column("names-of-scores", table=1)
     assert endings == ["_50k", "_legacy_v1", "_inception_XXXXXXXX", "_vqgan"]
-    found = set()
-    for name in {name for record in scores for name in record}:
-        plain = re.sub(r"(_inception_[0-9a-f]{8}|_vqgan)?(_legacy_v1)?$", "", name).replace("frechet", "fid")
-        found.add(plain)
+    found = {score_of(name).name for record in scores for name in record}
     assert found == set(FORMATS.column("names-of-scores"))
-    others = CATALOGUE._replace(sha256="1234abcd" * 8), CATALOGUE._replace(space="vqgan")
-    assert [metric_name("fid", other) for other in others] == ["frechet_inception_1234abcd", "frechet_vqgan"]
-    assert metric_name("fid", CATALOGUE, 50_000) == "fid_50k"
-    assert metric_name("fid", CATALOGUE._replace(protocol="legacy-v1"), 50_000) == "fid_legacy_v1"
+    assert found == {score.name for entry in METRICS.values() for score in entry.scores}

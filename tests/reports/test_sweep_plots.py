@@ -1,4 +1,4 @@
-"""Plots of a sweep: which there are, what is in them, and which point is the best."""
+"""Plots of a sweep, what they show, and the best point."""
 
 import io
 import itertools
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskgit_cli.errors import ConfigError
 from maskgit_cli.reports import sweep_plots as plots
-from maskgit_cli.reports.sweep_plots import best_point, better
+from maskgit_cli.reports.sweep_plots import best_point
 
 
 def points(swept, metrics):
@@ -29,22 +30,22 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("metric", "way"),
-    [
-        ("fid", "lower"), ("fid_50k", "lower"), ("frechet_vqgan", "lower"), ("recall_vqgan", "higher"),
-        ("inception_score", "higher"), ("coverage", "higher"), ("inception_score_std", None),
-        ("inception_score_std_inception_12345678", None),
-    ],
-)  # fmt: skip
-def test_which_way_is_better(metric, way):
-    assert better(metric) == way
-
-
 def test_the_best_point():
     found = points(SWEPT, METRICS)
     assert best_point(found, "fid")["values"] == {"steps": 8, "cfg": 2.0, "schedule": "arccos"}
     assert best_point(found, "inception_score")["values"]["cfg"] == 3.0
+
+
+@pytest.mark.parametrize("metric", ["inception_score_std", "nonsense"])
+def test_a_score_without_direction_has_no_best_point(metric):
+    found = points(SWEPT, METRICS | {"nonsense": lambda v: 1.0})
+    with pytest.raises(ConfigError, match=metric):
+        best_point(found, metric)
+
+
+def test_an_unknown_score_is_not_plotted():
+    with pytest.raises(ConfigError, match="nonsense"):
+        plots.plot_files(points(SWEPT, METRICS | {"nonsense": lambda v: 1.0}))
 
 
 def test_a_plot_for_each_setting_that_varies_and_each_pair():
@@ -57,7 +58,7 @@ def test_a_plot_for_each_setting_that_varies_and_each_pair():
     assert plots.plot_files(points({"steps": [4], "cfg": [0.0]}, METRICS)) == {}
 
 
-def test_plots_are_pictures_and_the_same_every_time():
+def test_plots_are_images_and_reproducible():
     found = points(SWEPT, METRICS)
     first, second = plots.plot_files(found), plots.plot_files(found)
     assert first == second
@@ -78,7 +79,7 @@ def figure_texts(figure):
     }
 
 
-def test_axes_say_what_they_are_and_the_best_point_is_marked():
+def test_axes_have_labels_and_the_best_point_is_marked():
     found = points(SWEPT, METRICS)
     figure = plots._by_setting(found, "cfg", ["steps", "cfg"], ["fid", "inception_score"])
     assert len(figure.axes) == 2
@@ -94,7 +95,7 @@ def test_axes_say_what_they_are_and_the_best_point_is_marked():
     assert list(lines[1].get_ydata()) == [5, 2, 1, 2]
 
 
-def test_words_stand_in_their_order_and_points_bear_their_values():
+def test_categories_keep_their_order_and_points_are_annotated():
     swept = {"schedule": ["square", "arccos", "root"]}
     found = points(swept, {"frechet_vqgan": lambda v: len(v["schedule"])})
     figure = plots._by_setting(found, "schedule", ["schedule"], ["frechet_vqgan"])
@@ -104,7 +105,7 @@ def test_words_stand_in_their_order_and_points_bear_their_values():
     assert sorted(texts["notes"]) == ["6", "6", "best: 4"]
 
 
-def test_of_many_lines_the_best_alone_has_a_name():
+def test_of_many_lines_only_the_best_has_a_name():
     swept = {"cfg": [float(i) for i in range(12)], "steps": [4, 8]}
     figure = plots._by_setting(points(swept, METRICS), "steps", ["cfg", "steps"], ["fid"])
     assert figure_texts(figure)["legend"] == ["w 2"]
@@ -113,7 +114,7 @@ def test_of_many_lines_the_best_alone_has_a_name():
     assert colors.count(plots.BEST) == 1
 
 
-def test_a_trade_off_joins_points_along_the_setting_with_the_most_values():
+def test_a_trade_off_connects_points_along_the_setting_with_the_most_values():
     figure = plots._trade_off(points(SWEPT, METRICS), "inception_score", "fid", ["steps", "cfg"])
     texts = figure_texts(figure)
     assert texts["x"] == "Inception Score\nhigher is better"

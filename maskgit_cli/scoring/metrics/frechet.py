@@ -1,0 +1,58 @@
+"""Fréchet distance."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from maskgit_cli.config.stages import ScoreConfig
+from maskgit_cli.errors import InputError
+from maskgit_cli.formats.feature_statistics import Statistics
+
+# Smallest eigenvalue of a covariance relative to its largest. Rounding makes some slightly negative; a
+# matrix with smaller ones is not a covariance.
+NEGATIVE = 1e-6
+
+
+def fid(
+    samples: Statistics, reference: Statistics, config: ScoreConfig, device: torch.device
+) -> dict[str, float]:
+    """See :data:`~maskgit_cli.scoring.metrics.Metric`."""
+    return {"fid": frechet_distance(samples.mu, samples.sigma, reference.mu, reference.sigma)}
+
+
+def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+    """Squared Fréchet distance between two Gaussians (arXiv 1706.08500, equation 6).
+
+    |mu1 - mu2|² + tr(sigma1) + tr(sigma2) - 2·tr((sigma1·sigma2)^½). With sigma = R·Rᵀ, the last trace is
+    the sum of the singular values of R1ᵀ·R2, which needs no square root of a general matrix.
+
+    Args:
+        mu1, mu2: means (D,).
+        sigma1, sigma2: covariances (D, D).
+
+    Returns:
+        The distance; 0 or more, except for rounding.
+
+    Raises:
+        InputError: a covariance is not positive semi-definite.
+    """
+    mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
+    root1, root2 = _root(sigma1), _root(sigma2)
+    overlap = np.linalg.svd(root1.T @ root2, compute_uv=False).sum()
+    difference = mu1 - mu2
+    # Traces of the roots, so that the eigenvalues left out of them are left out of every term.
+    traces = np.square(root1).sum() + np.square(root2).sum()
+    return float(difference @ difference + traces - 2 * overlap)
+
+
+def _root(sigma: np.ndarray) -> np.ndarray:
+    """R (D, rank) with R·Rᵀ = sigma (D, D)."""
+    values, vectors = np.linalg.eigh(np.asarray(sigma, np.float64))
+    if values[0] < -NEGATIVE * max(values[-1], 0.0):
+        raise InputError(f"a covariance is not positive semi-definite: it has the eigenvalue {values[0]:g}")
+    # Eigenvalues of this size are rounding errors. Their roots, some 1e-8 of the largest each, would add up
+    # wherever there are fewer images than features.
+    rounding = np.finfo(np.float64).eps * len(values) * max(values[-1], 0.0)
+    kept = values > rounding
+    return vectors[:, kept] * np.sqrt(values[kept])

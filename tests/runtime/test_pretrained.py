@@ -1,0 +1,113 @@
+"""Pretrained weights: cached, offline, downloaded from a server on loopback, held to their digest."""
+
+import hashlib
+
+import pytest
+import torch
+from local_hub import serving
+
+from maskgit_cli.config.features import INCEPTION_SHA256
+from maskgit_cli.errors import WeightsError
+from maskgit_cli.runtime import pretrained as module
+from maskgit_cli.runtime.pretrained import INCEPTION, LPIPS_HEADS, VGG16, PretrainedFile, pretrained
+from maskgit_cli.scoring.features.inception import inception_weights
+from maskgit_cli.training.perceptual import lpips
+
+DATA = b"weights" * 1000
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of torch's hub."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for name in ("MASKGIT_OFFLINE", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def server():
+    with serving() as hub:
+        hub.files["files/weights.pth"] = DATA
+        yield hub
+
+
+def file_on(server, **changes) -> PretrainedFile:
+    digest = hashlib.sha256(DATA).hexdigest()
+    file = PretrainedFile(f"{server.url}/files/weights.pth", "weights.pth", digest, len(DATA), ("other.pth",))
+    return file._replace(**changes)
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_downloaded_once(server, cache, digits):
+    file = file_on(server)
+    file = file._replace(sha256=file.sha256[:digits])
+    assert pretrained(file).read_bytes() == DATA
+    assert pretrained(file) == cache / "weights.pth"
+    assert len(server.fetched("files/weights.pth")) == 1
+    assert [p.name for p in cache.iterdir() if not p.name.startswith(".")] == ["weights.pth"]
+
+
+@pytest.mark.parametrize("changes", [{"sha256": "0" * 64}, {"sha256": "0" * 8}, {"size": len(DATA) + 1}])
+def test_other_bytes_are_not_kept(server, cache, changes):
+    with pytest.raises(WeightsError):
+        pretrained(file_on(server, **changes))
+    assert not (cache / "weights.pth").exists()
+
+
+@pytest.mark.parametrize("variable", ["MASKGIT_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_uses_the_cache_under_any_of_its_names(server, cache, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(WeightsError, match=variable):
+        pretrained(file_on(server))
+    (cache / "other.pth").write_bytes(DATA)
+    assert pretrained(file_on(server)) == cache / "other.pth"
+    assert server.requests == []
+
+
+def test_a_damaged_cache_is_an_error(server, cache):
+    (cache / "weights.pth").write_bytes(DATA[:-1] + b"?")
+    with pytest.raises(WeightsError, match="remove it"):
+        pretrained(file_on(server))
+
+
+def test_a_server_that_is_not_there_is_one_line(cache):
+    file = PretrainedFile("http://127.0.0.1:9/files/weights.pth", "weights.pth", "0" * 64)
+    with pytest.raises(WeightsError) as error:
+        pretrained(file)
+    assert "\n" not in str(error.value)
+    assert "127.0.0.1:9" in str(error.value)
+
+
+def test_inception_is_the_published_file(cache, monkeypatch, tmp_path):
+    assert (INCEPTION.size, INCEPTION.sha256) == (95_628_359, INCEPTION_SHA256)
+    assert INCEPTION_SHA256[:8] in INCEPTION.name
+    monkeypatch.setenv("MASKGIT_OFFLINE", "1")
+    with pytest.raises(WeightsError) as error:
+        inception_weights()
+    for needed in (INCEPTION.name, INCEPTION_SHA256, str(cache), "--weights", "MASKGIT_OFFLINE"):
+        assert needed in str(error.value)
+    assert inception_weights(tmp_path / "mine.pth") == tmp_path / "mine.pth"
+
+
+def test_lpips_is_available_offline_when_its_weights_are_cached(cache, monkeypatch):
+    """torch-fidelity is asked only once both files are in the cache, and downloads nothing."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=LPIPS_HEADS.name):
+        lpips(torch.device("cpu"))
+    for file in (LPIPS_HEADS, VGG16):
+        (cache / file.name).write_bytes(DATA)
+    with pytest.raises(WeightsError, match="remove it"):  # other bytes than VGG16's
+        lpips(torch.device("cpu"))
+    monkeypatch.setattr(module, "check_pretrained", lambda file, path: None)
+    asked = []
+
+    def network(name):
+        asked.append(name)
+        return torch.nn.Module()
+
+    monkeypatch.setattr("torch_fidelity.sample_similarity_lpips.SampleSimilarityLPIPS", network)
+    lpips(torch.device("cpu"))
+    assert asked == ["lpips-vgg16"]
