@@ -19,7 +19,7 @@ from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.distributed import autocast, plain_attention, resolve_device, resolve_dtype
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.sampling.samplers import draw_samples
+from maskgit_cli.sampling.samplers.registry import sample_tokens
 
 Work = Callable[[], object]
 
@@ -195,8 +195,8 @@ def _draw(
     def work() -> object:
         """One batch of codes drawn from nothing."""
         with autocast(device, dtype):
-            return draw_samples(
-                network, blank, index % sizes.classes, index, sampler, seed=0, mask_code=network.mask_code
+            return sample_tokens(
+                network, blank, index % sizes.classes, index, sampler, seed=0, mask_token=network.mask_code
             )
 
     return work, config.batch_size
