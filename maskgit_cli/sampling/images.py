@@ -17,7 +17,7 @@ from maskgit_cli.data.classes import labels_for, readable_name
 from maskgit_cli.figures.sheets import captioned_sheet
 from maskgit_cli.formats.atomic import sha256_bytes
 from maskgit_cli.formats.samples import samples_digest, samples_record
-from maskgit_cli.formats.tokens import TokenFile
+from maskgit_cli.formats.tokens import TokenFile, Trace
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.sampling.job import Contents, Job, open_job
 from maskgit_cli.sampling.model import (
@@ -109,15 +109,10 @@ def sample(
                 pipeline.predict, pipeline.masked(len(batch)), labels, indices, sampler, config.seed,
                 pipeline.mask_token, tracer,
             )  # fmt: skip
+            images = () if config.format == "tokens" else pipeline.decode(tokens)
             trace = tracer.trace() if tracer else None
-            if config.format == "tokens":
-                job.write(batch, tokens, trace=trace)
-                continue
-            strips: list[dict[str, bytes]] = []
-            if trace is not None and config.trace is not None:
-                titles = _titles(contents, batch, pipeline.model.class_names)
-                strips = decoded_steps(pipeline, trace, titles, config.trace)
-            job.write(batch, tokens, pipeline.decode(tokens), trace, strips)
+            strips = _strips(pipeline, contents, batch, trace, config)
+            job.write(batch, tokens, images, trace, strips)
         stored = job.finish_tokens()
         if stored is not None:
             grid = _grid(job, pipeline, contents.labels, stored if config.format == "tokens" else None)
@@ -157,12 +152,17 @@ def _settings(
     }
 
 
-def _titles(contents: Contents, batch: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """Number and class of each image, above its strip."""
-    return [
-        f"{index:06d} {class_text(label, class_names)}".rstrip()
+def _strips(
+    pipeline: Pipeline, contents: Contents, batch: np.ndarray, trace: Trace | None, config: SampleConfig
+) -> list[dict[str, bytes]]:
+    """The files that show a batch's steps, for each image; none without a trace or without images."""
+    if trace is None or config.trace is None or config.format == "tokens":
+        return []
+    titles = [
+        f"{index:06d} {class_text(label, pipeline.model.class_names)}".rstrip()
         for index, label in zip(contents.indices[batch], contents.labels[batch], strict=True)
     ]
+    return decoded_steps(pipeline, trace, titles, config.trace)
 
 
 # --- the grid ---------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Images whose probabilities are computed at a time: in float64 they are the largest tensors here.
 ROWS = 8
+# Types of devices without float64: Apple's GPUs.
+WITHOUT_FLOAT64 = ("mps",)
 # Probabilities become integers of this many bits; a uniform number has 53.
 PROBABILITY_BITS = 52
 
@@ -139,9 +141,9 @@ def begin(
 def arithmetic_device(device: torch.device) -> torch.device:
     """The device of a sampler's own tensors for a network on ``device``.
 
-    They follow the tokens, except on Apple's GPUs: these have no float64, which probabilities need.
+    Probabilities and confidences are float64; where the device has none, they are computed on the CPU.
     """
-    return torch.device("cpu") if device.type == "mps" else device
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def counts_per_image(
