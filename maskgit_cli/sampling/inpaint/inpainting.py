@@ -196,9 +196,7 @@ def _summarize(edit: Edit, source: Path, model: Model, config: InpaintConfig) ->
         masked = [int(x.sum()) for x in cells]
         if not any(masked):
             size = f"{grid}×{grid}"
-            raise ConfigError(
-                f"--mask-rule {rule}: the mask covers most of none of the {size} cells; use any"
-            )
+            raise ConfigError(f"--mask-rule {rule}: no cell of the {size} is mostly masked; use any")
         files = [edit.image, *([edit.mask] if edit.mask is not None else [])]
         return EditSummary(plan.windows, plan.labels, masked, [sha256_file(file) for file in files])
     except MaskGITError as error:

@@ -1,6 +1,6 @@
 """A simulated device without float64, as Apple's GPUs are: its tensors have their content on the CPU.
 
-It goes by the name "meta", the only type of device that any build of PyTorch has and that runs nothing itself.
+Its type is "meta", the only one that every build of PyTorch has and that computes nothing by itself.
 """
 
 import torch

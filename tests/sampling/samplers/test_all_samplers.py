@@ -206,7 +206,7 @@ def test_limits(kind):
 @pytest.mark.parametrize("config", [ConfidenceConfig(), HaltonSamplerConfig(steps=8), GoogleSamplerConfig()])
 def test_more_steps_than_tokens_are_refused(config):
     assert sum(step_counts(config, 8)) == 8
-    with pytest.raises(ConfigError, match="--steps 8: .* 7 tokens"):
+    with pytest.raises(ConfigError, match=r"--steps 8: .* 7 tokens"):
         step_counts(config, 7)
 
 

@@ -41,7 +41,7 @@ def test_numbers_of_every_schedule(schedule):
 
 
 def test_a_schedule_that_leaves_a_step_without_a_token():
-    with pytest.raises(ConfigError, match="--steps 64: .*--schedule root"):
+    with pytest.raises(ConfigError, match=r"--steps 64: .*--schedule root"):
         google_tokens_per_step(64, 64, "root")
 
 
