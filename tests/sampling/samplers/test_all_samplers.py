@@ -199,7 +199,8 @@ def test_limits(kind):
     config = kind(cfg=2.0)
     assert config.limited() == config
     assert config.limited(guided=False) == dataclasses.replace(config, cfg=0.0)
-    assert len(step_counts(config.limited(steps=3), 3)) == 3
+    counts = step_counts(config.limited(steps=3), 3)
+    assert (sum(counts), min(counts) >= 1) == (3, True)
     assert config.limited(steps=10_000) == config
 
 
