@@ -10,14 +10,14 @@ from maskgit_cli.errors import ConfigError
 
 
 class Box(NamedTuple):
-    """A box of pixels, in those of the image before anything is added to it.
+    """A box in pixels of the image without added borders.
 
     Attributes:
-        x: left edge; below 0 in what is added on the left.
+        x: left edge; below 0 in a border added on the left.
         y: upper edge.
         width: at least 1.
         height: at least 1.
-        label: class of what is drawn inside, by number or name; None is that of the whole image.
+        label: class of the content generated inside, by number or name; None is that of the whole image.
     """
 
     x: int
@@ -31,11 +31,11 @@ class Box(NamedTuple):
         """Read ``X,Y,W,H`` or ``X,Y,W,H=CLASS``.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: the text is neither.
         """
         numbers, equals, label = text.partition("=")
         if equals and not label.strip():
-            raise ValueError(f"{text!r} names no class after =")
+            raise ValueError(f"{text!r} has no class after =")
         try:
             x, y, width, height = map(int, numbers.split(","))
         except ValueError:
@@ -48,7 +48,7 @@ class Box(NamedTuple):
 
 
 class Outpaint(NamedTuple):
-    """Pixels that are added to the sides of an image."""
+    """Borders added to the sides of an image, in pixels."""
 
     left: int = 0
     right: int = 0
@@ -57,10 +57,10 @@ class Outpaint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``left:64,top:32``; sides that are left out get nothing.
+        """Read ``left:64,top:32``; other sides are 0.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is something else.
         """
         sides: dict[str, int] = {}
         for item in text.split(","):
@@ -81,8 +81,8 @@ class Outpaint(NamedTuple):
 class InpaintConfig(Settings):
     """Settings of ``inpaint`` besides the sampler's own.
 
-    What is drawn anew is all that the mask and the boxes cover and all that is added, together. Kept boxes
-    are taken out of that. Where there are kept boxes and neither mask nor box, all else is drawn anew.
+    The region to inpaint is the union of the mask, the boxes and the added borders, without the kept boxes.
+    With kept boxes and neither mask nor box, it is everything else.
     """
 
     n: int = setting(1, at_least(1), help="Number of variants.")
@@ -116,10 +116,10 @@ class InpaintConfig(Settings):
 
 
 def check_boxes(boxes: tuple[Box, ...], kept: tuple[Box, ...]) -> None:
-    """Refuse boxes without pixels, and kept ones with a class.
+    """Refuse boxes without pixels, and kept boxes with a class.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there is such a box.
     """
     for name, group in (("box", boxes), ("keep_box", kept)):
         for box in group:
@@ -129,14 +129,14 @@ def check_boxes(boxes: tuple[Box, ...], kept: tuple[Box, ...]) -> None:
                 raise ConfigError(f"{option(name)} {box}: width and height must be 1 or more")
     for box in kept:
         if box.label is not None:
-            raise ConfigError(f"--keep-box {box}: what is kept has no class; name it in a --box")
+            raise ConfigError(f"--keep-box {box}: a kept box has no class; give it to a --box")
 
 
 def check_outpaint(sides: Outpaint | None) -> None:
-    """Refuse to add nothing, or less.
+    """Refuse borders without pixels, and negative ones.
 
     Raises:
-        ConfigError: no side gets a pixel, or one a negative number of them.
+        ConfigError: no side has a pixel, or a side has a negative number.
     """
     if sides is not None:
         require(min(sides) >= 0, "outpaint", sides, "numbers of pixels, 0 or more")

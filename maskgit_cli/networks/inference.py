@@ -86,8 +86,3 @@ def decode_codes(tokenizer: Tokenizer, codes: Tensor, device: torch.device) -> T
         device: of the tokenizer.
     """
     return to_pixels(apply_to_rows(tokenizer.network.decode, (codes.cpu(),), device, DECODER_ROWS))
-
-
-def arithmetic_device(device: torch.device) -> torch.device:
-    """Where a sampler's own arithmetic runs beside a network on ``device``: MPS has no float64."""
-    return torch.device("cpu") if device.type == "mps" else device

@@ -16,13 +16,13 @@ from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, TransformerConfig
 from maskgit_cli.config.samplers import ConfidenceConfig, RasterConfig, SamplerConfig
 from maskgit_cli.config.stages import BENCH_STAGES, BenchConfig
-from maskgit_cli.networks.inference import arithmetic_device
 from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.distributed import autocast, plain_attention, resolve_device, resolve_dtype
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.sampling.model import predictor
-from maskgit_cli.sampling.samplers import Predict, draw_samples
+from maskgit_cli.sampling.samplers.core import Predict
+from maskgit_cli.sampling.samplers.registry import sample_tokens
 
 
 class Workload(NamedTuple):
@@ -222,17 +222,16 @@ def _sampling(
 ) -> Workload:
     network = _transformer(config, device).eval().requires_grad_(False)
     grid, mask_token = network.config.grid, network.config.codebook_size
-    place = arithmetic_device(device)
 
     def generate(predict: Predict, n: int) -> Tensor:
-        index = torch.arange(n, device=place)
-        masked = torch.full((n, grid, grid), mask_token, device=place)
-        return draw_samples(
-            predict, masked, index % network.config.classes, index, sampler, seed=0, mask_code=mask_token
+        index = torch.arange(n, device=device)
+        masked = torch.full((n, grid, grid), mask_token, device=device)
+        return sample_tokens(
+            predict, masked, index % network.config.classes, index, sampler, seed=0, mask_token=mask_token
         )
 
     def one_thread(*inputs: Tensor) -> Tensor:
-        return network(*(x.to(device) for x in inputs)).float().to(place)
+        return network(*(x.to(device) for x in inputs)).float()
 
     # `predictor` may run images in other threads, which the counter does not see; images cost the same.
     flops = config.batch_size * count_flops(lambda: generate(one_thread, 1))

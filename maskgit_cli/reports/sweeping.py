@@ -33,9 +33,8 @@ from maskgit_cli.reports.sweep_points import points_of, show_value
 from maskgit_cli.runtime.distributed import barrier, dtype_name, on_main, resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter, Task
 from maskgit_cli.sampling.images import sample
-from maskgit_cli.sampling.job import choose_sampler
-from maskgit_cli.sampling.model import choose_model
-from maskgit_cli.sampling.samplers import check_steps
+from maskgit_cli.sampling.model import choose_model, choose_sampler
+from maskgit_cli.sampling.samplers.registry import step_counts
 from maskgit_cli.scoring.features import Resources, load_extractor
 from maskgit_cli.scoring.stages import fid_stats, score
 
@@ -220,7 +219,7 @@ def _resolve_sampler(values: Mapping[str, Any], model: Model) -> SamplerConfig:
     for key, value in changes.items():
         if settings[key] != _json(value):  # a model without classes has no guidance
             raise ConfigError(f"{option(key)} {show_value(value)}: {model.path} has no classes to guide by")
-    check_steps(sampler, model.config.grid**2)
+    step_counts(sampler, model.config.grid**2)
     return sampler
 
 

@@ -13,6 +13,8 @@ from maskgit_cli.config.stages import DTYPES
 from maskgit_cli.errors import ConfigError, MaskGITError
 
 T = TypeVar("T")
+# Types of devices without float64: Apple's GPUs.
+WITHOUT_FLOAT64 = {"mps"}
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -125,6 +127,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda", "mps") or absent.get(device.type, False):
         raise ConfigError(f"--device {name}: not on this machine; use auto, or cpu, which every machine has")
     return device
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where to compute in float64 for tensors on ``device``: the CPU if the device has no float64."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,9 +1,9 @@
-"""What ``sample`` and ``inpaint`` share: pictures drawn batch by batch into a sample directory."""
+"""The job that ``sample`` and ``inpaint`` share: batches to generate, and the sample directory they go to."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,188 +11,190 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgit_cli.config.base import require
-from maskgit_cli.config.samplers import PRESETS, SamplerConfig, changed, preset_for
+from maskgit_cli.config.samplers import recorded_sampler
 from maskgit_cli.errors import counted
 from maskgit_cli.figures.grids import png_bytes
-from maskgit_cli.formats.samples import SampleWriter, settle_samples
+from maskgit_cli.formats.samples import SampleWriter, read_png, settle_samples
 from maskgit_cli.formats.tokens import TokenFile, TokenMeta, Trace
-from maskgit_cli.networks.inference import arithmetic_device
-from maskgit_cli.networks.loading import Model
-from maskgit_cli.runtime.distributed import barrier, broadcast_object, world
+from maskgit_cli.runtime.distributed import barrier, on_main, world
 from maskgit_cli.runtime.progress import Reporter
-from maskgit_cli.sampling.model import Generator
-from maskgit_cli.sampling.samplers import Step, draw_samples
-
-# Settings of a sampler, or changes to the model's own preset; "method" among them picks another sampler.
-SamplerChoice = SamplerConfig | Mapping[str, Any] | None
+from maskgit_cli.sampling.model import Pipeline
 
 
-class Drawn(NamedTuple):
-    """Some pictures of a job.
+class Contents(NamedTuple):
+    """The images of a sample directory, and the rows of its token file.
 
     Attributes:
-        codes: of all their rows in order (rows, h, w).
-        images: the pictures uint8 (3, H, W), or none at all.
-        trace: what the sampler did to each row, where that is kept.
-        strips: pictures of that, files by their suffix for each picture, or none at all.
+        indices: number of each image in the whole set (N,).
+        labels: class of each row (R,), -1 for none.
+        names: of the rows (R,); None is the images' numbers.
+        counts: number of rows of each image (N,); None is one.
+        trace_steps: S where the sampler's steps are stored, else 0.
     """
 
-    codes: Tensor
-    images: Iterable[Tensor] = ()
-    trace: Trace | None = None
-    strips: Sequence[Mapping[str, bytes]] = ()
-
-
-# Draws some pictures (B,) of a job.
-Make = Callable[[np.ndarray], Drawn]
-
-
-class Job(NamedTuple):
-    """What is drawn.
-
-    Attributes:
-        generator: the networks.
-        indices: number of each picture in the whole set (N,).
-        labels: class of each row of codes (R,), -1 for none.
-        sampler: settings of the sampler.
-        seed: of every random number.
-        names: of the rows of codes (R,); None is the pictures' numbers.
-        counts: how many rows of codes each picture has (N,); None is one.
-        trace_steps: S where the sampler's steps are kept, else 0.
-    """
-
-    generator: Generator
     indices: np.ndarray
     labels: np.ndarray
-    sampler: SamplerConfig
-    seed: int
     names: Sequence[str] | None = None
     counts: np.ndarray | None = None
     trace_steps: int = 0
 
 
-def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
-    """The sampler's settings for a model.
-
-    A model is sampled with the settings in its record. Without any, its network is sampled as it was
-    published: the paper's with the preset for its resolution, Halton-MaskGIT's and Google's with their
-    own samplers.
+class Job:
+    """A sample directory that one process or several fill batch by batch.
 
     Args:
-        choice: all settings, changes to those of the model, or None for none. Among changes, ``method``
-            names another sampler, a key of :data:`~maskgit_cli.config.samplers.SAMPLERS`, whose preset for
-            the model's resolution is changed then.
-        model: what is sampled.
-        guided: whether the pictures have a class. Without one, guidance would compare the network with
-            itself, which costs a pass and changes nothing but the last bits, so it is left out.
+        record: from :func:`~maskgit_cli.formats.samples.samples_record`.
+        writer: of the directory; None where it is complete already.
+        images: how many the directory holds in the end.
+        batch_size: images per batch of each process.
+        reporter: receives progress updates.
 
-    Raises:
-        ConfigError: a change is out of range or unknown to the sampler, or guidance is asked of a network
-            that has none, or for pictures without a class.
+    Attributes:
+        resumed: whether an earlier call had done some of the work, or all of it.
     """
-    if not isinstance(choice, SamplerConfig):
-        changes = dict(choice or {})
-        method = changes.pop("method", None)
-        if model.sampler is not None and method in (None, model.sampler.method):
-            base = model.sampler
-        else:
-            base = PRESETS[preset_for(model.resolution, method or model.config.sampler)]
-        asked = changes.get("cfg", 0)
-        choice = changed(base, changes)
-        require(guided or not asked, "cfg", f"{asked:g}", "0: the pictures have no class to guide by")
-    else:
-        asked = choice.cfg
-    if not model.config.drops_labels:
-        require(asked == 0, "cfg", asked, "0: this network was trained with a class for every image")
-        guided = False
-    return choice if guided else dataclasses.replace(choice, cfg=0.0)
+
+    def __init__(
+        self,
+        record: Mapping[str, Any],
+        writer: SampleWriter | None,
+        images: int,
+        batch_size: int,
+        reporter: Reporter,
+    ) -> None:
+        self.record = record
+        self.images = images
+        self.batch_size = batch_size
+        self.reporter = reporter
+        self.resumed = writer is None or len(writer.todo) < images
+        self._writer = writer
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """This process's share of the batches that still have to be done: images by their position (B,).
+
+        Each is done when the next one is asked for; the last one ends with a barrier.
+        """
+        if self._writer is None:
+            return
+        rank, size = world()
+        todo = self._writer.todo
+        batches = [todo[i : i + self.batch_size] for i in range(0, len(todo), self.batch_size)]
+        with self.reporter.task(self.record["stage"], self.images, self.images - len(todo)) as task:
+            for first in range(0, len(batches), size):
+                if first + rank < len(batches):
+                    yield batches[first + rank]
+                # The other processes are about as fast: count what all of them do in this round.
+                task.advance(sum(len(batch) for batch in batches[first : first + size]))
+        barrier()
+
+    def write(
+        self,
+        batch: np.ndarray,
+        tokens: Tensor,
+        images: Iterable[Tensor] = (),
+        trace: Trace | None = None,
+        strips: Sequence[Mapping[str, bytes]] = (),
+    ) -> None:
+        """Store a batch: its images first, so that tokens that are there always have theirs.
+
+        Args:
+            batch: from :meth:`batches`.
+            tokens: all rows of these images in order (rows, h, w).
+            images: the images, uint8 (3, H, W), or none at all.
+            trace: the sampler's steps, where they are stored.
+            strips: files that show them, by suffix, for each image, or none at all.
+
+        Raises:
+            OutputError: the disk is full or not writable.
+        """
+        assert self._writer is not None
+        pngs = [png_bytes(image) for image in images]
+        self._writer.write(batch, tokens.cpu().numpy(), pngs, trace, strips)
+
+    def read_image(self, position: int) -> Tensor:
+        """A stored image, uint8 (3, H, W).
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        assert self._writer is not None
+        return torch.from_numpy(read_png(self._writer.image_path(position))).permute(2, 0, 1)
+
+    def finish_tokens(self) -> TokenFile | None:
+        """The finished token file, after all batches: on rank 0 of a job that wasn't complete, else None.
+
+        Raises:
+            OutputError: the disk is full or not writable.
+        """
+        if self._writer is None or not world().main:
+            return None
+        return self._writer.finish_tokens()
+
+    def finish(self, grid: Tensor, npz: bool = False) -> None:
+        """Write what shows or holds all images, and mark the directory as complete, on rank 0.
+
+        Args:
+            grid: the image of all images, uint8 (3, H', W').
+            npz: also write all images as one array.
+
+        Raises:
+            OutputError: the disk is full or not writable.
+        """
+        assert self._writer is not None
+        self._writer.finish(self.record, png_bytes(grid), npz)
 
 
-def blank_canvas(generator: Generator) -> Tensor:
-    """A canvas (h, w) on which nothing is known."""
-    sizes = generator.model.config
-    return torch.full((sizes.grid, sizes.grid), sizes.codebook_size)
-
-
-def draw(job: Job, rows: np.ndarray, on_step: Callable[[Step], None] | None = None) -> Tensor:
-    """Codes (B, h, w) of some pictures (B,) of a job, each with one row of codes, all of them unknown.
-
-    Args:
-        job: what is drawn.
-        rows: the pictures.
-        on_step: called after each step of the sampler.
-
-    Raises:
-        ConfigError: there are more steps than codes to draw.
-        ArtifactError: the model gives NaN.
-    """
-    place = arithmetic_device(job.generator.device)
-    canvas = blank_canvas(job.generator).to(place).expand(len(rows), -1, -1)
-    labels, indices = (torch.from_numpy(x[rows]).to(place) for x in (job.labels, job.indices))
-    mask_code = job.generator.model.config.codebook_size
-    return draw_samples(
-        job.generator.predict, canvas, labels, indices, job.sampler, job.seed, mask_code, on_step
-    )
-
-
-def fill_samples(
+@contextmanager
+def open_job(
     out: Path,
     record: Mapping[str, Any],
-    job: Job,
-    make: Make,
-    sheet: Callable[[SampleWriter, TokenFile], Tensor],
+    pipeline: Pipeline,
+    contents: Contents,
     *,
-    npz: bool = False,
     batch_size: int,
     overwrite: bool,
     reporter: Reporter,
-) -> bool:
-    """Draw a job into a sample directory, going on where an earlier, interrupted call stopped.
-
-    Works in one process or in several that a launcher started.
+) -> Iterator[Job]:
+    """Begin or resume a sample directory; all processes leave the context together.
 
     Args:
-        out: the sample directory.
+        out: the directory.
         record: from :func:`~maskgit_cli.formats.samples.samples_record`.
-        job: what is drawn.
-        make: draws some of the pictures.
-        sheet: makes the picture uint8 (3, H, W) that shows them all.
-        npz: also write all pictures as one array.
-        batch_size: pictures drawn at a time by each process.
+        pipeline: the networks.
+        contents: the images.
+        batch_size: images per batch of each process.
         overwrite: replace finished samples, and unfinished ones of other settings.
-        reporter: told of progress.
-
-    Returns:
-        Whether an earlier call had done some of the work, or all of it.
+        reporter: receives progress updates.
 
     Raises:
-        ConfigError: the batch size is out of range.
-        ArtifactError: the model gives NaN.
         OutputError: the directory holds something else, or cannot be written.
     """
-    require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-    complete = settle_samples(out, record, overwrite) if world().main else False
-    if broadcast_object(complete):
-        reporter.info(f"{out} is complete already; pass --overwrite to draw it anew")
-        return True
-    words = f"{job.sampler.method} sampler, {job.sampler}, seed {job.seed}"
-    reporter.info(f"drawing {counted(len(job.indices), 'image')} into {out} ({words})")
-    writer = _shared_writer(out, _describe(job, record), job)
-    resumed = len(writer.todo) < len(job.indices)
-    barrier()  # every process has seen what is to do before any does some of it
-    _draw_all(job, writer, make, batch_size, reporter)
+    images = len(contents.indices)
+    if on_main(lambda: settle_samples(out, record, overwrite)):
+        reporter.info(f"{out} is already complete; use --overwrite to generate it again")
+        yield Job(record, None, images, batch_size, reporter)
+        return
+    sampler, seed = recorded_sampler(record["settings"]["sampler"]), record["settings"]["seed"]
+    settings = f"{sampler.method} sampler, {sampler}, seed {seed}"
+    reporter.info(f"generating {counted(images, 'image')} into {out} ({settings})")
+    writer = _open_writer(out, _token_meta(pipeline, record), contents)
+    barrier()  # every process has seen what is to be done before any does some of it
+    yield Job(record, writer, images, batch_size, reporter)
     barrier()
+
+
+def _open_writer(out: Path, meta: TokenMeta, contents: Contents) -> SampleWriter:
+    """Each process's own writer of the one directory; rank 0 creates the token file."""
+    if not world().main:
+        barrier()
+    writer = SampleWriter(out, meta, *contents)
     if world().main:
-        tokens = writer.finish_tokens()
-        writer.finish(record, png_bytes(sheet(writer, tokens)), npz)
-    barrier()
-    return resumed
+        barrier()
+    return writer
 
 
-def _describe(job: Job, record: Mapping[str, Any]) -> TokenMeta:
-    """What the token file says of itself."""
-    model, tokenizer = job.generator.model, job.generator.tokenizer
+def _token_meta(pipeline: Pipeline, record: Mapping[str, Any]) -> TokenMeta:
+    """The metadata of the token file."""
+    model, tokenizer = pipeline.model, pipeline.tokenizer
     return TokenMeta(
         codebook_size=model.config.codebook_size,
         grid=model.config.grid,
@@ -204,29 +206,3 @@ def _describe(job: Job, record: Mapping[str, Any]) -> TokenMeta:
         settings=record["settings"],
         parents=record["parents"],
     )
-
-
-def _shared_writer(out: Path, meta: TokenMeta, job: Job) -> SampleWriter:
-    """Every process's own writer of the one directory; the first process begins it."""
-    if not world().main:
-        barrier()
-    writer = SampleWriter(out, meta, job.indices, job.labels, job.names, job.counts, job.trace_steps)
-    if world().main:
-        barrier()
-    return writer
-
-
-def _draw_all(job: Job, writer: SampleWriter, make: Make, batch_size: int, reporter: Reporter) -> None:
-    """Draw this process's share of the pictures not done yet: every ``world().size``-th batch."""
-    rank, size = world()
-    batches = [writer.todo[i : i + batch_size] for i in range(0, len(writer.todo), batch_size)]
-    total = len(job.indices)
-    with reporter.task("draw", total, total - len(writer.todo)) as task:
-        for first in range(0, len(batches), size):
-            if first + rank < len(batches):
-                pictures = batches[first + rank]
-                codes, images, trace, strips = make(pictures)
-                pngs = [png_bytes(image) for image in images]
-                writer.write(pictures, codes.cpu().numpy(), pngs, trace, strips)
-            # The others are about as fast, so what all do in this round is told at once.
-            task.advance(sum(len(pictures) for pictures in batches[first : first + size]))

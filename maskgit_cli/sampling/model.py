@@ -1,52 +1,57 @@
-"""A model and its tokenizer, ready to draw."""
+"""A transformer with its tokenizer, and the choice of model and sampler settings for a command."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from maskgit_cli.config.base import require
+from maskgit_cli.config.samplers import PRESETS, SamplerConfig, changed, preset_for
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.models import builtin_model, newest_run
-from maskgit_cli.networks.inference import apply_to_rows
+from maskgit_cli.networks.inference import apply_to_rows, decode_codes
 from maskgit_cli.networks.loading import Model, Tokenizer, load_model, load_tokenizer
 from maskgit_cli.runtime.distributed import autocast, resolve_device, resolve_dtype
 from maskgit_cli.runtime.progress import Reporter
-from maskgit_cli.sampling.samplers import Predict
+from maskgit_cli.sampling.samplers.core import Predict
 
-# Rows of every call on a GPU. A transformer's are small; a decoder's are whole images of features.
+# Rows of every forward pass of a transformer on a GPU.
 TRANSFORMER_ROWS = 64
+# Settings of a sampler, or changes to the model's own; "method" among them selects another sampler.
+SamplerChoice = SamplerConfig | Mapping[str, Any] | None
 
 
 def predictor(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Predict:
-    """The callable that samplers want, from a transformer in evaluation mode on ``device``.
+    """The ``predict`` of samplers, from a transformer in evaluation mode on ``device``.
 
     Args:
-        network: maps codes (B, h, w), labels (B,) and drop (B,) to logits (B, h·w, K+1).
+        network: maps tokens (B, h, w), labels (B,) and drop (B,) to logits (B, h·w, K+1).
         device: of the network.
         dtype: precision of its matrix products.
     """
 
-    def call(codes: Tensor, labels: Tensor, drop: Tensor) -> Tensor:
+    def call(tokens: Tensor, labels: Tensor, drop: Tensor) -> Tensor:
         with autocast(device, dtype):
-            return network(codes, labels, drop).float()
+            return network(tokens, labels, drop).float()
 
-    def predict(codes: Tensor, labels: Tensor, drop: Tensor) -> Tensor:
-        return apply_to_rows(call, (codes, labels, drop), device, TRANSFORMER_ROWS)
+    def predict(tokens: Tensor, labels: Tensor, drop: Tensor) -> Tensor:
+        return apply_to_rows(call, (tokens, labels, drop), device, TRANSFORMER_ROWS)
 
     return predict
 
 
-class Generator(NamedTuple):
-    """A transformer and its tokenizer, ready to draw.
+class Pipeline(NamedTuple):
+    """A transformer and its tokenizer, ready for sampling.
 
     Attributes:
         model: the transformer.
-        tokenizer: the one its codes belong to.
-        predict: the transformer as samplers want it.
+        tokenizer: the one it was trained with.
+        predict: the transformer as samplers call it.
         device: of both networks.
         dtype: precision of the transformer's matrix products; the tokenizer's is float32.
     """
@@ -57,8 +62,22 @@ class Generator(NamedTuple):
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def mask_token(self) -> int:
+        """K, the token of a masked position."""
+        return self.model.config.codebook_size
+
+    def masked(self, n: int) -> Tensor:
+        """Fully masked grids (n, h, w) on the device."""
+        grid = self.model.config.grid
+        return torch.full((n, grid, grid), self.mask_token, device=self.device)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images uint8 (B, 3, H, W) on the CPU of tokens (B, h, w)."""
+        return decode_codes(self.tokenizer, tokens, self.device)
+
     def parents(self) -> list[dict[str, str]]:
-        """The records by which what is drawn names the two networks."""
+        """The two networks as an artifact's record names them."""
         return [
             parent("model", self.model.path.resolve(), self.model.sha256),
             parent("tokenizer", self.tokenizer.path.resolve(), self.tokenizer.sha256),
@@ -66,9 +85,9 @@ class Generator(NamedTuple):
 
 
 def choose_model(path: Path | None, reporter: Reporter) -> Path:
-    """The run or model directory a command means: the one named, the newest run, or the built-in model.
+    """The run or model directory of a command: the given one, the newest run, or the built-in model.
 
-    The name ``builtin`` always means the built-in model, unless there is a folder of that name.
+    ``builtin`` is the built-in model, unless there is a folder of that name.
     """
     if path == Path("builtin") and not path.exists():
         return builtin_model()
@@ -82,7 +101,7 @@ def choose_model(path: Path | None, reporter: Reporter) -> Path:
     return run
 
 
-def load_generator(path: Path, weights: str, device: str, dtype: str) -> Generator:
+def load_pipeline(path: Path, weights: str, device: str, dtype: str) -> Pipeline:
     """Open a run or model directory with its tokenizer.
 
     Args:
@@ -96,10 +115,10 @@ def load_generator(path: Path, weights: str, device: str, dtype: str) -> Generat
         InputError: there is nothing at ``path``.
         ArtifactError: something there is incomplete or damaged, or the tokenizer is another one.
     """
-    place = resolve_device(device)
-    precision = resolve_dtype(dtype, place)
-    model = load_model(path, place, weights)
-    tokenizer = load_tokenizer(path, place)
+    target = resolve_device(device)
+    precision = resolve_dtype(dtype, target)
+    model = load_model(path, target, weights)
+    tokenizer = load_tokenizer(path, target)
     if tokenizer.sha256 != model.tokenizer_sha256:
         raise ArtifactError(
             f"{tokenizer.path} is not the tokenizer that {path} was trained with: its sha256 is "
@@ -108,7 +127,44 @@ def load_generator(path: Path, weights: str, device: str, dtype: str) -> Generat
     sizes = (model.config.codebook_size, model.config.grid * tokenizer.config.factor)
     if sizes != (tokenizer.config.codebook_size, model.resolution):
         raise ArtifactError(
-            f"{path} is inconsistent: its transformer is for {sizes[0]} codes and {sizes[1]} pixels, its "
-            f"tokenizer has {tokenizer.config.codebook_size} codes, its record says {model.resolution} pixels"
+            f"{path} is inconsistent: its transformer is for {sizes[0]} tokens and {sizes[1]} px, its "
+            f"tokenizer has {tokenizer.config.codebook_size} tokens, its record {model.resolution} px"
         )
-    return Generator(model, tokenizer, predictor(model.network, place, precision), place, precision)
+    return Pipeline(model, tokenizer, predictor(model.network, target, precision), target, precision)
+
+
+def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> SamplerConfig:
+    """The sampler's settings for a model.
+
+    A model is sampled with the settings in its record. Without any, its network is sampled as it was
+    published: the paper's with the preset for its resolution, Halton-MaskGIT's and Google's with their
+    own samplers.
+
+    Args:
+        choice: all settings, changes to those of the model, or None for none. Among changes, ``method``
+            selects another sampler, a key of :data:`~maskgit_cli.config.samplers.SAMPLERS`, whose preset for
+            the model's resolution is changed then.
+        model: the model to sample.
+        guided: whether the images have a class. Without one, cond and uncond are the same, and guidance
+            would cost a forward pass and change only the last bits, so it is disabled.
+
+    Raises:
+        ConfigError: a change is out of range or unknown to the sampler, or guidance is requested of a
+            network without a null class, or for images without a class.
+    """
+    if not isinstance(choice, SamplerConfig):
+        changes = dict(choice or {})
+        method = changes.pop("method", None)
+        if model.sampler is not None and method in (None, model.sampler.method):
+            base = model.sampler
+        else:
+            base = PRESETS[preset_for(model.resolution, method or model.config.sampler)]
+        requested = changes.get("cfg", 0)
+        choice = changed(base, changes)
+        require(guided or not requested, "cfg", f"{requested:g}", "0: the images have no class")
+    else:
+        requested = choice.cfg
+    if not model.config.drops_labels:
+        require(requested == 0, "cfg", requested, "0: this network has no null class")
+        guided = False
+    return choice.limited(guided=guided)

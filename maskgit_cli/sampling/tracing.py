@@ -1,32 +1,36 @@
-"""What a sampler did step by step, kept as numbers and shown as pictures (arXiv 2310.14400, Figure 4)."""
+"""The steps of a sampler, recorded as arrays and shown as images (arXiv 2310.14400, Figure 4)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from maskgit_cli.figures.animations import trace_files
 from maskgit_cli.formats.tokens import Trace
-from maskgit_cli.sampling.samplers import Step
+from maskgit_cli.sampling.model import Pipeline
+from maskgit_cli.sampling.samplers.core import Step
 
 
 class Tracer:
-    """Watches a sampler as its ``on_step`` and keeps what it did.
+    """An ``on_step`` that records the steps of one batch.
 
     Args:
-        mask_code: K, the code that stands for "unknown".
+        mask_token: K, the token of a masked position.
     """
 
-    def __init__(self, mask_code: int) -> None:
-        self.mask_code = mask_code
+    def __init__(self, mask_token: int) -> None:
+        self.mask_token = mask_token
         self._steps: list[Trace] = []
 
     def __call__(self, step: Step) -> None:
-        """Keep a step of some images."""
-        masked = step.codes == self.mask_code  # (B, h, w)
-        codes = torch.where(masked, step.drawn, step.codes)
+        """Record a step."""
+        masked = step.tokens == self.mask_token  # (B, h, w)
+        tokens = torch.where(masked, step.sampled, step.tokens)
         self._steps.append(
             Trace(
-                codes.cpu().numpy().astype(np.uint16),
+                tokens.cpu().numpy().astype(np.uint16),
                 step.confidence.cpu().numpy().astype(np.float32),
                 masked.cpu().numpy(),
             )
@@ -35,3 +39,20 @@ class Tracer:
     def trace(self) -> Trace:
         """All steps of these images: arrays (B, S, h, w)."""
         return Trace(*(np.stack(arrays, axis=1) for arrays in zip(*self._steps, strict=True)))
+
+
+def decoded_steps(
+    pipeline: Pipeline, trace: Trace, titles: Sequence[str], animation: str
+) -> list[dict[str, bytes]]:
+    """The files of :func:`~maskgit_cli.figures.animations.trace_files` for each image of a trace.
+
+    Args:
+        pipeline: decodes the tokens.
+        trace: of B images.
+        titles: of the strips (B).
+        animation: format of the animations, ``webp`` or ``gif``.
+    """
+    return [
+        trace_files(pipeline.decode(torch.from_numpy(steps.astype(np.int64))), masks, title, animation)
+        for steps, masks, title in zip(trace.codes, trace.masks, titles, strict=True)
+    ]

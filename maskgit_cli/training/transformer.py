@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgit_cli.config.samplers import PRESETS, changed, preset_for
+from maskgit_cli.config.samplers import PRESETS, preset_for
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, counted
 from maskgit_cli.figures.grids import image_grid, save_png
@@ -37,7 +37,7 @@ from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import accelerator_for, gather_objects, on_main, plain_attention, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.sampling.samplers import draw_samples
+from maskgit_cli.sampling.samplers.registry import sample_tokens
 from maskgit_cli.sampling.schedules import mask_ratio
 from maskgit_cli.training.init_from import Start, network_sizes, size_name, start_from
 from maskgit_cli.training.optim import (
@@ -485,15 +485,13 @@ class _Preview:
         """Write ``previews/step-N.png``, class after class."""
         network, sizes = self.take(ema), self.start.sizes
         sampler = PRESETS[preset_for(self.resolution, sizes.sampler)]
-        steps = min(getattr(sampler, "steps", 1), sizes.grid**2)
-        cfg = sampler.cfg if sizes.drops_labels else 0.0
-        sampler = changed(sampler, {"steps": steps, "cfg": cfg})
+        sampler = sampler.limited(steps=sizes.grid**2, guided=sizes.drops_labels)
         index = torch.arange(_PREVIEWS, device=next(network.parameters()).device)
         classes = max(1, sizes.classes)
         labels = index % classes if sizes.classes else torch.full_like(index, -1)
         mask = sizes.codebook_size
         blank = torch.full((_PREVIEWS, sizes.grid, sizes.grid), mask, device=index.device)
-        codes = draw_samples(network, blank, labels, index, sampler, seed=self.seed, mask_code=mask)
+        codes = sample_tokens(network, blank, labels, index, sampler, seed=self.seed, mask_token=mask)
         pixels = torch.cat([to_pixels(self.codec.network.decode(part)) for part in codes.split(6)])
         columns = classes if 4 <= classes <= 12 else 6
         save_png(self.out / "previews" / f"step-{step:08d}.png", image_grid(pixels, columns))

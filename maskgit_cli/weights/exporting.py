@@ -34,8 +34,8 @@ from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.networks.registry import TRANSFORMERS, network_of
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.sampling.job import SamplerChoice, choose_sampler
-from maskgit_cli.sampling.samplers import check_steps
+from maskgit_cli.sampling.model import SamplerChoice, choose_sampler
+from maskgit_cli.sampling.samplers.registry import step_counts
 from maskgit_cli.training.optim import load_optimizer
 from maskgit_cli.weights.names import v1_published_name
 from maskgit_cli.weights.upload import check_repository, upload
@@ -176,7 +176,7 @@ def _export_model(source: Path, out: Path, weights: str, half: bool, choice: Sam
     }
     sampler = choose_sampler(choice, model, model.config.classes > 0) if choice else model.sampler
     if sampler is not None:
-        check_steps(sampler, model.config.grid**2)
+        step_counts(sampler, model.config.grid**2)
         new["sampler"] = sampler.describe()
     assert file.name == ("ema.safetensors" if own == "run" and weights == "ema" else WEIGHTS_FILE)
     save_model(out, _stored(model.network.state_dict(), half), new, source / "tokenizer")

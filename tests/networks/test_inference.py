@@ -13,8 +13,8 @@ from maskgit_cli.networks.inference import apply_to_rows, decode_codes
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.runtime.progress import SILENT
 from maskgit_cli.sampling import model
-from maskgit_cli.sampling.model import load_generator, predictor
-from maskgit_cli.sampling.samplers import confidence_sampler
+from maskgit_cli.sampling.model import load_pipeline, predictor
+from maskgit_cli.sampling.samplers.confidence import confidence_sampler
 
 CPU = torch.device("cpu")
 
@@ -95,11 +95,11 @@ def test_bf16_is_used_where_it_is_asked_for():
 
 def test_the_tokenizer_must_be_the_models_own(tmp_path):
     model = make_model(tmp_path / "m")
-    assert load_generator(model, "ema", "cpu", "fp32").model.class_names == ["cat", "dog", "owl"]
+    assert load_pipeline(model, "ema", "cpu", "fp32").model.class_names == ["cat", "dog", "owl"]
     other = make_tokenizer(tmp_path / "other", seed=1)
     (other / "model.safetensors").replace(model / "tokenizer" / "model.safetensors")
     with pytest.raises(ArtifactError, match="is not the tokenizer that"):
-        load_generator(model, "ema", "cpu", "fp32")
+        load_pipeline(model, "ema", "cpu", "fp32")
 
 
 def test_which_model_a_command_means(tmp_path, monkeypatch):

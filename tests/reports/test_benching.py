@@ -56,19 +56,6 @@ def test_flops_of_sampling_are_those_of_its_forward_passes():
     assert raster.flops == 2 * 16 * forward
 
 
-def test_sampling_places_its_tensors_where_the_sampler_computes(monkeypatch):
-    """That is the CPU beside an Apple GPU, which has no float64; the meta device stands in for the GPU."""
-    places = set()
-
-    def sampler(predict, *tensors, **_):
-        places.update(x.device.type for x in tensors if isinstance(x, torch.Tensor))
-
-    monkeypatch.setattr(benching, "draw_samples", sampler)
-    monkeypatch.setattr(benching, "arithmetic_device", lambda device: {"meta": CPU}[device.type])
-    benching._sample(BenchConfig(**TINY), torch.device("meta"), torch.float32).run()
-    assert places == {"cpu"}
-
-
 def test_the_resolution_must_suit_the_tokenizer():
     with pytest.raises(ConfigError, match="--res 17"):
         bench(BenchConfig(**TINY | {"res": 17, "stages": ("decode",)}), device="cpu")

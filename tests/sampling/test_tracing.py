@@ -1,4 +1,4 @@
-"""Traces of samplers: what token files hold of every step, and how strips and animations show it."""
+"""Traces of samplers: the steps in token files, and as strips and animations."""
 
 import io
 
@@ -14,12 +14,12 @@ from maskgit_cli.cli import main
 from maskgit_cli.config.samplers import ConfidenceConfig, HaltonSamplerConfig, RasterConfig
 from maskgit_cli.config.stages import SampleConfig
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.figures.animations import mask_pictures, shown_steps, trace_pictures
+from maskgit_cli.figures.animations import mask_images, shown_steps, trace_files
 from maskgit_cli.figures.sheets import lay_out
 from maskgit_cli.formats.samples import open_samples
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.sampling.images import sample
-from maskgit_cli.sampling.schedules import tokens_per_step
+from maskgit_cli.sampling.samplers.confidence import tokens_per_step
 
 STEPS = ConfidenceConfig(steps=5)
 
@@ -29,14 +29,14 @@ def model(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def draw(model, out, sampler=STEPS, batch_size=2, **config):
+def generate(model, out, sampler=STEPS, batch_size=2, **config):
     config = {"n": 3, "trace": "webp", **config}
     return sample(model, out, SampleConfig(**config), sampler, batch_size=batch_size, device="cpu").path
 
 
 @pytest.fixture(scope="module")
 def traced(model, tmp_path_factory):
-    return draw(model, tmp_path_factory.mktemp("samples") / "s")
+    return generate(model, tmp_path_factory.mktemp("samples") / "s")
 
 
 def test_the_token_file_holds_every_step(traced):
@@ -50,9 +50,9 @@ def test_the_token_file_holds_every_step(traced):
     assert (16 - masks.sum((2, 3)) == np.cumsum(kept)).all()
     before = np.concatenate([np.ones((3, 1, 4, 4), bool), masks[:, :-1]], axis=1)
     assert np.array_equal(np.isfinite(confidences), before)
-    stays = ~masks[:, :-1]  # what is known after a step has its code for good
+    stays = ~masks[:, :-1]  # a token that was kept never changes
     assert (codes[:, 1:][stays] == codes[:, :-1][stays]).all()
-    # Of what was masked before a step, the most confident codes are those that it kept.
+    # Of the masked tokens, a step keeps the most confident ones.
     for image, step in np.ndindex(3, 5):
         new = before[image, step] & ~masks[image, step]
         left = masks[image, step]
@@ -60,25 +60,25 @@ def test_the_token_file_holds_every_step(traced):
             assert confidences[image, step][new].min() >= confidences[image, step][left].max()
 
 
-def test_watching_changes_nothing(model, traced, tmp_path):
-    plain = draw(model, tmp_path / "plain", trace=None)
+def test_tracing_changes_no_image(model, traced, tmp_path):
+    plain = generate(model, tmp_path / "plain", trace=None)
     assert np.array_equal(open_samples(plain).tokens.codes, open_samples(traced).tokens.codes)
     assert open_samples(plain).tokens.trace is None
     assert not (plain / "traces").exists()
-    pictures = [{k: v for k, v in contents(x).items() if k.startswith("images")} for x in (plain, traced)]
-    assert pictures[0] == pictures[1] != {}
+    images = [{k: v for k, v in contents(x).items() if k.startswith("images")} for x in (plain, traced)]
+    assert images[0] == images[1] != {}
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [(RasterConfig(), 16), (HaltonSamplerConfig(steps=3), 3)])
 def test_traces_of_other_samplers(model, tmp_path, sampler, steps):
-    tokens = open_samples(draw(model, tmp_path / "s", sampler, n=1, format="tokens")).tokens
+    tokens = open_samples(generate(model, tmp_path / "s", sampler, n=1, format="tokens")).tokens
     assert tokens.trace.masks.shape == (1, steps, 4, 4)
     if steps == 16:
         assert tokens.trace.masks[0].sum((1, 2)).tolist() == list(range(15, -1, -1))
-    assert not (tmp_path / "s" / "traces").exists()  # --format tokens makes no pictures
+    assert not (tmp_path / "s" / "traces").exists()  # --format tokens writes no images
 
 
-def test_a_strip_shows_masks_above_and_pictures_below(traced):
+def test_a_strip_shows_masks_above_and_images_below(traced):
     strip = np.array(Image.open(traced / "traces" / "000001.png"))
     titles = {"headers": [f"step {i}" for i in range(1, 6)], "title": "000001 dog"}
     layout = lay_out(10, RESOLUTION, RESOLUTION, 5, None, titles["headers"], None, titles["title"])
@@ -98,27 +98,27 @@ def test_a_strip_shows_masks_above_and_pictures_below(traced):
         assert set(np.unique(inner)) <= {0, 255}
 
 
-def test_an_animation_has_a_frame_a_step(traced):
+def test_an_animation_has_a_frame_per_step(traced):
     with Image.open(traced / "traces" / "000000.webp") as moving:
         assert moving.n_frames == 5
 
 
-def test_pictures_of_many_steps():
+def test_strips_of_many_steps():
     assert shown_steps(3) == [0, 1, 2]
     assert shown_steps(10) == list(range(10))
     many = shown_steps(1024)
     assert (len(many), many[0], many[-1]) == (10, 0, 1023)
     pixels, masks = torch.zeros(30, 3, 16, 16, dtype=torch.uint8), np.zeros((30, 4, 4), bool)
-    files = trace_pictures(pixels, masks, "", "gif")
+    files = trace_files(pixels, masks, "", "gif")
     assert files.keys() == {"png", "gif"}
     assert Image.open(io.BytesIO(files["png"])).size[0] == lay_out(20, 16, 16, 10, headers=["x"] * 10).width
 
 
 def test_a_mask_has_a_frame():
-    picture = mask_pictures(np.ones((1, 2, 2), bool), 16)[0]
-    assert (picture[:, 1:-1, 1:-1] == 255).all()
-    assert (picture[:, 0] == 128).all()
-    assert (picture[:, :, -1] == 128).all()
+    image = mask_images(np.ones((1, 2, 2), bool), 16)[0]
+    assert (image[:, 1:-1, 1:-1] == 255).all()
+    assert (image[:, 0] == 128).all()
+    assert (image[:, :, -1] == 128).all()
 
 
 def test_after_an_interruption_the_same_files(model, traced, tmp_path, monkeypatch):
@@ -128,20 +128,20 @@ def test_after_an_interruption_the_same_files(model, traced, tmp_path, monkeypat
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return trace_pictures(*arguments)
+        return trace_files(*arguments)
 
-    monkeypatch.setattr("maskgit_cli.sampling.images.trace_pictures", interrupted)
+    monkeypatch.setattr("maskgit_cli.sampling.tracing.trace_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        draw(model, tmp_path / "s")
+        generate(model, tmp_path / "s")
     assert sorted(x.name for x in (tmp_path / "s" / "traces").iterdir()) == [
         "000000.png", "000000.webp", "000001.png", "000001.webp",
     ]  # fmt: skip
     monkeypatch.undo()
-    assert contents(draw(model, tmp_path / "s", batch_size=1)) == contents(traced)
+    assert contents(generate(model, tmp_path / "s", batch_size=1)) == contents(traced)
 
 
-def test_begun_anew_without_a_trace(model, tmp_path):
-    draw(model, tmp_path / "s", n=1)
+def test_overwriting_without_a_trace(model, tmp_path):
+    generate(model, tmp_path / "s", n=1)
     sample(model, tmp_path / "s", SampleConfig(n=1), STEPS, device="cpu", overwrite=True)
     assert not list((tmp_path / "s").rglob("*.webp"))
 
@@ -149,14 +149,14 @@ def test_begun_anew_without_a_trace(model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("trace_codes", np.full((1, 5, 4, 4), CODES, np.uint16), f"code {CODES} is outside its codebook"),
-        ("trace_masks", np.zeros((1, 5, 4, 4), np.uint8), "its trace_masks are uint8"),
-        ("trace_confidences", np.zeros((1, 4, 4, 4), np.float32), "its trace_confidences are float32"),
-        ("trace_masks", None, "truncated or damaged"),
+        ("trace_codes", np.full((1, 5, 4, 4), CODES, np.uint16), str(CODES)),
+        ("trace_masks", np.zeros((1, 5, 4, 4), np.uint8), "trace_masks"),
+        ("trace_confidences", np.zeros((1, 4, 4, 4), np.float32), "trace_confidences"),
+        ("trace_masks", None, "tokens.h5"),
     ],
 )
 def test_damaged_traces(model, tmp_path, name, values, message):
-    path = draw(model, tmp_path / "s", n=1, format="tokens") / "tokens.h5"
+    path = generate(model, tmp_path / "s", n=1, format="tokens") / "tokens.h5"
     with h5py.File(path, "a") as file:
         del file[name]
         if values is not None:
@@ -165,10 +165,10 @@ def test_damaged_traces(model, tmp_path, name, values, message):
         open_tokens(path)
 
 
-def test_an_animation_without_pictures_is_refused(capsys):
+def test_an_animation_without_images_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["sample", "--trace-as", "gif", "--format", "tokens"])
-    assert "--format tokens makes none" in capsys.readouterr().err
+    assert "--format tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "suffix"), [(["--trace"], "webp"), (["--trace-as", "gif"], "gif")])

@@ -1,4 +1,4 @@
-"""Manifests: a CSV that names many images and what to draw anew in each."""
+"""Manifests: a CSV of many images to inpaint, one per line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from maskgit_cli.sampling.inpaint.regions import Edit
 T = TypeVar("T")
 
 COLUMNS = ("image", "mask", "box", "keep_box", "outpaint", "label", "seed", "window", "name")
-# Between the boxes of one cell: a comma stands in a box already, and in many names of classes.
-BETWEEN_BOXES = ";"
+# Between the boxes of one cell: boxes and many names of classes contain commas.
+BOX_SEPARATOR = ";"
 LARGEST_SEED = 2**64 - 1
 
 
 def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
-    """The edits that a CSV asks for, one a line.
+    """The edits of a CSV, one per line.
 
-    Its first line names the columns, of which only ``image`` must be there. Paths are relative to the
-    CSV. Where a line has no label, seed or window, those of ``config`` are taken; to the seed, the line's
-    number among the edits is added, from 0.
+    Its first line names the columns, of which only ``image`` is required. Paths are relative to the
+    CSV. A line without label, seed or window has those of ``config``; to the seed, the number of the edit
+    is added, from 0.
 
     Raises:
         InputError: the file cannot be read, has an unknown column or no line, or a line cannot be used.
     """
     lines = _read_lines(path)
     if not lines:
-        raise InputError(f"{path}: empty; its first line names the columns: {','.join(COLUMNS)}")
+        raise InputError(f"{path}: empty; its first line must name the columns: {','.join(COLUMNS)}")
     names = [cell.strip().lower() for cell in lines[0][1]]
     _check_columns(path, names)
     edits: list[Edit] = []
@@ -39,13 +39,13 @@ def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
         try:
             if len(cells) > len(names):
                 raise InputError(f"has {len(cells)} cells for {len(names)} columns; quote cells with commas")
-            # Spreadsheets leave out empty cells at the end of a line; what isn't there is empty too.
+            # Spreadsheets leave out empty cells at the end of a line.
             row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
             edits.append(_read_edit(row, path.parent, number, len(edits), config))
         except MaskGITError as error:
             raise InputError(f"{path}: line {number}: {error}") from None
     if not edits:
-        raise InputError(f"{path}: no line below the names of the columns")
+        raise InputError(f"{path}: no lines after the names of the columns")
     return edits
 
 
@@ -64,17 +64,17 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
 def _check_columns(path: Path, names: list[str]) -> None:
     for name in names:
         if name not in COLUMNS:
-            raise InputError(f"{path}: line 1: unknown column {name!r}; there are {', '.join(COLUMNS)}")
+            raise InputError(f"{path}: line 1: unknown column {name!r}; the columns are {', '.join(COLUMNS)}")
         if names.count(name) > 1:
-            raise InputError(f"{path}: line 1: has the column {name!r} twice")
+            raise InputError(f"{path}: line 1: the column {name!r} is there twice")
     if "image" not in names:
-        raise InputError(f"{path}: line 1: has no column 'image'; the first line names the columns")
+        raise InputError(f"{path}: line 1: has no column 'image'; the first line must name the columns")
 
 
 def _read_edit(row: Mapping[str, str], folder: Path, line: int, number: int, config: InpaintConfig) -> Edit:
-    """One line's edit; raises a MaskGITError that doesn't name the line."""
+    """The edit of one line; its errors do not name the line."""
     if not row.get("image"):
-        raise InputError("names no image")
+        raise InputError("has no image")
     boxes = {key: _boxes(row.get(key, ""), key) for key in ("box", "keep_box")}
     outpaint = _parsed(Outpaint.parse, row["outpaint"], "outpaint") if row.get("outpaint") else None
     check_boxes(boxes["box"], boxes["keep_box"])
@@ -99,7 +99,7 @@ def _path(folder: Path, text: str) -> Path:
 
 
 def _boxes(text: str, column: str) -> tuple[Box, ...]:
-    return tuple(_parsed(Box.parse, item, column) for item in text.split(BETWEEN_BOXES) if item.strip())
+    return tuple(_parsed(Box.parse, item, column) for item in text.split(BOX_SEPARATOR) if item.strip())
 
 
 def _parsed(parse: Callable[[str], T], text: str, column: str) -> T:

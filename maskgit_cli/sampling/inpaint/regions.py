@@ -1,4 +1,4 @@
-"""What is drawn anew in a picture: masks, boxes, boxes that are kept, and borders that are added."""
+"""The region of an image to inpaint: masks, boxes, kept boxes, and borders added by outpainting."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from maskgit_cli.data.images import MAX_PIXELS, read_image
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.sampling.inpaint.windows import Part, Rect
 
-# A mask's pixels from here on are white.
+# Luma and alpha of a mask's pixels from which on they are white, and opaque.
 WHITE = 128
 
 
 class Edit(NamedTuple):
-    """What is to be done to one image.
+    """The inpainting of one image.
 
     Attributes:
         image: the file.
-        mask: a picture of the image's size, white where it is drawn anew.
-        box: boxes that are drawn anew.
-        keep_box: boxes that stay.
+        mask: an image of the same size, white where it is inpainted.
+        box: boxes to inpaint.
+        keep_box: boxes to keep.
         outpaint: pixels added to the sides.
         label: class, by number or name, of all that no box names one for; None is none.
         window: side of the windows; None chooses.
         seed: of every random number.
-        name: what the picture is called; empty for an image edited by itself.
-        line: of the manifest that asks for it; 0 for an image edited by itself.
+        name: of the image; empty for an image inpainted by itself.
+        line: of the manifest that names it; 0 for an image inpainted by itself.
     """
 
     image: Path
@@ -50,75 +50,75 @@ class Edit(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A picture and what is drawn in it.
+    """An image and the region of it to inpaint.
 
     Attributes:
-        picture: uint8 (3, H, W), what was added filled with the nearest pixels of the image.
-        masked: all that is drawn, bool (H, W).
-        inside: rows and columns of the image in the picture.
-        parts: what is drawn, class by class, in the order in which it is drawn.
+        image: uint8 (3, H, W), with borders filled with the nearest pixels.
+        masked: the region, bool (H, W).
+        inside: rows and columns of the image as it was read.
+        parts: the region class by class, in the order in which the parts are filled.
     """
 
-    picture: Tensor
+    image: Tensor
     masked: Tensor
     inside: tuple[slice, slice]
     parts: list[Part]
 
 
 def find_region(edit: Edit, label_of: Callable[[str | None, str], int]) -> Region:
-    """Read an edit's image and mask, and find what is drawn.
+    """Read an edit's image and mask, and find the region to inpaint.
 
-    What was added comes first, then what has no class of its own, then box after box. Where boxes
-    overlap, the pixels are the later one's.
+    Added borders come first, then what has no class of its own, then box after box. Where boxes
+    overlap, the pixels belong to the later one.
 
     Args:
-        edit: what is asked for.
-        label_of: the class number that a label means, -1 for None; it is also told the option that the
-            label stands in, for its errors.
+        edit: the inpainting of one image.
+        label_of: the class number of a label, -1 for None; its second argument is the option that has the
+            label, for its errors.
 
     Raises:
-        ConfigError: nothing is to be drawn, a box reaches beyond the picture, is covered by others or
-            keeps what isn't drawn, the picture becomes too large, or there is no such class.
+        ConfigError: the region is empty, a box reaches beyond the image, is covered by others or keeps
+            what is outside of the region, the image becomes too large, or there is no such class.
         InputError: the image or mask cannot be read, their sizes differ, or the mask is black.
     """
     if edit.mask is None and not (edit.box or edit.keep_box or edit.outpaint):
-        raise ConfigError("say what to draw anew, with --mask or --box, --keep-box or --outpaint")
-    image = read_image(edit.image)  # (3, H, W)
-    picture, inside = grow(image, edit.outpaint or Outpaint())
-    shape = picture.shape[1:]
+        raise ConfigError("specify a region with --mask, --box, --keep-box or --outpaint")
+    original = read_image(edit.image)  # (3, H, W)
+    image, inside = grow(original, edit.outpaint or Outpaint())
+    shape = image.shape[1:]
     kept = torch.zeros(shape, dtype=torch.bool)
     for box in edit.keep_box:
         _inside(kept, box, inside, "--keep-box")[:] = True
     added = torch.ones(shape, dtype=torch.bool)
     added[inside] = False
-    things = torch.zeros(shape, dtype=torch.bool)
+    unlabeled = torch.zeros(shape, dtype=torch.bool)
     if edit.mask is not None:
-        things[inside] = read_mask(edit.mask, image)
+        unlabeled[inside] = read_mask(edit.mask, original)
     elif edit.keep_box and not edit.box:
-        things[inside] = True
+        unlabeled[inside] = True
     owners = _box_owners(edit.box, shape, inside)
-    things |= owners == 0
-    things &= owners <= 0
-    _check_kept(edit.keep_box, things | added | (owners > 0), inside)
-    strips = (added & ~things & (owners < 0), edit.label, "--label", _strips(shape, inside))
-    masks = [strips, (things, edit.label, "--label", ())]
+    unlabeled |= owners == 0
+    unlabeled &= owners <= 0
+    _check_kept(edit.keep_box, unlabeled | added | (owners > 0), inside)
+    strips = (added & ~unlabeled & (owners < 0), edit.label, "--label", _strips(shape, inside))
+    masks = [strips, (unlabeled, edit.label, "--label", ())]
     for i, box in enumerate(_labeled(edit.box), 1):
         masks.append((owners == i, box.label, f"--box {box._replace(label=None)}:", ()))
     parts = [
         Part(mask & ~kept, label_of(text, option), sides)
         for mask, text, option, sides in masks
-        if text is not None or (mask & ~kept).any()  # no class is missed where nothing is drawn
+        if text is not None or (mask & ~kept).any()  # an empty part needs no class
     ]
     parts = [part for part in parts if part.mask.any()]
     if not parts:
-        raise ConfigError("the boxes of --keep-box leave nothing to draw")
-    return Region(picture, torch.stack([part.mask for part in parts]).any(0), inside, parts)
+        raise ConfigError("the boxes of --keep-box cover the whole region to inpaint")
+    return Region(image, torch.stack([part.mask for part in parts]).any(0), inside, parts)
 
 
 def grow(image: Tensor, sides: Outpaint) -> tuple[Tensor, tuple[slice, slice]]:
-    """An image uint8 (3, H, W) with pixels added to its sides, and where the image is in there.
+    """An image uint8 (3, H, W) with borders added, and the rows and columns of the image in there.
 
-    What is added repeats the image's nearest pixels.
+    The borders repeat the image's nearest pixels.
 
     Raises:
         ConfigError: the result would have more pixels than an image may have.
@@ -135,7 +135,7 @@ def grow(image: Tensor, sides: Outpaint) -> tuple[Tensor, tuple[slice, slice]]:
 
 
 def _strips(shape: tuple[int, ...], inside: tuple[slice, slice]) -> tuple[Rect, ...]:
-    """What was added around an image, without overlap; the corners belong to the left and right."""
+    """The borders added around an image, without overlap; the corners belong to the left and right."""
     (height, width), (rows, columns) = shape, inside
     strips = (
         Rect(0, height, 0, columns.start),
@@ -157,7 +157,7 @@ def _inside(masked: Tensor, box: Box, inside: tuple[slice, slice], option: str) 
     """The part of a mask (H, W) that a box of the image covers; the mask may be larger than the image.
 
     Raises:
-        ConfigError: the box isn't wholly in there.
+        ConfigError: the box isn't entirely in there.
     """
     rows, columns = inside
     left, top = columns.start + box.x, rows.start + box.y
@@ -165,16 +165,16 @@ def _inside(masked: Tensor, box: Box, inside: tuple[slice, slice], option: str) 
     if left < 0 or top < 0 or right > masked.shape[1] or bottom > masked.shape[0]:
         size = f"{columns.stop - columns.start}×{rows.stop - rows.start}"
         whole = f"{masked.shape[1]}×{masked.shape[0]}"
-        grown = f" ({whole} with what is added)" if whole != size else ""
+        grown = f" ({whole} with the added borders)" if whole != size else ""
         raise ConfigError(f"{option} {box}: reaches beyond the image, which is {size} pixels{grown}")
     return masked[top:bottom, left:right]
 
 
 def _box_owners(boxes: tuple[Box, ...], shape: tuple[int, ...], inside: tuple[slice, slice]) -> Tensor:
-    """Which box draws each pixel: int32 (H, W), -1 none, 0 one without a class, i the i-th with one.
+    """The box of each pixel: int32 (H, W), -1 none, 0 one without a class, i the i-th with one.
 
     Raises:
-        ConfigError: a box reaches beyond the picture, or later ones leave nothing of one with a class.
+        ConfigError: a box reaches beyond the image, or later ones cover all of one with a class.
     """
     owners = torch.full(shape, -1, dtype=torch.int32)
     labeled = _labeled(boxes)
@@ -188,47 +188,47 @@ def _box_owners(boxes: tuple[Box, ...], shape: tuple[int, ...], inside: tuple[sl
     return owners
 
 
-def _check_kept(kept: tuple[Box, ...], drawn: Tensor, inside: tuple[slice, slice]) -> None:
-    """Refuse to keep what nobody draws: whoever asks for that expects something else.
+def _check_kept(kept: tuple[Box, ...], masked: Tensor, inside: tuple[slice, slice]) -> None:
+    """Refuse to keep what is not inpainted anyway, which can only be a mistake.
 
     Raises:
-        ConfigError: a kept box meets nothing of what is drawn, bool (H, W).
+        ConfigError: a kept box does not overlap what the other options mask, bool (H, W).
     """
     for box in kept:
-        if not _inside(drawn, box, inside, "--keep-box").any():
+        if not _inside(masked, box, inside, "--keep-box").any():
             raise ConfigError(
-                f"--keep-box {box}: nothing is drawn there anyway; it takes pixels out of --mask and --box, "
-                "and only without these it means that all else is drawn"
+                f"--keep-box {box}: does not overlap the region to inpaint, from which it takes pixels; only "
+                "without --mask and --box the region is everything else"
             )
 
 
 # --- masks ------------------------------------------------------------------------------------------
 
 
-def read_mask(path: Path, picture: Tensor) -> Tensor:
-    """True where a mask for a picture (3, H, W) is white: bool (H, W).
+def read_mask(path: Path, image: Tensor) -> Tensor:
+    """True where a mask for an image (3, H, W) is white: bool (H, W).
 
     White is a luma (ITU-R 601) of 128 or more. Transparent pixels (alpha below 128) count as black, so
     that white strokes on a transparent layer are a mask too.
 
     Raises:
-        InputError: the mask cannot be read, has another size than the picture, or no white pixel.
+        InputError: the mask cannot be read, has another size than the image, or no white pixel.
     """
     pixels = read_image(path).to(torch.int32)  # (3, H, W)
-    if pixels.shape != picture.shape:
-        have, want = (f"{x.shape[2]}×{x.shape[1]}" for x in (pixels, picture))
-        raise InputError(f"{path}: the mask is {have} pixels, the image {want}; they must have one size")
+    if pixels.shape != image.shape:
+        have, want = (f"{x.shape[2]}×{x.shape[1]}" for x in (pixels, image))
+        raise InputError(f"{path}: the mask is {have} pixels, the image {want}; their sizes must be equal")
     luma = 299 * pixels[0] + 587 * pixels[1] + 114 * pixels[2]
     masked = (luma >= 1000 * WHITE) & _opaque(path)
     if not masked.any():
-        raise InputError(f"{path}: nothing is masked; paint white what is to be drawn anew")
+        raise InputError(f"{path}: nothing is masked; the region to inpaint must be white")
     return masked
 
 
 def _opaque(path: Path) -> Tensor:
-    """True where a picture, which could be read, isn't transparent: bool (H, W), or () for all."""
+    """True where a readable image isn't transparent: bool (H, W), or () for all."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PIL, about large pictures
+        warnings.simplefilter("ignore")  # PIL warns of large images
         with Image.open(path) as image:
             if not image.has_transparency_data:
                 return torch.tensor(True)

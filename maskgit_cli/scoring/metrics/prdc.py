@@ -12,7 +12,7 @@ from torch import Tensor
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.formats.feature_statistics import Statistics
-from maskgit_cli.networks.inference import arithmetic_device
+from maskgit_cli.runtime.distributed import float64_device
 
 # Rows and columns of the block of a distance matrix that is in memory: 128 MiB in float64.
 BLOCK = 4096
@@ -40,7 +40,7 @@ def prdc(
     """See :data:`~maskgit_cli.scoring.metrics.Metric`."""
     assert samples.features is not None
     assert reference.features is not None
-    place = arithmetic_device(device)
+    place = float64_device(device)
     return prdc_of_features(reference.features, samples.features, config.neighbors, place)._asdict()
 
 

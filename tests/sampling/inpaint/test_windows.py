@@ -1,22 +1,18 @@
-"""Windows: what they cover, in which order, which codes are drawn, and how they meet."""
+"""Windows: what they cover, in which order, which tokens are sampled, and how seams are blended."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskgit_cli.sampling.inpaint.windows import (
-    KEPT,
-    Part,
-    Rect,
-    Window,
-    blend_weights,
-    cells_to_draw,
+from maskgit_cli.sampling.inpaint.fill import (
+    cells_to_sample,
+    feather_alpha,
     masked_cells,
     paste,
-    plan_windows,
-    seam_weights,
+    seam_alpha,
 )
+from maskgit_cli.sampling.inpaint.windows import KEPT, Part, Rect, Window, plan_windows
 
 
 def masked(height, width, *boxes):
@@ -36,16 +32,16 @@ def windows(height, width, *boxes, side=None, resolution=16):
         ((16, 16), (0, 0, 1, 1), (0, 0, 16)),
         ((100, 100), (50, 50, 4, 4), (44, 44, 16)),  # as large as the model's resolution
         ((100, 100), (0, 90, 12, 10), (0, 76, 24)),  # twice the mask, at the corner
-        ((100, 40), (10, 0, 30, 40), (5, 0, 40)),  # the picture's shorter side
+        ((100, 40), (10, 0, 30, 40), (5, 0, 40)),  # the image's shorter side
         ((8, 8), (2, 2, 4, 4), (0, 0, 8)),  # smaller than the model's resolution
         ((1, 1), (0, 0, 1, 1), (0, 0, 1)),
     ],
 )
-def test_one_thing_has_one_window(size, box, window):
+def test_a_small_mask_has_one_window(size, box, window):
     assert windows(size[1], size[0], box) == [window]
 
 
-def test_what_is_longer_than_the_picture_is_high_is_drawn_window_by_window():
+def test_a_mask_longer_than_the_image_is_high_has_several_windows():
     assert windows(40, 100, (10, 0, 90, 10)) == [(x, 0, 40) for x in (0, 20, 40, 60)]
 
 
@@ -65,8 +61,8 @@ def test_a_chosen_window():
     assert len(windows(100, 100, (0, 0, 60, 10), side=30)) == 4
 
 
-def test_what_was_added_is_drawn_outwards():
-    # 40 pixels on the right of a picture of 64 × 32, with windows of 32: half of each is known.
+def test_borders_are_filled_outwards():
+    # 40 pixels on the right of a image of 64 × 32, with windows of 32: half of each is context.
     part = Part(masked(32, 104, (64, 0, 40, 32)), -1, (Rect(0, 32, 64, 104),))
     plan = plan_windows([part], 32)
     assert plan.windows == [(48, 0, 32), (60, 0, 32), (72, 0, 32)]
@@ -107,11 +103,11 @@ def test_windows_cover_exactly_what_is_masked(data):
         mine = plan.owner == number
         assert mine.any()
         assert not (mine & ~parts[label].mask).any()
-        mine[window.place] = False
+        mine[window.slices] = False
         assert not mine.any()
 
 
-# --- codes ------------------------------------------------------------------------------------------
+# --- tokens -----------------------------------------------------------------------------------------
 
 
 def test_mask_rules():
@@ -124,17 +120,17 @@ def test_mask_rules():
     assert masked_cells(masked(7, 7, (0, 0, 7, 7)), 4, "majority").all()
 
 
-def test_a_window_knows_what_earlier_ones_drew_and_nothing_of_later_ones():
+def test_a_window_sees_what_earlier_ones_filled_and_nothing_of_later_ones():
     part = Part(masked(16, 48, (16, 0, 32, 16)), -1, (Rect(0, 16, 16, 48),))
     plan = plan_windows([part], 16)
     assert [w.x for w in plan.windows] == [8, 16, 24, 32]
-    assert cells_to_draw(plan, 0, 4, "any")[0].tolist() == [False, False, True, True]
-    assert cells_to_draw(plan, 1, 4, "any")[0].tolist() == [False, False, True, True]
-    # Two boxes in one window, each with a class of its own: the second isn't known to the first.
+    assert cells_to_sample(plan, 0, 4, "any")[0].tolist() == [False, False, True, True]
+    assert cells_to_sample(plan, 1, 4, "any")[0].tolist() == [False, False, True, True]
+    # Two boxes in one window, each with a class of its own: the first does not see the second.
     boxes = [Part(masked(16, 16, (x, 0, 4, 4)), label) for x, label in ((0, 1), (8, 2))]
     plan = plan_windows(boxes, 16)
-    assert cells_to_draw(plan, 0, 4, "any")[0].tolist() == [True, False, True, False]
-    assert cells_to_draw(plan, 1, 4, "any")[0].tolist() == [False, False, True, False]
+    assert cells_to_sample(plan, 0, 4, "any")[0].tolist() == [True, False, True, False]
+    assert cells_to_sample(plan, 1, 4, "any")[0].tolist() == [False, False, True, False]
 
 
 # --- pasting ----------------------------------------------------------------------------------------
@@ -142,45 +138,45 @@ def test_a_window_knows_what_earlier_ones_drew_and_nothing_of_later_ones():
 
 def test_feathering_rises_inside_the_mask_alone():
     mask = masked(1, 9, (2, 0, 7, 1))
-    # The picture's own border is no edge.
-    assert blend_weights(mask, 3)[0].tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
-    assert blend_weights(mask, 0)[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1]
+    # The image's own border is no edge.
+    assert feather_alpha(mask, 3)[0].tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert feather_alpha(mask, 0)[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1]
 
 
-def test_windows_fade_into_what_earlier_ones_drew_and_nowhere_else():
+def test_windows_are_blended_with_earlier_ones_and_nowhere_else():
     owner = torch.tensor([[KEPT, 0, 0, 0, 0, 1, 1, 2, KEPT]])
-    weights = seam_weights(owner, 1, 3)[0]
-    assert weights.tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1, 0, 0]
-    assert seam_weights(owner, 0, 3)[0].tolist() == [0, 1, 1, 1, 1, 0, 0, 0, 0]
+    alpha = seam_alpha(owner, 1, 3)[0]
+    assert alpha.tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1, 0, 0]
+    assert seam_alpha(owner, 0, 3)[0].tolist() == [0, 1, 1, 1, 1, 0, 0, 0, 0]
 
 
-def test_the_fade_does_not_cross_what_is_kept():
+def test_a_seam_does_not_cross_kept_pixels():
     owner = torch.full((3, 9), KEPT)
     owner[1, :3], owner[1, 6:] = 0, 1
-    assert (seam_weights(owner, 1, 8)[1, :3] == 0).all()
+    assert (seam_alpha(owner, 1, 8)[1, :3] == 0).all()
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_pixels_outside_come_back_bit_for_bit(data):
+def test_pixels_outside_stay_bit_for_bit(data):
     height, width = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60))
-    picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     mask = masked(height, width, (x, y, data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60))))
     plan = plan_windows([Part(mask, -1)], 16)
-    blend = blend_weights(mask, data.draw(st.integers(0, 9)))
-    result = picture.clone()
+    blend = feather_alpha(mask, data.draw(st.integers(0, 9)))
+    result = image.clone()
     for number, window in enumerate(plan.windows):
-        weights = seam_weights(plan.owner[window.place], number, 2) * blend[window.place]
-        paste(result, torch.full((3, 16, 16), 255, dtype=torch.uint8), window, weights)
-    assert torch.equal(result[:, ~mask], picture[:, ~mask])
-    assert (result >= picture).all()
+        alpha = seam_alpha(plan.owner[window.slices], number, 2) * blend[window.slices]
+        paste(result, torch.full((3, 16, 16), 255, dtype=torch.uint8), window, alpha)
+    assert torch.equal(result[:, ~mask], image[:, ~mask])
+    assert (result >= image).all()
     assert (result[:, blend == 1] == 255).all()
 
 
-def test_a_smaller_drawing_is_scaled_to_its_window():
-    picture = torch.zeros(3, 20, 30, dtype=torch.uint8)
+def test_smaller_content_is_scaled_to_its_window():
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     window = Window(4, 2, 16)
-    paste(picture, torch.full((3, 4, 4), 200, dtype=torch.uint8), window, torch.ones(16, 16))
-    assert (picture[:, 2:18, 4:20] == 200).all()
-    assert int(picture.sum()) == 3 * 200 * 16 * 16
+    paste(image, torch.full((3, 4, 4), 200, dtype=torch.uint8), window, torch.ones(16, 16))
+    assert (image[:, 2:18, 4:20] == 200).all()
+    assert int(image.sum()) == 3 * 200 * 16 * 16

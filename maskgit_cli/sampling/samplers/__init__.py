@@ -1,0 +1,1 @@
+"""The samplers, one per file; ``registry`` finds the one that some settings are for."""
