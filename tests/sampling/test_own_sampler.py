@@ -97,7 +97,7 @@ def test_a_tokenizer_has_none(tokenizer, tmp_path, maskgit):
 
 
 def test_its_card_shows_them(model):
-    assert "| `gumbel_temp` | `9.0` |" in model_card(model, "user/own", "mit")
+    assert "| `gumbel_temp` | `9.0` |" in str(model_card(model, "user/own", "mit"))
 
 
 # --- sampling ---------------------------------------------------------------------------------------
