@@ -536,7 +536,7 @@ def test_googles_network_is_drawn_with_unguided(models, tmp_path, maskgit):
     for words in (("--cfg", 2), ("--preset", "showcase")):
         done = maskgit("sample", models["google"], "--n", 1, *words, "--out", tmp_path / "b")
         assert (done.status, done.stderr.count("\n")) == (1, 1)
-        assert "was trained with a class for every image" in done.stderr
+        assert "--cfg" in done.stderr
 
 
 def test_the_command_says_what_it_made(tmp_path, maskgit):
