@@ -7,7 +7,6 @@ whatever a killed process left and ends in the same bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 import zipfile
@@ -31,11 +30,8 @@ from maskgit_cli.formats.atomic import (
     write_json,
 )
 from maskgit_cli.formats.claim import (
-    Claim,
     Found,
-    Outcome,
     OutputKind,
-    claim,
     is_empty_folder,
     new_path,
 )
@@ -170,22 +166,6 @@ SAMPLES = OutputKind(
 )
 
 
-def settle_samples(path: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
-    """Claim a sample directory only while its record is compared and written.
-
-    Finished samples that are replaced are kept as ``.NAME.replaced`` until the new ones are complete.
-
-    Returns:
-        True if the samples are there, complete.
-
-    Raises:
-        As :func:`~maskgit_cli.formats.claim.claim`.
-    """
-    kind = dataclasses.replace(SAMPLES, draft=None, keeps_name=True)
-    with claim(path, kind, record, overwrite=overwrite) as claimed:
-        return claimed.outcome is Outcome.COMPLETE
-
-
 def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
     """Settings and parents in which sample directories differ, by name: a value for each directory.
 
@@ -312,8 +292,6 @@ class SampleWriter:
         with disk_errors(self.path):
             remove_leftovers_below(self.path)
         write_json(self.path / SETTINGS_FILE, {**record, "complete": True})
-        # For callers of settle_samples; a claim's finish() does this for the others.
-        Claim(self.path, self.path, Outcome.REPLACE, _own).finish()
 
 
 def read_png(path: Path) -> np.ndarray:
