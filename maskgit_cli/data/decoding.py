@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ import torch
 from maskgit_cli.config.base import require
 from maskgit_cli.figures.grids import save_png
 from maskgit_cli.formats.atomic import parent
-from maskgit_cli.formats.decoded import finish_pictures, pictures_record, settle_pictures
+from maskgit_cli.formats.claim import Outcome
+from maskgit_cli.formats.decoded import DECODED, decoded_record, finish_decoded
 from maskgit_cli.formats.models import find_tokenizer
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.networks.inference import decode_codes
 from maskgit_cli.networks.loading import load_tokenizer
-from maskgit_cli.runtime.distributed import barrier, broadcast_object, resolve_device, world
+from maskgit_cli.runtime.distributed import barrier, claim_on_main, resolve_device, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 # Which views of an image are decoded.
@@ -81,37 +82,34 @@ def decode(
         parent("tokenizer", decoder.path.resolve(), decoder.sha256),
     ]
     per_row = file.meta.row_shape[0] if views == "all" else 1
-    paths = [out / name for name in _names(len(file), per_row)]
-    record = pictures_record({"views": views}, parents, len(paths))
-    if _claim(out, record, overwrite):
-        reporter.info(f"{out} is already complete; pass --overwrite to decode again")
-        return Decoded(out, len(paths), True)
-
-    todo = [i for i, path in enumerate(paths) if not path.exists()]
-    barrier()  # every process has read what is to do before any process does some of it
-    with reporter.task("decode", len(paths), len(paths) - len(todo)) as task:
-        for batch, advance in _batches(todo, batch_size):
-            rows, chosen = np.divmod(batch, per_row)
-            grids = torch.from_numpy(file.codes[rows, chosen].astype(np.int64))  # (B, h, w)
-            for i, image in zip(batch, decode_codes(decoder, grids, target), strict=True):
-                save_png(paths[i], image)
-            task.advance(advance)
-    barrier()
-    if world().main:
-        finish_pictures(out, record)
-    barrier()
-    return Decoded(out, len(paths), len(todo) < len(paths))
+    names = _names(len(file), per_row)
+    record = decoded_record({"views": views}, parents, len(names))
+    with claim_on_main(out, DECODED, record, overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            return Decoded(out, len(names), True)
+        paths = [claimed.path / name for name in names]
+        todo = [i for i, path in enumerate(paths) if not path.exists()]
+        barrier()  # every process has read what is to do before any process does some of it
+        with reporter.task("decode", len(paths), len(paths) - len(todo)) as task:
+            for batch, advance in _batches(todo, batch_size):
+                rows, chosen = np.divmod(batch, per_row)
+                grids = torch.from_numpy(file.codes[rows, chosen].astype(np.int64))  # (B, h, w)
+                for i, image in zip(batch, decode_codes(decoder, grids, target), strict=True):
+                    save_png(paths[i], image)
+                task.advance(advance)
+        barrier()
+        if world().main:
+            finish_decoded(claimed.path, record)
+            claimed.finish()
+        barrier()
+    return Decoded(out, len(names), len(todo) < len(names))
 
 
 def _names(rows: int, per_row: int) -> list[str]:
     """File names of the images, row by row and view by view."""
     suffixes = [f"-{view}" for view in range(per_row)] if per_row > 1 else [""]
     return [f"{row:06d}{suffix}.png" for row in range(rows) for suffix in suffixes]
-
-
-def _claim(out: Path, record: dict[str, Any], overwrite: bool) -> bool:
-    """Make ``out`` the folder of the record, on rank 0; True on all ranks if it is already complete."""
-    return broadcast_object(settle_pictures(out, record, overwrite) if world().main else False)
 
 
 def _batches(todo: list[int], batch_size: int) -> Iterator[tuple[list[int], int]]:

@@ -16,15 +16,17 @@ from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
 from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import parent
+from maskgit_cli.formats.claim import Outcome
 from maskgit_cli.formats.models import builtin_tokenizer
-from maskgit_cli.formats.token_writer import TokenWriter, completed
-from maskgit_cli.formats.tokens import TokenFile, TokenMeta
+from maskgit_cli.formats.token_writer import TOKENS, TokenWriter, tokens_record
+from maskgit_cli.formats.tokens import TokenMeta, open_tokens
 from maskgit_cli.networks.inference import apply_to_rows
 from maskgit_cli.networks.loading import Tokenizer, load_tokenizer
 from maskgit_cli.networks.pixels import to_model
 from maskgit_cli.runtime.distributed import (
     autocast,
     barrier,
+    claim_on_main,
     gather_objects,
     resolve_device,
     resolve_dtype,
@@ -114,29 +116,32 @@ def tokenize(
     precision = resolve_dtype(dtype, target)
     source = open_source(images)
     encode = _Encoder(load_tokenizer(tokenizer or builtin_tokenizer(), target), target, precision)
-    writer = _claim(out, _meta(images, source, encode, config), source, overwrite)
-    if isinstance(writer, TokenFile):
-        reporter.info(f"{out} is already complete; pass --overwrite to tokenize again")
-        return Tokenized(out, len(writer), writer.skipped, True)
-
-    todo = np.flatnonzero(~writer.done)
-    remaining = len(todo)
-    barrier()  # every process has read which rows are done before any process writes another
-    failures: list[tuple[int, str]] = []
-    dataset = ImageDataset(source, writer.meta.resolution, config.views)
-    with reporter.task("tokenize", len(source), len(source) - remaining) as task, torch.inference_mode():
-        for batch in _batches(dataset, todo, batch_size, workers, target):
-            if batch.skipped and config.on_error == "fail":
-                index, reason = batch.skipped[0]
-                raise InputError(f"{source.location(index)}: {reason}; remove it, or pass --on-error skip")
-            failures += batch.skipped
-            if batch.images is not None:
-                writer.write(batch.indices.numpy(), encode(batch.images))
-            # The other ranks are about as fast, so this rank's progress counts for all.
-            step = min(remaining, (len(batch.indices) + len(batch.skipped)) * world().size)
-            remaining -= step
-            task.advance(step)
-    return _finish(images, source, writer, failures, len(todo) < len(source), reporter)
+    meta = _meta(images, source, encode, config)
+    with claim_on_main(out, TOKENS, tokens_record(meta), overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            finished = open_tokens(out)
+            return Tokenized(out, len(finished), finished.skipped, True)
+        writer = _writer(out, meta, source)
+        todo = np.flatnonzero(~writer.done)
+        remaining = len(todo)
+        barrier()  # every process has read which rows are done before any process writes another
+        failures: list[tuple[int, str]] = []
+        dataset = ImageDataset(source, writer.meta.resolution, config.views)
+        with reporter.task("tokenize", len(source), len(source) - remaining) as task, torch.inference_mode():
+            for batch in _batches(dataset, todo, batch_size, workers, target):
+                if batch.skipped and config.on_error == "fail":
+                    index, reason = batch.skipped[0]
+                    location = source.location(index)
+                    raise InputError(f"{location}: {reason}; remove it, or pass --on-error skip")
+                failures += batch.skipped
+                if batch.images is not None:
+                    writer.write(batch.indices.numpy(), encode(batch.images))
+                # The other ranks are about as fast, so this rank's progress counts for all.
+                step = min(remaining, (len(batch.indices) + len(batch.skipped)) * world().size)
+                remaining -= step
+                task.advance(step)
+        return _finish(images, source, writer, failures, len(todo) < len(source), reporter)
 
 
 def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: TokenizeConfig) -> TokenMeta:
@@ -168,14 +173,11 @@ def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: Tokenize
     )
 
 
-def _claim(out: Path, meta: TokenMeta, source: ImageSource, overwrite: bool) -> TokenWriter | TokenFile:
-    """The finished file, or a writer of it for each process; rank 0 creates the file."""
-    finished = None if overwrite else completed(out, meta)
-    if finished is not None:
-        return finished
+def _writer(out: Path, meta: TokenMeta, source: ImageSource) -> TokenWriter:
+    """A writer of the one file for each process; rank 0 creates the file."""
     if not world().main:
         barrier()
-    writer = TokenWriter.create_or_resume(out, meta, source.names, source.labels, overwrite)
+    writer = TokenWriter.create_or_resume(out, meta, source.names, source.labels)
     if world().main:
         barrier()
     return writer

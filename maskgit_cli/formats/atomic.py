@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a temporary sibling, fsync, then rename."""
+"""Files and directories written whole or not at all: a temporary sibling, fsync, then rename."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,9 @@ from maskgit_cli import __version__
 from maskgit_cli.errors import ArtifactError, OutputError
 
 CREATED_BY = f"maskgit-cli {__version__}"
+# Hidden names next to an output, which error messages do not show.
+_HIDDEN = re.compile(r"\.(.+)\.(?:[0-9a-f]{12}\.tmp|new|old)")
+_TEMPORARY = "????????????.tmp"
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -26,22 +30,28 @@ _REASONS = {
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.EROFS: "the file system is read-only",
-    errno.ENOENT: "the folder it belongs in does not exist and cannot be made",
+    errno.ENOENT: "its folder does not exist and cannot be created",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
+    errno.ENOTEMPTY: "a folder in its place cannot be removed",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "a symbolic link on the way leads back to itself",
+    errno.ELOOP: "its symbolic links form a loop",
     errno.EIO: "the disk reports an error",
 }
 
 
+def shown_path(path: Path) -> Path:
+    """The path as the user knows it: hidden temporary names in it become the names they stand in for."""
+    return Path(*(match[1] if (match := _HIDDEN.fullmatch(part)) else part for part in path.parts))
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses while ``path`` is written into one line.
+    """Turn errors of the file system while ``path`` is written into one line that names the user's path.
 
     Raises:
-        OutputError: the disk is full, read-only, or not ours to write.
+        OutputError: the disk is full or read-only, or permission is missing.
     """
     try:
         yield
@@ -49,17 +59,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = _REASONS.get(error.errno or 0)
         if reason is None:
             raise
-        raise OutputError(f"cannot write {path}: {reason}") from error
-
-
-def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse a place that holds something, unless the user said ``--overwrite``.
-
-    Raises:
-        OutputError: ``path`` exists and ``overwrite`` is false.
-    """
-    if not overwrite and os.path.lexists(path):
-        raise OutputError(f"{path} exists; choose another place, or pass --overwrite to replace it")
+        raise OutputError(f"cannot write {shown_path(path)}: {reason}") from error
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -73,13 +73,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sibling(path: Path) -> Path:
-    """A hidden name beside ``path`` that no other process uses."""
+def temporary_sibling(path: Path) -> Path:
+    """A hidden name next to ``path`` that no other process uses."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def _sync(path: Path) -> None:
-    """Push a file or folder to the disk."""
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -88,79 +88,88 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; on a clean exit it becomes ``path``, else it is removed.
+def replacing_file(path: Path, *, named: Path | None = None, in_folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write; on a clean exit it becomes ``path``, otherwise it is removed.
+
+    Args:
+        path: the file.
+        named: the path that error messages name; None is ``path``.
+        in_folder: put the temporary file in a temporary folder, for a library that creates further
+            files next to the one it writes.
 
     Raises:
         OutputError: the file system refuses.
     """
-    temporary = _sibling(path)
-    with disk_errors(path):
+    temporary = temporary_sibling(path)
+    with disk_errors(named or path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
+            if in_folder:
+                temporary.mkdir()
+            written = temporary / path.name if in_folder else temporary
+            yield written
+            sync(written)
+            os.replace(written, path)
+            sync(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            _remove([temporary])
 
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Like :func:`replacing_file` for a folder. A folder already there is replaced.
+    """Like :func:`replacing_file` for a directory. One that is already there is replaced.
 
-    A folder cannot be swapped for another in one step on every system: the old one is moved aside
-    first and removed after the new one stands. A kill between the two leaves the old one under a hidden
-    name (``.NAME.old``), and the next call for the same place puts it back before anything else.
+    No portable call exchanges two directories: the old one is renamed first and removed after the new
+    one has its name. A kill between the two renames leaves the old one as ``.NAME.old``, which the next
+    call for the same path renames back.
 
     Raises:
         OutputError: the file system refuses.
     """
-    temporary, aside = _sibling(path), _aside(path)
+    temporary, old = temporary_sibling(path), old_path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put_back(aside, path)
+        _restore(old, path)
         temporary.mkdir()
         try:
             yield temporary
             for file in sorted(temporary.rglob("*")):
-                _sync(file)
-            _sync(temporary)
+                sync(file)
+            sync(temporary)
             if path.exists():
-                os.rename(path, aside)
+                os.rename(path, old)
             os.rename(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            _put_back(aside, path)
+            _remove([temporary])
+            _restore(old, path)
 
 
-def _aside(path: Path) -> Path:
-    """Where the folder at ``path`` stands while another takes its place."""
+def old_path(path: Path) -> Path:
+    """Name of a directory while another one takes its place."""
     return path.with_name(f".{path.name}.old")
 
 
-def _put_back(aside: Path, path: Path) -> None:
-    """Undo a swap that was cut off after its first half, or finish one after its second."""
-    if not aside.exists():
+def _restore(old: Path, path: Path) -> None:
+    """Undo an exchange that ended after its first rename, or finish one that ended after its second."""
+    if not old.exists():
         return
     if path.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     else:
-        os.rename(aside, path)
+        os.rename(old, path)
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a folder so that a kill leaves all of it or, under its own name, nothing.
+    """Remove a directory so that a kill leaves all of it or, under its own name, nothing.
 
     Raises:
         OutputError: the file system refuses.
     """
-    aside = _sibling(path)
+    temporary = temporary_sibling(path)
     with disk_errors(path):
-        os.rename(path, aside)
-        shutil.rmtree(aside)
+        os.rename(path, temporary)
+        shutil.rmtree(temporary)
 
 
 def _remove(leftovers: Iterable[Path]) -> None:
@@ -171,19 +180,24 @@ def _remove(leftovers: Iterable[Path]) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def remove_temporary_siblings(path: Path) -> None:
+    """Remove temporary siblings of ``path`` that killed processes left."""
+    _remove(path.parent.glob(f".{glob.escape(path.name)}.{_TEMPORARY}"))
+
+
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary siblings of ``path`` that killed processes left behind; see the swap above."""
-    _put_back(_aside(path), path)
-    _remove(path.parent.glob(f".{glob.escape(path.name)}.????????????.tmp"))
+    """Remove what killed processes left of ``path``; restore a directory whose exchange they cut off."""
+    _restore(old_path(path), path)
+    remove_temporary_siblings(path)
 
 
 def remove_leftovers_below(folder: Path) -> None:
-    """Remove what killed processes left behind anywhere in a folder of ours."""
-    _remove(sorted(folder.rglob(".*.????????????.tmp")))
+    """Remove temporary files and stale locks anywhere in an output that this process has locked."""
+    _remove(sorted([*folder.rglob(f".*.{_TEMPORARY}"), *folder.rglob(".*.lock")]))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
         OutputError: the file system refuses.
@@ -193,7 +207,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, indented, whole or not at all.
+    """Write a JSON object, indented, atomically.
 
     Raises:
         OutputError: the file system refuses.
@@ -202,7 +216,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; ``what`` names the artifact it belongs to, for the error's text.
+    """Read a JSON object; ``what`` names the artifact it belongs to, for error messages.
 
     Raises:
         ArtifactError: the file is missing or is not a JSON object.
@@ -221,14 +235,14 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def check_format(value: Mapping[str, Any], path: Path, name: str, version: int) -> None:
-    """Hold an artifact's record to the format and version that this package reads.
+    """Check that an artifact's record has the format and version that this package reads.
 
     Raises:
-        ArtifactError: it is of another format or of a newer version.
+        ArtifactError: it has another format or version.
     """
     found = value.get("format")
     if found != name:
-        raise ArtifactError(f"{path} is {found or 'no artifact of ours'}, not {name}")
+        raise ArtifactError(f"{path} is {found or 'not a maskgit artifact'}, not {name}")
     if value.get("version") != version:
         raise ArtifactError(
             f"{path} has version {value.get('version')} of {name}; this package reads version {version}"
@@ -236,5 +250,5 @@ def check_format(value: Mapping[str, Any], path: Path, name: str, version: int) 
 
 
 def parent(kind: str, path: Path, sha256: str) -> dict[str, str]:
-    """The record by which an artifact names another it was made from."""
+    """An entry of an artifact's ``parents``: what it was made from."""
     return {"kind": kind, "name": path.name, "sha256": sha256}

@@ -19,6 +19,7 @@ import numpy as np
 
 from maskgit_cli.errors import ArtifactError, InputError, counted
 from maskgit_cli.formats.atomic import CREATED_BY, check_format, parent, replacing_file, sha256_file
+from maskgit_cli.formats.claim import Found, OutputKind
 
 STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 2
 # Version 1 contains exact sums, too, from which its mean and covariance are rounded. It is read as well.
@@ -291,3 +292,35 @@ def _parents(path: Path, part: Statistics) -> list[dict[str, str]]:
 def _concatenated(arrays: list[np.ndarray | None]) -> np.ndarray | None:
     present = [array for array in arrays if array is not None]
     return np.concatenate(present) if len(present) == len(arrays) else None
+
+
+# --- claiming a statistics file ---------------------------------------------------------------------
+
+
+def statistics_record(
+    space: str | None,
+    space_sha256: str | None,
+    protocol: str,
+    parents: Sequence[dict[str, str]],
+    with_features: bool,
+) -> dict[str, Any]:
+    """What equal statistics files have in common."""
+    settings = {"with_features": with_features}
+    common = {"space": space, "space_sha256": space_sha256, "protocol": protocol}
+    return {"settings": settings, "parents": list(parents), **common}
+
+
+def _find(path: Path) -> Found | None:
+    try:
+        found = read_statistics(path) if holds_statistics(path) else None
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+    if found is None:
+        return None
+    kept = found.features is not None
+    return Found(
+        statistics_record(found.space, found.space_sha256, found.protocol, found.parents, kept), True
+    )
+
+
+STATISTICS = OutputKind("a statistics file", _find, folder=False, suffix=".npz")

@@ -1,4 +1,4 @@
-"""Files whose size is known from the start and that are filled in place, in any order."""
+"""Files of known size that are filled in place, in any order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def reserve(path: Path) -> None:
-    """Have the file system set the blocks of a whole file aside, so that a full disk shows at once.
+    """Allocate the disk blocks of a whole file, so that a full disk shows at once.
 
     Raises:
-        OSError: there is no space for them.
+        OSError: the disk is full.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -19,7 +19,7 @@ def reserve(path: Path) -> None:
     try:
         os.posix_fallocate(file, 0, os.fstat(file).st_size)
     except OSError as error:
-        # Some file systems cannot; then a full disk shows when the file is filled.
+        # Some file systems cannot; a full disk then shows when the file is filled.
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
     finally:
@@ -27,12 +27,12 @@ def reserve(path: Path) -> None:
 
 
 def check_space(path: Path, size: int) -> None:
-    """Find out whether a file of ``size`` bytes fits, before a library begins one and fails badly.
+    """Check that a file of ``size`` bytes fits, for a library that fails badly on a full disk.
 
-    The space is set aside and given back at once; what others write meanwhile is not our knowledge.
+    The space is allocated and freed at once; another process may take it meanwhile.
 
     Raises:
-        OSError: there is no space.
+        OSError: the disk is full.
     """
     try:
         with open(path, "wb") as file:
@@ -43,9 +43,9 @@ def check_space(path: Path, size: int) -> None:
 
 
 def write_at(file: int, data: bytes, offset: int) -> None:
-    """Write all of ``data`` at a place of an open file, whatever the system takes at a time.
+    """Write all of ``data`` at an offset of an open file, in as many calls as the system needs.
 
-    Unlike a memory map, which ends the process when the disk is full, this raises an error.
+    Unlike a memory map, which ends the process on a full disk, this raises an error.
 
     Raises:
         OSError: the disk is full.

@@ -9,9 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from maskgit_cli.config.catalogue import CATALOGUE, similar_names
 from maskgit_cli.errors import ArtifactError, InputError
@@ -23,36 +21,41 @@ from maskgit_cli.formats.atomic import (
     sha256_file,
     write_json,
 )
+from maskgit_cli.formats.claim import Found, OutputKind
+from maskgit_cli.formats.records import Record
 from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION, newest_checkpoint
 from maskgit_cli.formats.tensors import write_tensors
+
+if TYPE_CHECKING:  # `maskgit info` reads records without torch
+    from torch import Tensor
 
 TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 1
 MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 1
 WEIGHTS_FILE = "model.safetensors"
-# Where `pull` puts models, which any command then takes by name.
+# `pull` writes models here; every command finds them by name.
 MODELS = Path("models")
 _ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def builtin_tokenizer() -> Path:
-    """Directory of the tokenizer that comes with the package (see docs/builtin.md)."""
+    """Directory of the tokenizer in the package (see docs/builtin.md)."""
     return builtin_model() / "tokenizer"
 
 
 def builtin_model() -> Path:
-    """Directory of the model that comes with the package (see docs/builtin.md)."""
+    """Directory of the model in the package (see docs/builtin.md)."""
     return _ASSETS / "model"
 
 
 def builtin_pictures() -> Path:
-    """Zip file of the pictures that come with the package, a folder a class, with their credits."""
+    """Zip file of the images in the package, one folder per class, with their credits."""
     return _ASSETS / "pictures.zip"
 
 
 def named(path: Path) -> Path:
-    """The directory a user's word means: what is there; else ``builtin``, or a model under ``models/``.
+    """The directory that an argument names: an existing path, ``builtin``, or a model under ``models/``.
 
-    A folder called ``builtin`` without a record, pictures say, is not what is meant.
+    A folder called ``builtin`` without a record (of images, say) does not count.
     """
     if path == Path("builtin") and not (path / "config.json").exists():
         return builtin_model()
@@ -63,38 +66,38 @@ def named(path: Path) -> Path:
 
 
 def find_named(path: Path, what: str) -> Path:
-    """The directory a user's word means, as :func:`named` tells.
+    """The existing directory that an argument names; see :func:`named`.
 
     Args:
-        path: what the user said.
-        what: what it should be, for the error.
+        path: the argument.
+        what: kind of directory, for the message.
 
     Raises:
-        InputError: there is none; where a published model is called so, the message says how to get it.
+        InputError: there is none; if a published model has that name, the message says how to get it.
     """
-    place = named(path)
-    if place.exists():
-        return place
+    found = named(path)
+    if found.exists():
+        return found
     if str(path) in CATALOGUE:
-        raise InputError(f"no {what} at {path}, nor at {MODELS / path}; `maskgit pull {path}` fetches it")
+        raise InputError(f"no {what} at {path}, nor at {MODELS / path}; `maskgit pull {path}` downloads it")
     near = similar_names(str(path))
     hint = f"; did you mean the published {near[0]}?" if near else ""
     raise InputError(f"no {what} at {path}: it does not exist{hint}")
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a directory's ``config.json`` names; None where there is none, or not one of ours.
+    """The format of a model, tokenizer or run directory by its ``config.json``; None for anything else.
 
     Raises:
         ArtifactError: the file is damaged.
     """
     config = path / "config.json"
-    found = read_json(config, "an artifact of ours").get("format") if config.is_file() else None
+    found = read_json(config, "a maskgit artifact").get("format") if config.is_file() else None
     return found if found in (MODEL_FORMAT, TOKENIZER_FORMAT, RUN_FORMAT) else None
 
 
 def run_of_checkpoint(path: Path) -> Path | None:
-    """The run that ``RUN/checkpoints/step-N`` is a checkpoint of; None where ``path`` is something else."""
+    """The run of ``RUN/checkpoints/step-N``; None if ``path`` is not a checkpoint."""
     whole = path.resolve()
     inside = whole.parent.name == "checkpoints" and (whole / "state.json").exists()
     return whole.parent.parent if inside else None
@@ -103,7 +106,7 @@ def run_of_checkpoint(path: Path) -> Path | None:
 def newest_run(root: Path = Path("runs")) -> Path | None:
     """The run under ``root`` whose newest checkpoint is the latest, or None."""
     found = []
-    for config in root.glob("*/config.json"):
+    for config in root.glob("[!.]*/config.json"):  # a hidden one is being replaced
         checkpoint = newest_checkpoint(config.parent)
         if checkpoint is not None:
             found.append((checkpoint.stat().st_mtime_ns, config.parent))
@@ -111,11 +114,11 @@ def newest_run(root: Path = Path("runs")) -> Path | None:
 
 
 def tokenizer_directory(path: Path) -> Path:
-    """The tokenizer that a path means: itself, or the ``tokenizer/`` of a run or model directory.
+    """The tokenizer directory at a path: itself, or the ``tokenizer/`` of a run or model directory.
 
     Raises:
         InputError: there is nothing at ``path``.
-        ArtifactError: what is there holds no tokenizer.
+        ArtifactError: it is not a tokenizer, run or model directory.
     """
     path = find_named(path, "tokenizer")
     path = run_of_checkpoint(path) or path
@@ -142,21 +145,21 @@ def read_tokenizer_record(path: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(
-    sha256: str, given: Path | None = None, near: Sequence[Path] = (), doomed: Path | None = None
+    sha256: str, given: Path | None = None, near: Sequence[Path] = (), replaced: Path | None = None
 ) -> Path:
     """The directory of the tokenizer with this digest.
 
     Args:
-        sha256: of the weights wanted, as a token file or model records it.
-        given: the one the user named; nothing else is looked at then.
-        near: directories to look at before the usual places, which are the package's own tokenizer
-            and those under ``tokenizers/``, ``runs/`` and ``models/`` of the working directory.
-        doomed: a directory that is about to be removed: nothing in it is taken, lest it be lost.
+        sha256: of its weights, as a token file or model records it.
+        given: the one that the user named; no other is searched then.
+        near: directories to search before the usual ones, which are the package's own tokenizer and those
+            under ``tokenizers/``, ``runs/`` and ``models/`` of the working directory.
+        replaced: a directory that is about to be replaced: a tokenizer inside it is refused.
 
     Raises:
         InputError: ``given`` does not exist.
-        ArtifactError: ``given`` is another tokenizer, none of the places has the one wanted, or only one
-            that is about to be removed.
+        ArtifactError: ``given`` is another tokenizer, none of the directories holds the tokenizer, or only
+            one that is about to be replaced.
     """
     if given is not None:
         directory = tokenizer_directory(given)
@@ -164,42 +167,38 @@ def find_tokenizer(
         found = sha256_file(directory / WEIGHTS_FILE)
         if found != sha256:
             raise ArtifactError(
-                f"{given} is tokenizer {found[:12]}…, but the codes came from {sha256[:12]}…; "
-                "name the one they were made with"
+                f"{given} is tokenizer {found[:12]}…, but the tokens came from {sha256[:12]}…; "
+                "name the one that they came from"
             )
-        return _spared(directory, doomed)
-    here = Path()
-    usual = [
-        p
-        for pattern in ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer")
-        for p in here.glob(pattern)
-    ]
-    places = [*near, builtin_tokenizer(), *sorted(usual)]
-    for directory in sorted(places, key=lambda place: _inside(place, doomed)):  # those last
+        return _outside(directory, replaced)
+    patterns = ("tokenizers/*", "runs/*/tokenizer", "models/*/tokenizer")
+    usual = sorted(path for pattern in patterns for path in Path().glob(pattern))
+    searched = [*near, builtin_tokenizer(), *usual]
+    for directory in sorted(searched, key=lambda path: _is_inside(path, replaced)):  # those last
         weights = directory / WEIGHTS_FILE
         if weights.is_file() and sha256_file(weights) == sha256:
-            return _spared(directory, doomed)
+            return _outside(directory, replaced)
     raise ArtifactError(
-        f"the codes came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
+        f"the tokens came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
     )
 
 
-def _inside(path: Path, folder: Path | None) -> bool:
+def _is_inside(path: Path, folder: Path | None) -> bool:
     return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
 
-def _spared(directory: Path, doomed: Path | None) -> Path:
-    """A tokenizer's directory, unless it would go with another."""
-    if _inside(directory, doomed):
+def _outside(directory: Path, replaced: Path | None) -> Path:
+    """A tokenizer's directory, unless it is inside one that is about to be replaced."""
+    if _is_inside(directory, replaced):
         raise ArtifactError(
-            f"the tokenizer {directory} would go with {doomed}, which is to be replaced; "
+            f"the tokenizer {directory} is inside {replaced}, which --overwrite would delete; "
             "copy it elsewhere first, and name that with --tokenizer"
         )
     return directory
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:
-    """Copy the two files of a tokenizer directory, whole or not at all.
+    """Copy the two files of a tokenizer directory atomically.
 
     Raises:
         ArtifactError: the source is not a finished tokenizer directory.
@@ -217,13 +216,13 @@ def save_model(
     record: Mapping[str, Any],
     tokenizer: Path | Callable[[Path], None],
 ) -> None:
-    """Write a model directory whole: ``record`` (see docs/artifacts.md), weights and tokenizer.
+    """Write a model directory atomically: ``record`` (see docs/artifacts.md), weights and tokenizer.
 
     Args:
         path: of the model directory.
         tensors: of the transformer.
-        record: ``tokenizer_sha256`` may be left out of it.
-        tokenizer: a tokenizer directory to copy, or a function that writes one where it is told.
+        record: may omit ``tokenizer_sha256``.
+        tokenizer: a tokenizer directory to copy, or a function that writes one at the path it is given.
 
     Raises:
         ArtifactError: ``tokenizer`` is not a finished tokenizer directory.
@@ -241,11 +240,11 @@ def save_model(
 
 
 def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, int | None]:
-    """The record, weights file and step that a run, checkpoint or model directory stands for.
+    """The record, weights file and step of a run (its newest checkpoint), checkpoint or model directory.
 
     Raises:
         InputError: there is nothing at ``path``.
-        ArtifactError: it is neither, or a run without a checkpoint.
+        ArtifactError: it is none of these, or a run without a checkpoint.
     """
     path = find_named(path, "run or model")
     run = run_of_checkpoint(path)
@@ -254,8 +253,40 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
         check_format(record, path, RUN_FORMAT, RUN_VERSION)
         checkpoint = path if run else newest_checkpoint(path)
         if checkpoint is None:
-            raise ArtifactError(f"{path} has no checkpoint yet; run its `maskgit train` command to make one")
+            raise ArtifactError(f"{path} has no checkpoint yet; run its `maskgit train` command to write one")
         name = "ema.safetensors" if weights == "ema" else WEIGHTS_FILE
         return record, checkpoint / name, int(checkpoint.name.removeprefix("step-"))
     check_format(record, path, MODEL_FORMAT, MODEL_VERSION)
     return record, path / WEIGHTS_FILE, record.get("step")
+
+
+# --- claiming a model or tokenizer directory --------------------------------------------------------
+
+
+def _find(path: Path, name: str, version: int) -> Found | None:
+    if not path.exists() or format_of(path) != name:
+        return None
+    record = read_json(path / "config.json", "a model or tokenizer directory")
+    check_format(record, path, name, version)
+    return Found(record, (path / WEIGHTS_FILE).exists())
+
+
+def _find_model(path: Path) -> Found | None:
+    return _find(path, MODEL_FORMAT, MODEL_VERSION)
+
+
+def _find_tokenizer(path: Path) -> Found | None:
+    return _find(path, TOKENIZER_FORMAT, TOKENIZER_VERSION)
+
+
+def _find_either(path: Path) -> Found | None:
+    return _find_model(path) or _find_tokenizer(path)
+
+
+def _compared(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key != "tokenizer_sha256"}
+
+
+MODEL = OutputKind("a model directory", _find_model, compared=_compared)
+TOKENIZER = OutputKind("a tokenizer directory", _find_tokenizer, compared=_compared)
+MODEL_OR_TOKENIZER = OutputKind("a model or tokenizer directory", _find_either, compared=_compared)

@@ -1,21 +1,20 @@
 """Run directories: a training's record, metrics, previews and checkpoints.
 
-``train`` and ``train-vqgan`` keep their state the same way; docs/artifacts.md specifies it.
+``train`` and ``train-vqgan`` store their state in the same way; docs/artifacts.md specifies it.
 """
 
 from __future__ import annotations
 
-import fcntl
+import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
-
-from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import (
     check_format,
     disk_errors,
@@ -28,16 +27,21 @@ from maskgit_cli.formats.atomic import (
     write_bytes,
     write_json,
 )
+from maskgit_cli.formats.claim import Claim, Found, Outcome, OutputKind, claim
+from maskgit_cli.formats.locks import Warn, lock
+from maskgit_cli.formats.records import Record
 from maskgit_cli.formats.tensors import read_tensors, write_tensors
 
+if TYPE_CHECKING:  # `maskgit info` reads records without torch
+    from torch import Tensor
+
 RUN_FORMAT, RUN_VERSION = "maskgit-run", 1
-LOCK_FILE = ".lock"
-METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 1
 
 
 class Checkpoint(NamedTuple):
-    """What a training resumes from.
+    """State that a training resumes from.
 
     Attributes:
         step: optimizer steps done.
@@ -49,12 +53,12 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """Path of the checkpoint of a step."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; what a killed process left half-written is not one."""
+    """The complete checkpoints of a run, oldest first."""
     return sorted(path for path in run.glob("checkpoints/step-*") if (path / "state.json").exists())
 
 
@@ -65,7 +69,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> Path:
-    """Write a checkpoint whole, then remove all but the ``keep`` newest.
+    """Write a checkpoint atomically, then remove all but the ``keep`` newest.
 
     Raises:
         OutputError: the file system refuses.
@@ -83,7 +87,7 @@ def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Ten
 
 
 def remove_old_checkpoints(run: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints; also what a killed process didn't come to.
+    """Remove all but the ``keep`` newest checkpoints.
 
     Raises:
         OutputError: the file system refuses.
@@ -93,10 +97,10 @@ def remove_old_checkpoints(run: Path, keep: int) -> None:
 
 
 def load_checkpoint(run: Path) -> Checkpoint | None:
-    """Read the newest checkpoint of a run, checking every file's digest; None where there is none.
+    """Read the newest checkpoint of a run, checking every file's digest; None if there is none.
 
     Raises:
-        ArtifactError: a file is missing or not the one that was written.
+        ArtifactError: a file is missing or damaged.
     """
     path = newest_checkpoint(run)
     if path is None:
@@ -108,119 +112,126 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
         file = path / name
         if not file.exists() or sha256_file(file) != digest:
             raise ArtifactError(
-                f"{file} is missing or damaged; remove {path} to resume from the checkpoint before it"
+                f"{file} is missing or damaged; remove {path} to resume from the previous checkpoint"
             )
         tensors[name.removesuffix(".safetensors")] = read_tensors(file)
     return Checkpoint(int(state["step"]), tensors)
 
 
-@contextmanager
-def held(path: Path, ours: bool = True) -> Iterator[None]:
-    """Keep other processes from training in a directory meanwhile.
+# --- claiming a training directory ------------------------------------------------------------------
 
-    The lock is the operating system's and ends with the process, however that ends.
+
+def is_finished(path: Path, record: Record) -> bool:
+    """Whether a training directory has reached the steps in its record; a tokenizer's, its final weights."""
+    if record["format"] != RUN_FORMAT:
+        return (path / "model.safetensors").exists()
+    newest = newest_checkpoint(path)
+    return newest is not None and int(newest.name.removeprefix("step-")) >= record["settings"]["steps"]
+
+
+def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
+    """How a training directory is claimed; see :func:`claim_run`."""
+
+    def find(path: Path) -> Found | None:
+        config = path / CONFIG_FILE
+        if not config.exists():
+            return None
+        old = read_json(config, what)
+        if old.get("format") != record["format"]:
+            return None
+        check_format(old, path, record["format"], record["version"])
+        return Found(old, is_finished(path, old))
+
+    def compared(found: Record) -> Record:
+        settings = {key: value for key, value in found.get("settings", {}).items() if key not in free}
+        return {**found, "settings": settings}
+
+    def start(path: Path, new: Record) -> None:
+        write_json(path / CONFIG_FILE, new)
+
+    return OutputKind(what, find, compared=compared, start=start, keeps_name=True, out="--out")
+
+
+@contextmanager
+def claim_run(
+    path: Path, record: Record, overwrite: bool, what: str, free: Set[str], warn: Warn = warnings.warn
+) -> Iterator[Claim]:
+    """Claim a training directory; its ``config.json`` is then ``record``.
+
+    A finished training that is replaced is renamed to ``.NAME.replaced`` (see
+    :func:`~maskgit_cli.formats.claim.replaced_path`) and removed by the claim's ``finish``. An unfinished one
+    is always resumed if its settings are the same.
 
     Args:
-        path: the directory; it holds the empty file ``.lock`` from then on.
-        ours: False does nothing, for all but the main process of several.
+        path: the directory.
+        record: what ``config.json`` is to hold.
+        overwrite: replace a finished training, and an unfinished one of other settings.
+        what: name of the kind of directory, for messages.
+        free: settings that may differ when resuming: how far to train, and what to log.
+        warn: receives warnings.
+
+    Raises:
+        As :func:`~maskgit_cli.formats.claim.claim`.
+    """
+    with claim(path, training_kind(record, what, free), record, overwrite=overwrite, warn=warn) as claimed:
+        if claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE):
+            _prepare_to_resume(claimed.path, record)
+            finished = is_finished(claimed.path, record)  # there may be more steps to do than before
+            outcome = Outcome.COMPLETE if finished else Outcome.RESUME
+            claimed = dataclasses.replace(claimed, outcome=outcome)
+        yield claimed
+
+
+def _prepare_to_resume(path: Path, record: Record) -> None:
+    """Remove what killed processes left in a training directory, and store the settings that have changed."""
+    remove_leftovers_below(path)
+    remove_old_checkpoints(path, record["settings"]["keep"])
+    config = path / CONFIG_FILE
+    if read_json(config, "a training directory") != record:
+        write_json(config, record)
+
+
+def settle_record(path: Path, record: Record, overwrite: bool, what: str, free: Set[str]) -> bool:
+    """Claim a training directory only while its record is compared and written; see :func:`claim_run`.
+
+    Returns:
+        True if a training is resumed or is complete.
+    """
+    with claim_run(path, record, overwrite, what, free) as claimed:
+        return claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE)
+
+
+@contextmanager
+def held(path: Path, main: bool = True) -> Iterator[None]:
+    """Hold the lock of a training directory; a complete one at last replaces the one set aside.
+
+    Args:
+        path: the directory.
+        main: False does nothing, for other ranks than 0.
 
     Raises:
         OutputError: another process trains there.
     """
-    if not ours:
+    if not main:
         yield
         return
-    with disk_errors(path):
-        descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(
-            f"{path}: another process is training there; wait for it, or choose another place with --out"
-        ) from None
-    try:
+    with lock(path):
         yield
-    finally:
-        os.close(descriptor)
+        newest, record = newest_checkpoint(path), path / CONFIG_FILE
+        if newest is not None and record.exists():
+            steps = read_json(record, "a training directory").get("settings", {}).get("steps")
+            if steps is not None and int(newest.name.removeprefix("step-")) >= steps:
+                Claim(path, path, Outcome.REPLACE).finish()
 
 
-def settle_record(path: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]) -> bool:
-    """Begin a training directory, or make sure that the one there is the same training.
-
-    Args:
-        path: the directory; ``config.json`` is written in it.
-        record: what ``config.json`` is to hold. ``settings``, ``parents`` and sizes must be equal to
-            what is there.
-        overwrite: remove what is there and begin anew.
-        what: what the directory is, for the errors.
-        free: settings that may differ, because they say how far and how talkatively to train.
-
-    Returns:
-        True if a training is resumed.
-
-    Raises:
-        OutputError: the directory holds something else, was made with other settings, or another
-            process is training there.
-    """
-    config = path / "config.json"
-    if (path / LOCK_FILE).exists():
-        with held(path):  # nobody is at work there
-            pass
-    if overwrite and path.exists():
-        _check_ours(path, record["format"], what)
-        remove_directory(path)
-    remove_leftovers(path)
-    remove_leftovers(config)
-    if config.exists():
-        old = read_json(config, what)
-        check_format(old, path, record["format"], record["version"])
-        _check_same(path, old, record, free)
-        remove_leftovers_below(path)
-        remove_old_checkpoints(path, record["settings"]["keep"])
-        if old != record:
-            write_json(config, record)
-        return True
-    if path.exists() and any(path.iterdir()):
-        raise OutputError(f"{path} exists and is not {what}; choose another place with --out")
-    write_json(config, record)
-    return False
-
-
-def _check_ours(path: Path, name: str, what: str) -> None:
-    """Refuse to remove a directory that we did not make."""
-    if not path.is_dir():
-        raise OutputError(f"{path} is not a folder; choose another place with --out")
-    config = path / "config.json"
-    ours = config.exists() and read_json(config, what).get("format") == name
-    if any(path.iterdir()) and not ours:
-        raise OutputError(f"{path} is not {what}, so --overwrite does not remove it; choose another place")
-
-
-def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str]) -> None:
-    """Name the first setting in which an unfinished training differs from the one asked for."""
-    before, after = dict(old.get("settings", {})), dict(new.get("settings", {}))
-    for key in sorted((before.keys() | after.keys()) - free):
-        if before.get(key) != after.get(key):
-            raise OutputError(
-                f"{path} was begun with {key} {before.get(key)}, not {after.get(key)}; "
-                "use the same setting, another --out, or --overwrite to begin anew"
-            )
-    # What it is made from comes first, for all else follows from that: the network with its sizes, whatever
-    # it is, the classes, the resolution.
-    others = (old.keys() | new.keys()) - {"settings", "created_by"}
-    for key in ("parents", *sorted(others)):
-        if old.get(key) != new.get(key):
-            raise OutputError(
-                f"{path} was begun with other {key}; choose another --out, or --overwrite to begin anew"
-            )
+# --- the log ----------------------------------------------------------------------------------------
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``, oldest first; half a line that a kill left is not one.
+    """The lines of a run's ``metrics.jsonl``, oldest first, without an unfinished last line.
 
     Raises:
-        ArtifactError: one of them is no JSON object with a step.
+        ArtifactError: a line is not a JSON object with a step.
     """
     path = run / METRICS_FILE
     if not path.exists():
@@ -244,14 +255,14 @@ def _metrics_line(text: str, number: int, path: Path) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line, appended; lines after the resumed step are dropped.
+    """``metrics.jsonl``: one JSON object per line, appended; lines after the resumed step are dropped.
 
     Args:
         run: the training directory.
         step: the step that training resumes from.
 
     Raises:
-        ArtifactError: the lines that are there are damaged.
+        ArtifactError: an existing line is damaged.
     """
 
     def __init__(self, run: Path, step: int) -> None:

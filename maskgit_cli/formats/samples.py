@@ -1,8 +1,8 @@
-"""Sample directories (``maskgit-samples``, version 1): drawn codes, their pictures, and how they were drawn.
+"""Sample directories (``maskgit-samples``, version 1): sampled tokens, their images, and all settings.
 
 ``settings.json`` is written first, with ``complete`` false, and last, with ``complete`` true. Between
-the two, a picture is written before its codes are marked as done, so that whatever a killed process
-leaves behind, the same command goes on from there and ends in the same bytes.
+the two, an image is written before its tokens are marked as done, so that the same command continues
+whatever a killed process left and ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -10,36 +10,40 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from maskgit_cli.config.base import option
-from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
     check_format,
     disk_errors,
     read_json,
+    remove_leftovers_below,
     replacing_file,
     sha256_bytes,
     write_bytes,
     write_json,
 )
+from maskgit_cli.formats.claim import (
+    Found,
+    OutputKind,
+    is_empty_folder,
+    new_path,
+)
+from maskgit_cli.formats.records import Record, identity
 from maskgit_cli.formats.token_writer import TokenWriter
 from maskgit_cli.formats.tokens import TokenFile, TokenMeta, Trace, open_tokens, partial_path, read_header
 
 SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 1
 SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE = "settings.json", "tokens.h5", "grid.png", "samples.npz"
 IMAGES, TRACES = "images", "traces"
-# Settings that follow from others, which are the ones to name where two records differ.
-DERIVED = ("labels_sha256", "edits", "windows", "points")
-# What `fid` leaves in the directory; scores of samples that are replaced must go with them.
+# Written by `fid`; the scores of samples that are replaced are removed with them.
 SCORES_FILE = "scores.json"
-WHAT = "a sample directory"
 
 
 class Samples(NamedTuple):
@@ -64,8 +68,8 @@ def samples_record(
     Args:
         stage: ``sample`` or ``inpaint``.
         settings: all of them, resolved, as JSON values.
-        parents: the model, its tokenizer, and what else went in.
-        images: number of pictures.
+        parents: the model, its tokenizer, and other inputs.
+        images: number of images.
     """
     return {
         "format": SAMPLES_FORMAT,
@@ -75,21 +79,17 @@ def samples_record(
         "complete": False,
         "images": images,
         "settings": dict(settings),
-        "parents": [dict(parent) for parent in parents],
+        "parents": [dict(source) for source in parents],
     }
 
 
 def samples_digest(record: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for the settings and parents of a record."""
-    return sha256_bytes(json.dumps(_identity(record), sort_keys=True).encode())[:8]
+    """Eight hexadecimal digits that identify the settings and parents of a record."""
+    return sha256_bytes(json.dumps(identity(_compared(record)), sort_keys=True).encode())[:8]
 
 
-def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What two runs must have in common to be one: every setting, by its name, and the parents' digests."""
-    values: dict[str, Any] = {"stage": record.get("stage")}
-    for key, value in record["settings"].items():
-        values |= value if isinstance(value, dict) else {key: value}
-    return values | {parent["kind"]: parent["sha256"][:12] for parent in record["parents"]}
+def _compared(record: Record) -> Record:
+    return {key: record.get(key) for key in ("stage", "settings", "parents")}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
-    record = read_json(path / SETTINGS_FILE, WHAT)
+    record = read_json(path / SETTINGS_FILE, SAMPLES.what)
     check_format(record, path, SAMPLES_FORMAT, SAMPLES_VERSION)
     for key, kind in (("settings", dict), ("parents", list)):
         if not isinstance(record.get(key), kind):
@@ -110,93 +110,72 @@ def open_samples(path: Path) -> Samples:
     """Open a finished sample directory.
 
     Raises:
-        ArtifactError: it is none, is unfinished, damaged, or of another version.
+        ArtifactError: it is not a sample directory, is unfinished, damaged, or of another version.
     """
     record = read_record(path)
     if record.get("complete") is not True:
-        raise ArtifactError(f"{path} is not finished; run the command that makes it again to finish it")
+        raise ArtifactError(f"{path} is not finished; run the same command again to finish it")
     return Samples(path, record, open_tokens(path / TOKENS_FILE))
 
 
-def settle_samples(path: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
-    """Make ``path`` the sample directory that ``record`` describes, or find that it is that already.
-
-    Args:
-        path: the directory.
-        record: from :func:`samples_record`.
-        overwrite: remove other samples that are there, and those of the same settings if they are finished
-            or their token file is damaged.
-
-    Returns:
-        True if the samples are there, complete.
-
-    Raises:
-        OutputError: the place holds something else, or samples of other settings.
-        ArtifactError: its ``settings.json`` is damaged.
-    """
+def _find(path: Path) -> Found | None:
     if not (path / SETTINGS_FILE).exists():
-        if path.exists() and not (path.is_dir() and _only_leftovers(path)):
-            raise OutputError(f"{path} exists and is not {WHAT}; choose another place with --out")
-        write_json(path / SETTINGS_FILE, record)
-        return False
-    old = read_record(path)
-    difference = record_difference(old, record)
-    complete = old.get("complete") is True
-    if overwrite and (difference or complete or _tokens_are_damaged(path)):
-        _clear(path, old)
-        write_json(path / SETTINGS_FILE, record)
-        return False
-    if difference:
-        raise OutputError(
-            f"{path} {'holds samples made' if complete else 'was begun'} with {difference}; "
-            "use the same, another --out, or --overwrite to begin anew"
-        )
-    if complete and not (path / TOKENS_FILE).exists():
-        raise ArtifactError(f"{path} has lost its {TOKENS_FILE}; pass --overwrite to draw the samples again")
-    return complete
+        return None
+    record = read_record(path)
+    complete = record.get("complete") is True
+    return Found(record, complete, _damage(path, complete))
 
 
-def _tokens_are_damaged(path: Path) -> bool:
-    """Whether the token file of samples, finished or not, is there and cannot be gone on with."""
+def _damage(path: Path, complete: bool) -> str | None:
+    """Why the token file of samples, finished or not, cannot be used; None if it can."""
     tokens = path / TOKENS_FILE
+    if complete and not tokens.exists():
+        return f"it has no {TOKENS_FILE}"
     try:
         for file in (tokens, partial_path(tokens)):
             if file.exists():
                 read_header(file)
-    except ArtifactError:
-        return True
-    return False
-
-
-def _only_leftovers(path: Path) -> bool:
-    """Whether a folder holds nothing but temporary files of ours."""
-    return all(child.name.startswith(f".{SETTINGS_FILE}.") for child in path.iterdir())
-
-
-def record_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """The first setting or parent in which two records differ, in words, or None."""
-    before, after = _identity(old), json.loads(json.dumps(_identity(new)))
-    parents = {parent["kind"] for record in (old, new) for parent in record["parents"]}
-    for key in sorted(after | before, key=lambda key: key in DERIVED):
-        if before.get(key) == after.get(key):
-            continue
-        if key == "labels_sha256":
-            return f"other classes in the file of --labels {_shown(after.get('labels'))}"
-        name = key if key in parents else option("sampler" if key == "method" else key)
-        return f"{name} {_shown(before.get(key))}, not {_shown(after.get(key))}"
+    except ArtifactError as error:
+        return str(error)
     return None
+
+
+def _start(path: Path, record: Record) -> None:
+    write_json(path / SETTINGS_FILE, record)
+
+
+def _own(path: Path) -> Iterator[Path]:
+    tokens = path / TOKENS_FILE
+    yield from (tokens, partial_path(tokens), path / GRID_FILE, path / NPZ_FILE, path / SCORES_FILE)
+    yield from (path / IMAGES).glob("[0-9]*.png")
+    yield from (path / TRACES).glob("[0-9]*.*")
+    for folder in (path, path / IMAGES, path / TRACES):
+        yield from folder.glob(".*.tmp")
+    yield from (folder for folder in (path / IMAGES, path / TRACES) if is_empty_folder(folder))
+    yield path / SETTINGS_FILE
+
+
+SAMPLES = OutputKind(
+    "a sample directory",
+    _find,
+    compared=_compared,
+    start=_start,
+    draft=new_path,
+    own=_own,
+    out="--out",
+)
 
 
 def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
     """Settings and parents in which sample directories differ, by name: a value for each directory.
 
     Args:
-        paths: the directories; None stands for pictures of which no settings are known.
+        paths: the directories; None for images without known settings.
 
     Raises:
         ArtifactError: a directory's ``settings.json`` is missing or damaged.
     """
-    found = [_identity(read_record(path)) if path else None for path in paths]
+    found = [identity(_compared(read_record(path))) if path else None for path in paths]
     known = [values for values in found if values is not None]
     names = dict.fromkeys(name for values in known for name in values)
     return {
@@ -206,52 +185,22 @@ def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
     }
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, list):  # as they are typed: --range 0:64, --box 8,8,16,16
-        value = (":" if len(value) == 2 else ",").join(map(str, value))
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _clear(path: Path, old: Mapping[str, Any]) -> None:
-    """Remove the samples in a directory, and nothing that isn't ours.
-
-    The record goes last and says meanwhile that it isn't complete.
-    """
-    write_json(path / SETTINGS_FILE, {**old, "complete": False})
-    tokens = path / TOKENS_FILE
-    with disk_errors(path):
-        for file in (tokens, partial_path(tokens), path / GRID_FILE, path / NPZ_FILE, path / SCORES_FILE):
-            file.unlink(missing_ok=True)
-        for image in (*(path / IMAGES).glob("[0-9]*.png"), *(path / TRACES).glob("[0-9]*.*")):
-            image.unlink()
-        _remove_leftovers(path)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed processes left in a sample directory."""
-    for folder in (path, path / IMAGES, path / TRACES):
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-
-
 class SampleWriter:
-    """Fills a sample directory row by row, in any order, from one process or several.
+    """Fills a claimed sample directory row by row, in any order, from one process or several.
 
-    :func:`settle_samples` comes first. Where several processes fill a directory, one makes its writer
-    before the others do.
+    Where several processes fill a directory, rank 0 creates its writer before the others do.
 
     Args:
         path: the directory.
-        meta: what the token file says of its codes.
-        indices: number of each picture in the whole set (N,), which is its name.
-        labels: class number of each row of codes (R,), -1 where there is none.
-        names: of the rows of codes (R,); None is the pictures' numbers.
-        counts: how many rows of codes each picture has (N,), which sum to R; None is one.
-        trace_steps: S where the sampler's steps are kept, else 0.
+        meta: of the token file.
+        indices: number of each image in the whole set (N,), which is its name.
+        labels: class number of each row of tokens (R,), -1 for none.
+        names: of the rows of tokens (R,); None is the images' numbers.
+        counts: rows of tokens per image (N,), which sum to R; None is one each.
+        trace_steps: S where the sampler's steps are stored, else 0.
 
     Attributes:
-        todo: pictures that lacked codes when this writer was made.
+        todo: images without tokens when this writer was created.
     """
 
     def __init__(
@@ -271,7 +220,7 @@ class SampleWriter:
         self._starts = self._ends - counts
         self.tokens: TokenWriter | None = None
         self.todo = np.array([], np.int64)
-        # Where the finished token file stands, only what comes after it is left to do.
+        # Once the token file is finished, only what follows it is left to do.
         if not (path / TOKENS_FILE).exists():
             names = names or [f"{index:06d}" for index in indices]
             self.tokens = TokenWriter.create_or_resume(
@@ -281,41 +230,41 @@ class SampleWriter:
             whole = [done[start:end].all() for start, end in zip(self._starts, self._ends, strict=True)]
             self.todo = np.flatnonzero(~np.array(whole))
 
-    def image_path(self, picture: int) -> Path:
-        """Where a picture stands."""
-        return self.path / IMAGES / f"{self.indices[picture]:06d}.png"
+    def image_path(self, image: int) -> Path:
+        """Path of an image, by its place among ``indices``."""
+        return self.path / IMAGES / f"{self.indices[image]:06d}.png"
 
     def write(
         self,
-        pictures: np.ndarray,
-        codes: np.ndarray,
+        images: np.ndarray,
+        tokens: np.ndarray,
         pngs: Sequence[bytes] = (),
         trace: Trace | None = None,
         strips: Sequence[Mapping[str, bytes]] = (),
     ) -> None:
-        """Store the files of pictures (B,), and then all their codes (rows, h, w) in order.
+        """Store the files of images (B,), and then all their tokens (rows, h, w) in order.
 
         Args:
-            pictures: which these are.
-            codes: in [0, K).
+            images: their places among ``indices``.
+            tokens: in [0, K).
             pngs: PNG files of them, or none at all.
-            trace: what the sampler did to each row, if that is kept.
-            strips: pictures of that, files by their suffix for each picture, or none at all.
+            trace: what the sampler did to each row, if that is stored.
+            strips: figures of the trace, files by their suffix for each image, or none at all.
 
         Raises:
             OutputError: the disk is full or not writable.
         """
         assert self.tokens is not None
-        for picture, png in zip(pictures if len(pngs) else (), pngs, strict=True):
-            write_bytes(self.image_path(picture), png)
-        for picture, files in zip(pictures if len(strips) else (), strips, strict=True):
+        for image, png in zip(images if len(pngs) else (), pngs, strict=True):
+            write_bytes(self.image_path(image), png)
+        for image, files in zip(images if len(strips) else (), strips, strict=True):
             for suffix, content in files.items():
-                write_bytes(self.path / TRACES / f"{self.indices[picture]:06d}.{suffix}", content)
-        rows = np.concatenate([np.arange(self._starts[i], self._ends[i]) for i in pictures])
-        self.tokens.write(rows, codes[:, None], trace)
+                write_bytes(self.path / TRACES / f"{self.indices[image]:06d}.{suffix}", content)
+        rows = np.concatenate([np.arange(self._starts[i], self._ends[i]) for i in images])
+        self.tokens.write(rows, tokens[:, None], trace)
 
     def finish_tokens(self) -> TokenFile:
-        """Turn the codes, all of which are there, into the finished token file.
+        """Write the finished token file; every row has its tokens.
 
         Raises:
             OutputError: the disk is full or not writable.
@@ -327,12 +276,12 @@ class SampleWriter:
         return open_tokens(tokens)
 
     def finish(self, record: Mapping[str, Any], grid: bytes, npz: bool = False) -> None:
-        """Write what stands for all pictures, and last the record that says they are complete.
+        """Write the files of all images together, and last the record that marks them as complete.
 
         Args:
             record: from :func:`samples_record`.
-            grid: PNG file that shows the pictures.
-            npz: also write all pictures as one array.
+            grid: PNG file that shows the images.
+            npz: also write all images as one array.
 
         Raises:
             OutputError: the disk is full or not writable.
@@ -340,38 +289,39 @@ class SampleWriter:
         write_bytes(self.path / GRID_FILE, grid)
         if npz:
             write_npz(self.path / NPZ_FILE, [self.image_path(i) for i in range(len(self.indices))])
-        _remove_leftovers(self.path)
+        with disk_errors(self.path):
+            remove_leftovers_below(self.path)
         write_json(self.path / SETTINGS_FILE, {**record, "complete": True})
 
 
 def read_png(path: Path) -> np.ndarray:
-    """Pixels uint8 (H, W, 3) of a PNG of ours.
+    """Pixels uint8 (H, W, 3) of a PNG in a sample directory.
 
     Raises:
         ArtifactError: it is missing or damaged.
     """
     try:
         with warnings.catch_warnings():
-            # PIL warns of large pictures; what was filled in is as large as the picture it lies in.
+            # PIL warns about large images; an inpainted one is as large as its original.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise ArtifactError(
-            f"{path} is missing or damaged; remove {path.parent.parent} and draw the samples again"
+            f"{path} is missing or damaged; remove {path.parent.parent} and sample again"
         ) from error
 
 
 def write_npz(path: Path, pngs: Sequence[Path]) -> None:
-    """Write ``arr_0`` uint8 (N, H, W, 3), which ADM's evaluator reads, from N pictures, one at a time.
+    """Write ``arr_0`` uint8 (N, H, W, 3), which ADM's evaluator reads, from N images, one at a time.
 
     Raises:
-        ArtifactError: a picture is missing or damaged.
+        ArtifactError: an image is missing or damaged.
         OutputError: the disk is full or not writable.
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(pngs), *read_png(pngs[0]).shape)}
     with replacing_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        member = zipfile.ZipInfo("arr_0.npy")  # dated 1980: the same pictures give the same bytes
+        member = zipfile.ZipInfo("arr_0.npy")  # dated 1980: equal images give equal bytes
         with archive.open(member, "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
             _append(file, pngs)

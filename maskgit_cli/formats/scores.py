@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_cli.formats.atomic import check_format, read_json, write_json
+from maskgit_cli.formats.claim import Found, OutputKind
+from maskgit_cli.formats.records import Record
 
 SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 1
 
@@ -29,3 +31,15 @@ def read_scores(path: Path) -> dict[str, Any]:
     record = read_json(path, "scores")
     check_format(record, path, SCORES_FORMAT, SCORES_VERSION)
     return record
+
+
+def _find(path: Path) -> Found:
+    return Found(read_scores(path), True)
+
+
+def _compared(record: Record) -> Record:
+    """What scores depend on; the rest of a record is the result."""
+    return {key: record.get(key) for key in ("settings", "parents", "features", "protocol")}
+
+
+SCORES = OutputKind("a scores file", _find, compared=_compared, folder=False, out="--out")

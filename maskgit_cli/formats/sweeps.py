@@ -1,7 +1,7 @@
-"""Sweep directories (``maskgit-sweep``, version 1): the scores of samples drawn with many settings.
+"""Sweep directories (``maskgit-sweep``, version 1): scores of samples over combinations of settings.
 
-``sweep.json`` is written first, again after every point, and last with ``complete`` true; a point that
-has no scores in it has yet to be finished. Everything else in the directory follows from it.
+``sweep.json`` is written first, after every point, and last with ``complete`` true; a point without scores
+in it is still to be done. Everything else in the directory follows from it.
 """
 
 from __future__ import annotations
@@ -9,28 +9,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
     check_format,
-    disk_errors,
     read_json,
     remove_leftovers_below,
     sha256_bytes,
     write_bytes,
     write_json,
 )
-from maskgit_cli.formats.samples import record_difference
+from maskgit_cli.formats.claim import Found, OutputKind, is_empty_folder, new_path
+from maskgit_cli.formats.records import Record
 
 SWEEP_FORMAT, SWEEP_VERSION = "maskgit-sweep", 1
-RECORD_FILE, TABLE_FILE, REFERENCE_FILE = "sweep.json", "sweep.csv", "reference.npz"
+SWEEP_FILE, TABLE_FILE, REFERENCE_FILE = "sweep.json", "sweep.csv", "reference.npz"
 POINTS, PLOTS = "points", "plots"
-WHAT = "a sweep"
 POINT_KEYS = {"name", "values", "sampler", "n", "metrics", "left_out", "seconds"}
 
 
@@ -54,7 +52,7 @@ def sweep_record(
         "points": [{**point, **nothing} for point in points],
         "best": [],
         "warnings": [],
-        "parents": [dict(parent) for parent in parents],
+        "parents": [dict(source) for source in parents],
     }
 
 
@@ -64,78 +62,53 @@ def read_sweep(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
-    record = read_json(path / RECORD_FILE, WHAT)
+    record = read_json(path / SWEEP_FILE, SWEEP.what)
     check_format(record, path, SWEEP_FORMAT, SWEEP_VERSION)
     kinds = {"settings": dict, "points": list, "best": list, "warnings": list, "parents": list}
     for key, kind in {**kinds, "complete": bool}.items():
         if not isinstance(record.get(key), kind):
-            raise ArtifactError(f"{path / RECORD_FILE} is damaged: it has no {key}")
+            raise ArtifactError(f"{path / SWEEP_FILE} is damaged: it has no {key}")
     if not isinstance(record["settings"].get("swept"), dict):
-        raise ArtifactError(f"{path / RECORD_FILE} is damaged: it does not say what was swept")
+        raise ArtifactError(f"{path / SWEEP_FILE} is damaged: it does not name the swept settings")
     for point in record["points"]:
         if not (isinstance(point, dict) and point.keys() >= POINT_KEYS):
-            raise ArtifactError(f"{path / RECORD_FILE} is damaged: a point lacks some of its keys")
+            raise ArtifactError(f"{path / SWEEP_FILE} is damaged: a point has missing keys")
     return record
 
 
-def settle_sweep(path: Path, record: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
-    """Make ``path`` the sweep that ``record`` begins, or find that one there that goes on.
-
-    Args:
-        path: the directory.
-        record: from :func:`sweep_record`.
-        overwrite: remove another sweep that is there, and a complete one.
-
-    Returns:
-        The record to go on from: ``record``, or the one that is there.
-
-    Raises:
-        OutputError: the place holds something else, or a sweep with other settings.
-        ArtifactError: its ``sweep.json`` is damaged.
-    """
-    if not (path / RECORD_FILE).exists():
-        if path.exists() and not (path.is_dir() and all(x.name.startswith(".") for x in path.iterdir())):
-            raise OutputError(f"{path} exists and is not {WHAT}; choose another place with --out")
-        write_json(path / RECORD_FILE, record)
-        return dict(record)
-    old = read_sweep(path)
-    difference = record_difference(_identity(old), _identity(record))
-    if overwrite and (difference or old["complete"]):
-        _clear(path, old)
-        write_json(path / RECORD_FILE, record)
-        return dict(record)
-    if difference:
-        begun = "holds a sweep made" if old["complete"] else "was begun"
-        raise OutputError(
-            f"{path} {begun} with {difference}; use the same, another --out, or --overwrite to begin anew"
-        )
-    return old
+def _find(path: Path) -> Found | None:
+    if not (path / SWEEP_FILE).exists():
+        return None
+    record = read_sweep(path)
+    return Found(record, record["complete"])
 
 
-def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What two sweeps must have in common to be one, as :func:`record_difference` takes it."""
+def _start(path: Path, record: Record) -> None:
+    write_json(path / SWEEP_FILE, record)
+
+
+def _compared(record: Record) -> Record:
+    """Settings with the swept values as they are typed, a digest of all points, and the parents."""
     settings, swept = dict(record["settings"]), record["settings"]["swept"]
     settings["swept"] = {name: ",".join(map(str, map(_cell, values))) for name, values in swept.items()}
     resolved = json.dumps([[point["name"], point["sampler"]] for point in record["points"]], sort_keys=True)
     settings["points"] = sha256_bytes(resolved.encode())[:12]
-    # Of several models, each counts.
-    numbered = enumerate(record["parents"], start=1)
-    parents = [{**parent, "kind": f"{parent['kind']} {i} {parent['name']}"} for i, parent in numbered]
-    return {"settings": settings, "parents": parents}
+    return {"settings": settings, "parents": record["parents"]}
 
 
-def _clear(path: Path, old: Mapping[str, Any]) -> None:
-    """Remove a sweep's files, and nothing that isn't ours; its record last."""
-    write_json(path / RECORD_FILE, {**old, "complete": False})
-    with disk_errors(path):
-        for point in old["points"]:
-            shutil.rmtree(path / POINTS / point["name"], ignore_errors=True)
-        for file in (*(path / PLOTS).glob("*.png"), path / TABLE_FILE, path / REFERENCE_FILE):
-            file.unlink(missing_ok=True)
+def _own(path: Path) -> Iterator[Path]:
+    names = {point["name"] for point in read_sweep(path)["points"]} if (path / SWEEP_FILE).exists() else set()
+    yield from (point for point in (path / POINTS).glob("*") if point.name in names)
+    yield from (path / PLOTS).glob("*.png")
+    yield from (folder for folder in (path / POINTS, path / PLOTS) if is_empty_folder(folder))
+    yield from (path / TABLE_FILE, path / REFERENCE_FILE, path / SWEEP_FILE)
+
+
+SWEEP = OutputKind("a sweep", _find, compared=_compared, start=_start, draft=new_path, own=_own, out="--out")
 
 
 def write_sweep(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``sweep.json`` and the table that follows from it; a complete one leaves no temporary files.
+    """Write ``sweep.json`` and the table that follows from it; with a complete one, remove temporary files.
 
     Raises:
         OutputError: the disk is full or not writable.
@@ -145,11 +118,11 @@ def write_sweep(path: Path, record: Mapping[str, Any]) -> None:
         remove_leftovers_below(path)
         if (path / POINTS).is_dir() and not any((path / POINTS).iterdir()):
             (path / POINTS).rmdir()
-    write_json(path / RECORD_FILE, record)
+    write_json(path / SWEEP_FILE, record)
 
 
 def sweep_table(record: Mapping[str, Any]) -> bytes:
-    """``sweep.csv``: a line a finished point, with its swept values, its scores and its seconds."""
+    """``sweep.csv``: one line per finished point, with its swept values, its scores and its seconds."""
     done = [point for point in record["points"] if point["metrics"] is not None]
     metrics = list(dict.fromkeys(name for point in done for name in point["metrics"]))
     text = io.StringIO()
@@ -163,5 +136,5 @@ def sweep_table(record: Mapping[str, Any]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """A value as it stands in the table: an interval as it is typed."""
+    """A value as the table shows it: an interval as it is typed."""
     return ":".join(f"{x:g}" for x in value) if isinstance(value, list | tuple) else value

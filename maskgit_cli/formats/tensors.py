@@ -1,59 +1,43 @@
-"""Named tensors in safetensors files, checked strictly against the network they are for."""
+"""Named tensors in safetensors files, checked strictly against the network that they are for."""
 
 from __future__ import annotations
 
-import json
-import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
 
 from maskgit_cli.errors import ArtifactError, counted
 from maskgit_cli.formats.atomic import replacing_file
 
-# The format's names of types. It wants the larger ones first, so that all stand at multiples of their size.
-_TYPES = {
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int16: "I16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+if TYPE_CHECKING:  # `maskgit info` reads shapes without torch
+    from torch import Tensor, nn
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors whole or not at all; the same tensors give the same bytes.
-
-    One tensor after the other is brought to the CPU and written, so that the file is never in memory:
-    safetensors' own functions make it there first. It begins with the length of a JSON header, which is
-    filled up with spaces to a multiple of 8 bytes.
+    """Write named tensors atomically; equal tensors give equal bytes.
 
     Raises:
         OutputError: the file system refuses.
     """
-    known = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in tensors.items()}
-    places = sorted(known, key=lambda name: (list(_TYPES).index(known[name][0]), name))
-    header, begin = {}, 0
-    for name in places:
-        dtype, shape = known[name]
-        end = begin + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in places:
-            plain = tensors[name].detach().cpu().contiguous()
-            file.write(plain.flatten().view(torch.uint8).numpy().data)
+    from safetensors.torch import save_file
+
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors writes a temporary file of its own next to the target, readable by its owner alone.
+    with replacing_file(path, in_folder=True) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file(stored, temporary)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -62,8 +46,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: the file is missing, truncated, or not a safetensors file.
     """
+    from safetensors.torch import load_file
+
     try:
         return dict(load_file(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a file, from its header.
+
+    Raises:
+        ArtifactError: as :func:`read_tensors`.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing") from None
     except (SafetensorError, OSError, ValueError) as error:
@@ -76,24 +77,28 @@ def _listed(names: list[str]) -> str:
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a network: every one there, none over, every shape right, every number finite.
+    """Load a state dict strictly: no missing or unexpected keys, equal shapes, finite values.
+
+    Args:
+        network: it is left as it was if anything is wrong.
+        tensors: of the state dict.
+        path: of their file, for messages.
 
     Raises:
-        ArtifactError: a tensor is missing, extra, of another shape, or holds NaN or infinity.
+        ArtifactError: a tensor is missing, unexpected, of another shape, or holds NaN or infinity.
     """
+    import torch
+
     wanted = network.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
-    extra = sorted(tensors.keys() - wanted.keys())
-    if missing:
-        number = counted(len(missing), "tensor")
-        raise ArtifactError(f"{path} lacks {number} of the network: {_listed(missing)}")
-    if extra:
-        number = counted(len(extra), "tensor")
-        raise ArtifactError(f"{path} has {number} the network has not: {_listed(extra)}")
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    for names, what in ((missing, "missing"), (unexpected, "unexpected")):
+        if names:
+            raise ArtifactError(f"{path}: {counted(len(names), f'{what} key')}: {_listed(names)}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            have, want = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise ArtifactError(f"{path}: tensor {name} has shape {have}, the network wants {want}")
+            found, expected = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise ArtifactError(f"{path}: tensor {name} has shape {found}, the network has {expected}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the weights are unusable")
     network.load_state_dict(dict(tensors))

@@ -18,9 +18,10 @@ from maskgit_cli.config.stages import CompareConfig
 from maskgit_cli.data.classes import listed_classes, readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
 from maskgit_cli.errors import ConfigError, InputError, counted
-from maskgit_cli.figures.grids import save_png
+from maskgit_cli.figures.grids import png_bytes
 from maskgit_cli.figures.sheets import captioned_sheet, stack_sheets
-from maskgit_cli.formats.atomic import check_output
+from maskgit_cli.formats.atomic import parent, sha256_bytes, sha256_file, write_bytes
+from maskgit_cli.formats.claim import Found, Outcome, OutputKind, claim
 from maskgit_cli.formats.samples import differing_settings
 from maskgit_cli.runtime.distributed import resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -28,6 +29,14 @@ from maskgit_cli.runtime.progress import SILENT, Reporter
 READ_BATCH = 16
 # An image by its class ("" if unknown) and its name.
 Key = tuple[str, str]
+
+
+def _find_sheet(path: Path) -> Found:
+    """A PNG has no record: equal bytes are an equal sheet."""
+    return Found({"parents": [parent("pixels", path, sha256_file(path))]}, True)
+
+
+SHEET = OutputKind("a comparison", _find_sheet, folder=False, out="--out")
 
 
 class Compared(NamedTuple):
@@ -96,7 +105,6 @@ def compare(
         raise ConfigError(
             f"--name: {counted(len(names), 'name')} for {len(sources)} sets; name each, or none"
         )
-    check_output(out, overwrite)
     target = resolve_device(device)
     opened = [open_source(path, tokenizer, target) for path in sources]
     sets = [_image_set(name, x) for name, x in zip(names or _names(sources), opened, strict=True)]
@@ -104,7 +112,13 @@ def compare(
     common = _common(sets, reporter)
     chosen = _choose(common, sets, config)
     images = _same_size([_read(one, chosen) for one in sets], sets, reporter)
-    save_png(out, _sheet(images, sets, chosen, config.columns))
+    png = png_bytes(_sheet(images, sets, chosen, config.columns))
+    wanted = {"parents": [parent("pixels", out, sha256_bytes(png))]}
+    with claim(out, SHEET, wanted, overwrite=overwrite, warn=reporter.warn) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+        else:
+            write_bytes(out, png)
     origins = [source.origin for source in opened]
     differences = differing_settings([o.path if o.kind == "samples" else None for o in origins])
     return Compared(out, [one.name for one in sets], chosen, len(common), differences)

@@ -1,45 +1,43 @@
-"""``info``: what a file or directory is, what made it, and from what."""
+"""``info``: what a file or directory is, what wrote it, and from what. Needs no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.atomic import read_json
-from maskgit_cli.formats.decoded import PICTURES_FORMAT, RECORD_FILE
+from maskgit_cli.formats.decoded import DECODED_FILE, DECODED_FORMAT
 from maskgit_cli.formats.feature_statistics import holds_statistics, npz_names, read_statistics
 from maskgit_cli.formats.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE, find_named
-from maskgit_cli.formats.runs import CHECKPOINT_FORMAT, RUN_FORMAT, checkpoints
+from maskgit_cli.formats.runs import CHECKPOINT_FORMAT, CONFIG_FILE, RUN_FORMAT, checkpoints
 from maskgit_cli.formats.samples import SAMPLES_FORMAT, SETTINGS_FILE
 from maskgit_cli.formats.scores import SCORES_FORMAT
-from maskgit_cli.formats.sweeps import RECORD_FILE as SWEEP_FILE
-from maskgit_cli.formats.sweeps import SWEEP_FORMAT
-from maskgit_cli.formats.tensors import read_tensors
+from maskgit_cli.formats.sweeps import SWEEP_FILE, SWEEP_FORMAT
+from maskgit_cli.formats.tensors import tensor_shapes
 from maskgit_cli.formats.tokens import TOKENS_FORMAT, open_tokens, partial_path
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS, network_of
 
 Facts = dict[str, Any]
-# Names of the records in directories of ours, and the order in which they are looked for.
-RECORDS = ("config.json", SETTINGS_FILE, "state.json", RECORD_FILE, SWEEP_FILE)
+# Names of the records in directories, in the order of the search.
+RECORDS = (CONFIG_FILE, SETTINGS_FILE, "state.json", DECODED_FILE, SWEEP_FILE)
 
 
 def describe(path: Path) -> Facts:
     """Facts about an artifact or a folder of images.
 
     Returns:
-        ``kind``, what is particular to it, and where it has them ``settings``, ``parents`` (each with
+        ``kind``, facts of that kind, and where the artifact has them ``settings``, ``parents`` (each with
         kind, name and sha256; nearest first) and ``created_by``.
 
     Raises:
-        InputError: there is nothing at ``path``, or nothing that this package knows.
-        ArtifactError: it is one of ours, but incomplete or damaged.
+        InputError: nothing is at ``path``, or a file of an unrecognized type.
+        ArtifactError: the artifact is incomplete or damaged.
     """
     if not path.exists() and partial_path(path).exists():
-        return _tokens(path)  # which says how to finish it
-    if not path.exists():  # what is there is described, also a folder of pictures called `builtin`
+        return _tokens(path)  # its error says how to finish it
+    if not path.exists():  # an existing path is described, even a folder of images called `builtin`
         path = find_named(path, "file or directory")
     if path.is_dir():
         return _directory(path)
@@ -53,19 +51,19 @@ def describe(path: Path) -> Facts:
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path} is nothing this package knows; it reads {', '.join(readers)} and folders")
+        raise InputError(f"{path}: unrecognized file type; info reads {', '.join(readers)} and folders")
     return reader(path)
 
 
 def _common(record: Facts) -> Facts:
-    """What every record of ours ends with."""
+    """Facts that records of every kind have."""
     return {key: record[key] for key in ("settings", "parents", "created_by") if key in record}
 
 
 def _directory(path: Path) -> Facts:
     for name in RECORDS:
         if (path / name).exists():
-            return _record(path, read_json(path / name, "an artifact of ours"))
+            return _record(path, read_json(path / name, "a maskgit artifact"))
     return _images(path)
 
 
@@ -75,65 +73,61 @@ def _record(path: Path, record: Facts) -> Facts:
         MODEL_FORMAT: _model,
         TOKENIZER_FORMAT: _tokenizer,
         SAMPLES_FORMAT: _samples,
-        PICTURES_FORMAT: _samples,
+        DECODED_FORMAT: _samples,
         CHECKPOINT_FORMAT: _checkpoint,
         SCORES_FORMAT: _scores,
         SWEEP_FORMAT: _sweep,
     }
     name = str(record.get("format"))
     if name not in known:
-        raise ArtifactError(f"{path} has a record of format {name}, which is none of ours")
+        raise ArtifactError(f"{path} has a record of format {name}, which is not a maskgit artifact")
     try:
         particular = known[name](path, record)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path} is damaged: its record does not hold what it should ({error})") from None
+        raise ArtifactError(f"{path} is damaged: its record has no usable {error}") from None
     return {"kind": name, "version": record.get("version"), **particular, **_common(record)}
 
 
 def _parameters(file: Path) -> Facts:
-    tensors = read_tensors(file)
-    return {"parameters": sum(t.numel() for t in tensors.values()), "bytes": file.stat().st_size}
+    shapes = tensor_shapes(file)
+    return {"parameters": sum(map(math.prod, shapes.values())), "bytes": file.stat().st_size}
+
+
+def _sizes(record: Facts, default: str) -> Facts:
+    """The sizes of the record's network, under the key that is named after it."""
+    network = record.get("network", default)
+    key = "transformer" if network == "maskgit" else network
+    return {key: record[key]}
 
 
 def _run(path: Path, record: Facts) -> Facts:
     steps = [int(p.name.removeprefix("step-")) for p in checkpoints(path)]
     newest = _parameters(checkpoints(path)[-1] / WEIGHTS_FILE) if steps else {}
     wanted = record["settings"].get("steps")
-    sizes = network_of(record, TRANSFORMERS, "maskgit", path).key
+    sizes = _sizes(record, "maskgit")
     return {
         "complete": bool(steps) and wanted is not None and steps[-1] >= wanted,
         "network": record["network"],
         "resolution": record["resolution"],
-        "classes": record[sizes]["classes"],
+        "classes": next(iter(sizes.values()))["classes"],
         "checkpoints": steps,
         **newest,
-        sizes: record[sizes],
+        **sizes,
         "tokenizer_sha256": record["tokenizer_sha256"],
     }
 
 
 def _model(path: Path, record: Facts) -> Facts:
-    sizes = network_of(record, TRANSFORMERS, "maskgit", path).key
-    keys = (
-        "network",
-        "resolution",
-        "step",
-        "epoch",
-        "weights",
-        "half",
-        sizes,
-        "tokenizer_sha256",
-        "class_names",
-        "sampler",
-    )
-    return {**{key: record[key] for key in keys if key in record}, **_parameters(path / WEIGHTS_FILE)}
+    first = ("network", "resolution", "step", "epoch", "weights", "half")
+    last = ("tokenizer_sha256", "class_names", "sampler")
+    facts = {key: record[key] for key in first if key in record} | _sizes(record, "maskgit")
+    return facts | {key: record[key] for key in last if key in record} | _parameters(path / WEIGHTS_FILE)
 
 
 def _tokenizer(path: Path, record: Facts) -> Facts:
     complete = (path / WEIGHTS_FILE).exists()
     newest = _parameters(path / WEIGHTS_FILE) if complete else {}
-    sizes = network_of(record, TOKENIZERS, "vqgan", path).key
-    return {"complete": complete, **newest, "network": record.get("network"), sizes: record[sizes]}
+    return {"complete": complete, **newest, "network": record.get("network"), **_sizes(record, "vqgan")}
 
 
 def _samples(path: Path, record: Facts) -> Facts:
@@ -157,7 +151,7 @@ def _sweep(path: Path, record: Facts) -> Facts:
 def _json(path: Path) -> Facts:
     if path.name in RECORDS:
         return _directory(path.parent)
-    return _record(path, read_json(path, "an artifact of ours"))
+    return _record(path, read_json(path, "a maskgit artifact"))
 
 
 def _tokens(path: Path) -> Facts:
@@ -194,5 +188,7 @@ def _tensors(path: Path) -> Facts:
 
 
 def _images(path: Path) -> Facts:
+    from maskgit_cli.data.sources import open_source
+
     source = open_source(path)
     return {"kind": "images", "images": len(source), "class_names": source.class_names}

@@ -24,13 +24,22 @@ from maskgit_cli.config.stages import SWEEP_METRICS, SampleConfig, ScoreConfig, 
 from maskgit_cli.data.classes import labels_for
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import parent, remove_directory, sha256_bytes, sha256_file, write_bytes
+from maskgit_cli.formats.claim import Outcome
 from maskgit_cli.formats.feature_statistics import holds_statistics, read_statistics
 from maskgit_cli.formats.models import builtin_model
-from maskgit_cli.formats.sweeps import PLOTS, POINTS, REFERENCE_FILE, settle_sweep, sweep_record, write_sweep
+from maskgit_cli.formats.sweeps import (
+    PLOTS,
+    POINTS,
+    REFERENCE_FILE,
+    SWEEP,
+    read_sweep,
+    sweep_record,
+    write_sweep,
+)
 from maskgit_cli.networks.loading import Model, load_model
 from maskgit_cli.reports.sweep_plots import best_point, plot_files
 from maskgit_cli.reports.sweep_points import points_of, show_value
-from maskgit_cli.runtime.distributed import barrier, dtype_name, on_main, resolve_device
+from maskgit_cli.runtime.distributed import claim_on_main, dtype_name, on_main, resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter, Task
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.model import choose_model, choose_sampler
@@ -63,9 +72,10 @@ class _ModelPoint(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    """Settings that all points share."""
+    """Settings that all points share; ``out`` may be a draft of the directory called ``name``."""
 
     out: Path
+    name: str
     config: SweepConfig
     scoring: ScoreConfig
     ref: Path
@@ -127,15 +137,33 @@ def sweep(
     recorded |= {"labels_sha256": labels_sha256, "ref": str(ref), "dtype": dtype}
     recorded["inception"] = sha256_file(inception) if inception else None
     fresh = sweep_record(recorded, _recorded_points(points), parents)
-    record = on_main(lambda: settle_sweep(out, fresh, overwrite))
-    done = sum(row["metrics"] is not None for row in record["points"])
-    if record["complete"]:
-        reporter.info(f"{out} is already complete; use --overwrite to sample again")
-        return SweepResult(out, record, True)
-    shared = _Settings(out, config, scoring, ref, inception, batch_size, device, dtype)
-    reference = _reference_statistics(shared, paths[0], reporter)
+    with claim_on_main(out, SWEEP, fresh, overwrite, reporter) as claimed:
+        record = on_main(lambda: read_sweep(claimed.path))
+        done = sum(row["metrics"] is not None for row in record["points"])
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            return SweepResult(out, record, True)
+        name = out.resolve().name
+        shared = _Settings(claimed.path, name, config, scoring, ref, inception, batch_size, device, dtype)
+        _run_points(shared, points, record, _reference_statistics(shared, paths[0], reporter), reporter)
+        record["best"] = _best_points(shared, points, record["points"])
+        record["complete"] = True
+        on_main(lambda: _write_result(claimed.path, record))
+        on_main(claimed.finish)
+    return SweepResult(out, record, done > 0)
+
+
+def _run_points(
+    shared: _Settings,
+    points: Sequence[_ModelPoint],
+    record: dict[str, Any],
+    reference: Path,
+    reporter: Reporter,
+) -> None:
+    """Sample and score the points without scores, and write the record after each."""
     # An image counts twice, once sampled and once scored.
-    images = 2 * config.n
+    images = 2 * shared.config.n
+    done = sum(row["metrics"] is not None for row in record["points"])
     with reporter.task("sweep", images * len(points), images * done, "images sampled or scored") as task:
         progress = _PointReporter(reporter, task, images)
         for number, (point, row) in enumerate(zip(points, record["points"], strict=True), start=1):
@@ -143,14 +171,9 @@ def sweep(
                 with progress.point(number):
                     row |= _score_point(shared, point, reference, progress)
                 record["warnings"] = list(dict.fromkeys([*record["warnings"], *row.pop("warnings")]))
-                on_main(lambda: write_sweep(out, record))
-            if config.keep == "none":
-                on_main(partial(_remove, out / POINTS / point.name))
-    record["best"] = _best_points(shared, points, record["points"])
-    record["complete"] = True
-    on_main(lambda: _write_result(out, record))
-    barrier()
-    return SweepResult(out, record, done > 0)
+                on_main(lambda: write_sweep(shared.out, record))
+            if shared.config.keep == "none":
+                on_main(partial(_remove, shared.out / POINTS / point.name))
 
 
 # --- before sampling --------------------------------------------------------------------------------
@@ -395,7 +418,7 @@ def _best_points(
 def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
     """The commands that sample and score a point by themselves, with every setting given."""
     config = shared.config
-    folder = Path("samples") / f"{shared.out.resolve().name}-{point.name}"
+    folder = Path("samples") / f"{shared.name}-{point.name}"
     model = "builtin" if point.model == builtin_model() else str(point.model)
     sampling = ["maskgit", "sample", model, "--out", str(folder), "--n", str(config.n)]
     sampling += ["--labels", config.labels, "--seed", str(config.seed), "--weights", config.weights]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from maskgit_cli.config.stages import DTYPES
 from maskgit_cli.errors import ConfigError, MaskGITError
+from maskgit_cli.formats.claim import Claim, OutputKind, claim
+from maskgit_cli.formats.records import Record
+from maskgit_cli.runtime.progress import Reporter
 
 T = TypeVar("T")
 # Types of devices without float64: Apple's GPUs.
@@ -101,6 +105,20 @@ def on_main(work: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return result
+
+
+@contextmanager
+def claim_on_main(
+    output: Path, kind: OutputKind, record: Record | Callable[[], Record], overwrite: bool, reporter: Reporter
+) -> Iterator[Claim]:
+    """:func:`~maskgit_cli.formats.claim.claim` on rank 0, which holds the lock; every rank gets the claim.
+
+    Raises:
+        As ``claim``, on every rank.
+    """
+    with ExitStack() as stack:
+        opened = claim(output, kind, record, overwrite=overwrite, warn=reporter.warn)
+        yield on_main(lambda: stack.enter_context(opened))
 
 
 def resolve_device(name: str = "auto") -> torch.device:

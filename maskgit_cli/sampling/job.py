@@ -14,9 +14,10 @@ from torch import Tensor
 from maskgit_cli.config.samplers import recorded_sampler
 from maskgit_cli.errors import counted
 from maskgit_cli.figures.grids import png_bytes
-from maskgit_cli.formats.samples import SampleWriter, read_png, settle_samples
+from maskgit_cli.formats.claim import Claim, Outcome
+from maskgit_cli.formats.samples import SAMPLES, SampleWriter, read_png
 from maskgit_cli.formats.tokens import TokenFile, TokenMeta, Trace
-from maskgit_cli.runtime.distributed import barrier, on_main, world
+from maskgit_cli.runtime.distributed import barrier, claim_on_main, world
 from maskgit_cli.runtime.progress import Reporter
 from maskgit_cli.sampling.model import Pipeline
 
@@ -44,6 +45,7 @@ class Job:
 
     Args:
         record: from :func:`~maskgit_cli.formats.samples.samples_record`.
+        claimed: the directory.
         writer: of the directory; None where it is complete already.
         images: how many the directory holds in the end.
         batch_size: images per batch of each process.
@@ -56,6 +58,7 @@ class Job:
     def __init__(
         self,
         record: Mapping[str, Any],
+        claimed: Claim,
         writer: SampleWriter | None,
         images: int,
         batch_size: int,
@@ -66,7 +69,7 @@ class Job:
         self.batch_size = batch_size
         self.reporter = reporter
         self.resumed = writer is None or len(writer.todo) < images
-        self._writer = writer
+        self._claimed, self._writer = claimed, writer
 
     def batches(self) -> Iterator[np.ndarray]:
         """This process's share of the batches that still have to be done: images by their position (B,).
@@ -141,6 +144,7 @@ class Job:
         """
         assert self._writer is not None
         self._writer.finish(self.record, png_bytes(grid), npz)
+        self._claimed.finish()
 
 
 @contextmanager
@@ -169,17 +173,18 @@ def open_job(
         OutputError: the directory holds something else, or cannot be written.
     """
     images = len(contents.indices)
-    if on_main(lambda: settle_samples(out, record, overwrite)):
-        reporter.info(f"{out} is already complete; use --overwrite to generate it again")
-        yield Job(record, None, images, batch_size, reporter)
-        return
-    sampler, seed = recorded_sampler(record["settings"]["sampler"]), record["settings"]["seed"]
-    settings = f"{sampler.method} sampler, {sampler}, seed {seed}"
-    reporter.info(f"generating {counted(images, 'image')} into {out} ({settings})")
-    writer = _open_writer(out, _token_meta(pipeline, record), contents)
-    barrier()  # every process has seen what is to be done before any does some of it
-    yield Job(record, writer, images, batch_size, reporter)
-    barrier()
+    with claim_on_main(out, SAMPLES, record, overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            yield Job(record, claimed, None, images, batch_size, reporter)
+            return
+        sampler, seed = recorded_sampler(record["settings"]["sampler"]), record["settings"]["seed"]
+        settings = f"{sampler.method} sampler, {sampler}, seed {seed}"
+        reporter.info(f"generating {counted(images, 'image')} into {out} ({settings})")
+        writer = _open_writer(claimed.path, _token_meta(pipeline, record), contents)
+        barrier()  # every process has seen what is to be done before any does some of it
+        yield Job(record, claimed, writer, images, batch_size, reporter)
+        barrier()
 
 
 def _open_writer(out: Path, meta: TokenMeta, contents: Contents) -> SampleWriter:

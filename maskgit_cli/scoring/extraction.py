@@ -118,6 +118,12 @@ def _pixel_digest(image: Tensor) -> bytes:
     return hashlib.sha256(f"{height}x{width}:".encode() + pixels).digest()
 
 
+def pixels_sha256(images: ImageSource, batch_size: int) -> str:
+    """The sha256 of :func:`extract`, without features."""
+    batches = images.batches(range(len(images)), batch_size)
+    return sha256_bytes(b"".join(_pixel_digest(image) for batch in batches for image in batch))
+
+
 def _features(extractor: FeatureExtractor, images: list[Tensor]) -> Features:
     """Features of images of any sizes, one batch per size."""
     features = np.empty((len(images), extractor.dimension), np.float32)

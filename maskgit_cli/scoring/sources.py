@@ -16,7 +16,7 @@ from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.feature_statistics import Statistics, holds_statistics, read_statistics
 from maskgit_cli.formats.samples import SCORES_FILE, TOKENS_FILE, read_record
 from maskgit_cli.runtime.progress import Reporter
-from maskgit_cli.scoring.extraction import extract
+from maskgit_cli.scoring.extraction import extract, pixels_sha256
 from maskgit_cli.scoring.features import FeatureExtractor, Resources, load_extractor
 
 
@@ -59,7 +59,7 @@ def newest_samples(root: Path = Path("samples")) -> Path:
     Raises:
         InputError: there is none.
     """
-    folders = [folder for folder in (root, *root.glob("*")) if (folder / TOKENS_FILE).is_file()]
+    folders = [folder for folder in (root, *root.glob("[!.]*")) if (folder / TOKENS_FILE).is_file()]
     found = [f for f in folders if is_sample_directory(f) and read_record(f).get("stage") == "sample"]
     if not found:
         raise InputError(f"no sample directory under {root}/; name one, or make one with `maskgit sample`")
@@ -173,6 +173,19 @@ def statistics_of(
     )
     record = {**images, "pixels_sha256": found.sha256, "n": n}
     return SourceStatistics(statistics, record, found.sizes, origin.settings)
+
+
+def parents_of(sources: Sequence[Source], batch_size: int) -> list[dict[str, str]]:
+    """The ``parents`` of scores or statistics before features are extracted; may read all images' pixels."""
+    found = []
+    for path, content in sources:
+        if isinstance(content, Statistics):
+            found.append(parent("statistics", path, str(content.sha256)))
+        else:
+            origin = content.origin
+            sha256 = origin.sha256 or pixels_sha256(content, batch_size)
+            found.append(parent(origin.kind, origin.path, sha256))
+    return found
 
 
 # --- feature spaces ---------------------------------------------------------------------------------

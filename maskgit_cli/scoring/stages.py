@@ -17,10 +17,18 @@ from maskgit_cli.config.features import FeatureSpace
 from maskgit_cli.config.metrics import METRICS, MetricEntry, score_name
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.errors import ConfigError, InputError
-from maskgit_cli.formats.atomic import CREATED_BY, check_output
-from maskgit_cli.formats.feature_statistics import Statistics, merge_statistics, write_statistics
-from maskgit_cli.formats.scores import SCORES_FORMAT, SCORES_VERSION, write_scores
-from maskgit_cli.runtime.distributed import barrier, broadcast_object, resolve_device, world
+from maskgit_cli.formats.atomic import CREATED_BY
+from maskgit_cli.formats.claim import Outcome
+from maskgit_cli.formats.feature_statistics import (
+    STATISTICS,
+    Statistics,
+    merge_statistics,
+    statistics_record,
+    write_statistics,
+)
+from maskgit_cli.formats.records import Record
+from maskgit_cli.formats.scores import SCORES, SCORES_FORMAT, SCORES_VERSION, read_scores, write_scores
+from maskgit_cli.runtime.distributed import barrier, claim_on_main, on_main, resolve_device, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.features import Resources
 from maskgit_cli.scoring.metrics import compute
@@ -28,6 +36,7 @@ from maskgit_cli.scoring.sources import (
     SourceStatistics,
     common_space,
     newest_samples,
+    parents_of,
     read_source,
     scores_path,
     statistics_of,
@@ -83,22 +92,27 @@ def score(
         samples = newest_samples()
         reporter.info(f"scoring the newest samples: {samples}")
     out = out or scores_path(samples)
-    check_output(out, overwrite)
     resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
     # Both sources are opened before the first image goes through a network.
     sources = [read_source(path, resources) for path in (samples, ref)]
     space, extractor = common_space(sources, config, resources)
     metrics = [METRICS[name] for name in config.metrics]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
-    sampled, reference = (
-        statistics_of(source, space, extractor, kept, batch_size, reporter)
-        for source, kept in zip(sources, keep, strict=True)
-    )
-    record = None
-    if world().main:
-        record = _record(sampled, reference, config, space, resources)
-        write_scores(out, record)
-    return Scores(out, broadcast_object(record))
+
+    def wanted() -> Record:
+        return _inputs(config, space) | {"parents": parents_of(sources, batch_size)}
+
+    with claim_on_main(out, SCORES, wanted, overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            return Scores(out, read_scores(out))
+        sampled, reference = (
+            statistics_of(source, space, extractor, kept, batch_size, reporter)
+            for source, kept in zip(sources, keep, strict=True)
+        )
+        record = on_main(lambda: _record(sampled, reference, config, space, resources))
+        on_main(lambda: write_scores(out, record))
+    return Scores(out, record)
 
 
 def fid_stats(
@@ -137,28 +151,40 @@ def fid_stats(
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if not sources:
         raise InputError("no source given; name images or statistics files")
-    check_output(out, overwrite)
     resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
     opened = [read_source(path, resources) for path in sources]
-    for path, content in opened:
-        if isinstance(content, Statistics):
-            content.moments(path)  # statistics that cannot be merged are refused before any extraction
+    stored = [(path, content) for path, content in opened if isinstance(content, Statistics)]
+    for path, content in stored:
+        content.moments(path)  # statistics that cannot be merged are refused before any extraction
     space, extractor = common_space(opened, config, resources)
     keep = ("features", "logits") if with_features else ()
-    parts = []
-    for source in opened:
-        found = statistics_of(source, space, extractor, keep, batch_size, reporter)
-        parts.append((source.path, found.statistics))
-    if world().main:
-        merged = merge_statistics(parts)
-        if with_features and merged.features is None:
-            reporter.warn("a merged file contains no features, so the result contains none")
-        write_statistics(out, merged)
-    barrier()
+    kept = with_features and all(content.features is not None for _, content in stored)
+
+    def wanted() -> Record:
+        parents = parents_of(opened, batch_size)
+        return statistics_record(space.name, space.sha256, space.protocol, parents, kept)
+
+    with claim_on_main(out, STATISTICS, wanted, overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            return out
+        found = [statistics_of(x, space, extractor, keep, batch_size, reporter).statistics for x in opened]
+        if world().main:
+            merged = merge_statistics([*zip(sources, found, strict=True)])
+            if with_features and merged.features is None:
+                reporter.warn("a merged file contains no features, so the result contains none")
+            write_statistics(out, merged)
+        barrier()
     return out
 
 
 # --- the record -------------------------------------------------------------------------------------
+
+
+def _inputs(config: ScoreConfig, space: FeatureSpace) -> dict[str, Any]:
+    """What scores depend on, besides their sources."""
+    features = {"space": space.name, "sha256": space.sha256, "dimension": space.dimension}
+    return {"protocol": space.protocol, "features": features, "settings": config.to_json()}
 
 
 def _record(

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,23 +17,26 @@ from torch import Tensor
 from maskgit_cli import __version__
 from maskgit_cli.config.networks import VQGANConfig
 from maskgit_cli.config.stages import TrainConfig
-from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
-from maskgit_cli.formats.atomic import check_output, parent, read_json, replacing_directory, sha256_file
+from maskgit_cli.errors import ArtifactError, ConfigError
+from maskgit_cli.formats.atomic import parent, read_json, replacing_directory, sha256_file
+from maskgit_cli.formats.claim import Found, Outcome, OutputKind, claim
 from maskgit_cli.formats.models import (
+    MODEL,
     MODEL_FORMAT,
+    TOKENIZER,
     TOKENIZER_FORMAT,
     WEIGHTS_FILE,
     find_named,
-    format_of,
     read_tokenizer_record,
     save_model,
     weights_of,
 )
+from maskgit_cli.formats.records import Record
 from maskgit_cli.formats.runs import RUN_FORMAT, read_metrics
 from maskgit_cli.formats.tensors import read_tensors
 from maskgit_cli.networks.loading import Tokenizer, load_model, load_tokenizer, save_tokenizer
 from maskgit_cli.networks.maskgit import MaskGIT
-from maskgit_cli.networks.registry import TRANSFORMERS, network_of
+from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS, network_of
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.sampling.model import SamplerChoice, choose_sampler
@@ -45,7 +50,13 @@ TARGETS = ("native", "v1")
 V1_TOKENIZER, V1_SIZES = "last.ckpt", "model.yaml"
 V1_GROUPS, V1_HEADS = 32, 16
 _BY_US = "# Written by maskgit-cli"
-_WHATS = {MODEL_FORMAT: "a model directory", TOKENIZER_FORMAT: "a tokenizer directory"}
+
+
+class Export(NamedTuple):
+    """What can be written: its record, and a function that writes it at a path."""
+
+    record: Record
+    write: Callable[[Path], None]
 
 
 def export(
@@ -96,42 +107,66 @@ def export(
     source = find_named(source, "run, model or tokenizer")
     if source.resolve() == out.resolve():
         raise ConfigError(f"{out} is what is to be exported; choose another place to write to")
-    check_output(out, overwrite)
     record = read_json(source / "config.json", "a run, model or tokenizer directory")
     is_tokenizer = record.get("format") == TOKENIZER_FORMAT
     if sampler and (is_tokenizer or to == "v1"):
         what = "a tokenizer is not sampled" if is_tokenizer else "v1.0's files hold none"
         raise ConfigError(f"settings of a sampler: {what}; leave those options out")
-    _check_replaceable(out, TOKENIZER_FORMAT if is_tokenizer else MODEL_FORMAT)
-    if is_tokenizer:
-        _v1_tokenizer(source, out) if to == "v1" else _export_tokenizer(source, out, half)
-    elif to == "v1":
-        _v1_model(source, out, weights, reporter)
-    else:
-        _export_model(source, out, weights, half, sampler)
+    kind = _TOKENIZER_EXPORT if is_tokenizer else _MODEL_EXPORT
+    plan = functools.cache(lambda: _plan(source, is_tokenizer, weights, half, to, sampler, reporter))
+    with claim(out, kind, lambda: plan().record, overwrite=overwrite, warn=reporter.warn) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+        else:
+            plan().write(claimed.path)
     if push is not None:
         upload(out, push, license, reporter)
     return out
 
 
-def _check_replaceable(out: Path, kind: str) -> None:
-    """Refuse to replace anything but a result of ours of the kind that is to be written."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    found = _kind_of(out)
-    if found != kind:
-        what = "no model or tokenizer" if found is None else f"not {_WHATS[kind]}"
-        raise OutputError(f"{out} is {what}, so --overwrite does not replace it; choose another place")
+def _plan(
+    source: Path,
+    is_tokenizer: bool,
+    weights: str,
+    half: bool,
+    to: str,
+    sampler: SamplerChoice,
+    reporter: Reporter,
+) -> Export:
+    """Read what is exported, and check it."""
+    if is_tokenizer:
+        return _v1_tokenizer(source) if to == "v1" else _export_tokenizer(source, half)
+    if to == "v1":
+        return _v1_model(source, weights, reporter)
+    return _export_model(source, weights, half, sampler)
 
 
-def _kind_of(out: Path) -> str | None:
-    """The format of a directory that an export or training made; v1.0's files count as what they hold."""
-    if (out / "config.json").is_file():
-        return format_of(out)
-    for file, kind in ((out / "VQGAN" / V1_SIZES, MODEL_FORMAT), (out / V1_SIZES, TOKENIZER_FORMAT)):
-        if file.is_file() and file.read_text(encoding="utf-8", errors="replace").startswith(_BY_US):
-            return kind
-    return None
+def _find_export(path: Path, native: OutputKind, sizes: str) -> Found | None:
+    """A native directory, or v1.0's files with the record that is in a comment of their ``model.yaml``."""
+    if (path / "config.json").is_file():
+        return native.read(path)
+    file = path / sizes
+    if not file.is_file():
+        return None
+    by, _, rest = file.read_text(encoding="utf-8", errors="replace").partition("\n")
+    if not by.startswith(_BY_US):
+        return None
+    try:
+        record = json.loads(rest.partition("\n")[0].removeprefix("# "))
+    except ValueError:  # an earlier version wrote none
+        record = {}
+    return Found(record if isinstance(record, dict) else {}, True)
+
+
+def _export_kind(native: OutputKind, sizes: str) -> OutputKind:
+    def read(path: Path) -> Found | None:
+        return _find_export(path, native, sizes)
+
+    return OutputKind(native.what, read, compared=native.compared)
+
+
+_MODEL_EXPORT = _export_kind(MODEL, f"VQGAN/{V1_SIZES}")
+_TOKENIZER_EXPORT = _export_kind(TOKENIZER, V1_SIZES)
 
 
 def _check_keys(source: Path, record: Mapping[str, Any], keys: Sequence[str]) -> None:
@@ -148,18 +183,24 @@ def _stored(tensors: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
     return {name: t.half() if half and t.dtype == torch.float32 else t for name, t in tensors.items()}
 
 
-def _export_tokenizer(source: Path, out: Path, half: bool) -> None:
+def _export_tokenizer(source: Path, half: bool) -> Export:
     record = read_tokenizer_record(source)
     _check_keys(source, record, ("settings", "parents"))
     codec = load_tokenizer(source)
     parents = [parent("tokenizer", source.resolve(), codec.sha256), *record["parents"]]
     settings = {**record["settings"], "half": half}
     tensors = _stored(codec.network.state_dict(), half)
-    with replacing_directory(out) as temporary:
-        save_tokenizer(temporary, tensors, codec.config, settings, parents, record.get("network", "vqgan"))
+    network = record.get("network", "vqgan")
+
+    def write(out: Path) -> None:
+        with replacing_directory(out) as temporary:
+            save_tokenizer(temporary, tensors, codec.config, settings, parents, network)
+
+    sizes = {TOKENIZERS[network].key: codec.config.to_json()}
+    return Export({"network": network, **sizes, "settings": settings, "parents": parents}, write)
 
 
-def _export_model(source: Path, out: Path, weights: str, half: bool, choice: SamplerChoice) -> None:
+def _export_model(source: Path, weights: str, half: bool, choice: SamplerChoice) -> Export:
     record, file, step = weights_of(source, weights)
     model = load_model(source, weights=weights)
     sizes = network_of(record, TRANSFORMERS, "maskgit", source).key
@@ -179,14 +220,15 @@ def _export_model(source: Path, out: Path, weights: str, half: bool, choice: Sam
         step_counts(sampler, model.config.grid**2)
         new["sampler"] = sampler.describe()
     assert file.name == ("ema.safetensors" if own == "run" and weights == "ema" else WEIGHTS_FILE)
-    save_model(out, _stored(model.network.state_dict(), half), new, source / "tokenizer")
+    tensors = _stored(model.network.state_dict(), half)
+    return Export(new, lambda out: save_model(out, tensors, new, source / "tokenizer"))
 
 
 # --- the paper's own files -------------------------------------------------------------------------
 
 
-def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None:
-    """Write ``MaskGIT_RES.pth`` and ``VQGAN/``: what v1.0 calls its vit folder and its vqgan folder."""
+def _v1_model(source: Path, weights: str, reporter: Reporter) -> Export:
+    """``MaskGIT_RES.pth`` and ``VQGAN/``: what v1.0 calls its vit folder and its vqgan folder."""
     record, file, step = weights_of(source, weights)
     model = load_model(source, weights=weights)
     if not isinstance(model.network, MaskGIT):
@@ -201,12 +243,22 @@ def _v1_model(source: Path, out: Path, weights: str, reporter: Reporter) -> None
         "model_state_dict": {names[name]: t for name, t in model.network.state_dict().items()},
         "optimizer_state_dict": _v1_optimizer(model.network, record, file),
     }
-    with replacing_directory(out) as temporary:
-        torch.save(content, temporary / f"MaskGIT_{model.resolution}.pth")
-        _write_v1_tokenizer(codec, temporary / "VQGAN")
     heads = model.config.heads
     if heads != V1_HEADS:
         reporter.warn(f"v1.0's files don't tell the number of heads: say --heads {heads} to import them")
+    own = "run" if record["format"] == RUN_FORMAT else "model"
+    new = _v1_record(parent(own, source.resolve(), sha256_file(file)), weights)
+
+    def write(out: Path) -> None:
+        with replacing_directory(out) as temporary:
+            torch.save(content, temporary / f"MaskGIT_{model.resolution}.pth")
+            _write_v1_tokenizer(codec, temporary / "VQGAN", new)
+
+    return Export(new, write)
+
+
+def _v1_record(source: Mapping[str, str], weights: str) -> Record:
+    return {"to": "v1", "settings": {"weights": weights}, "parents": [source]}
 
 
 def _epoch(source: Path, record: Mapping[str, Any], step: int | None) -> int | None:
@@ -238,11 +290,16 @@ def _v1_optimizer(network: MaskGIT, record: Mapping[str, Any], file: Path) -> di
     return optimizer.state_dict()
 
 
-def _v1_tokenizer(source: Path, out: Path) -> None:
+def _v1_tokenizer(source: Path) -> Export:
     codec = load_tokenizer(source)
     _check_v1_tokenizer(codec)
-    with replacing_directory(out) as temporary:
-        _write_v1_tokenizer(codec, temporary)
+    record = _v1_record(parent("tokenizer", source.resolve(), codec.sha256), "raw")
+
+    def write(out: Path) -> None:
+        with replacing_directory(out) as temporary:
+            _write_v1_tokenizer(codec, temporary, record)
+
+    return Export(record, write)
 
 
 def _check_v1_tokenizer(codec: Tokenizer) -> None:
@@ -268,18 +325,19 @@ def _check_v1_tokenizer(codec: Tokenizer) -> None:
         )
 
 
-def _write_v1_tokenizer(codec: Tokenizer, folder: Path) -> None:
+def _write_v1_tokenizer(codec: Tokenizer, folder: Path, record: Record) -> None:
     """Write ``last.ckpt`` and ``model.yaml`` in a folder; the tensors' names are v1.0's already."""
     assert isinstance(codec.config, VQGANConfig)
     folder.mkdir(exist_ok=True)
     torch.save({"state_dict": dict(codec.network.state_dict())}, folder / V1_TOKENIZER)
-    (folder / V1_SIZES).write_text(v1_model_yaml(codec.config), encoding="utf-8")
+    (folder / V1_SIZES).write_text(v1_model_yaml(codec.config, record), encoding="utf-8")
 
 
-def v1_model_yaml(sizes: VQGANConfig) -> str:
-    """The sizes of a VQGAN as v1.0's code reads them, in YAML."""
+def v1_model_yaml(sizes: VQGANConfig, record: Record) -> str:
+    """The sizes of a VQGAN as v1.0's code reads them, in YAML; a comment holds the export's record."""
     return f"""\
 {_BY_US} {__version__}
+# {json.dumps(record)}
 model:
   target: taming.models.vqgan.VQModel
   params:

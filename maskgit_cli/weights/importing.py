@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,22 +16,17 @@ from torch.overrides import TorchFunctionMode
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import VQGANConfig
 from maskgit_cli.data.imagenet import imagenet_names
-from maskgit_cli.errors import ConfigError, InputError, OutputError
-from maskgit_cli.formats.atomic import (
-    check_output,
-    parent,
-    remove_leftovers,
-    replacing_directory,
-    sha256_file,
-)
+from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.formats.atomic import parent, replacing_directory, sha256_file
+from maskgit_cli.formats.claim import Outcome, claim
 from maskgit_cli.formats.models import (
-    MODEL_FORMAT,
-    TOKENIZER_FORMAT,
+    MODEL_OR_TOKENIZER,
     find_named,
     format_of,
     read_tokenizer_record,
     save_model,
 )
+from maskgit_cli.formats.records import Record
 from maskgit_cli.networks.loading import load_tokenizer, save_tokenizer
 from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -99,6 +95,13 @@ class _Tokenizer(NamedTuple):
     parents: list[dict[str, str]]
 
 
+class Import(NamedTuple):
+    """A conversion that can be written: its record, and a function that writes it at a path."""
+
+    record: Record
+    write: Callable[[Path], None]
+
+
 class _Sources(NamedTuple):
     """The files that were given, by kind."""
 
@@ -141,10 +144,24 @@ def import_weights(
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
     """
     require(heads is None or heads >= 1, "heads", heads, "1 or more")
-    _check_output(out, overwrite)
+    plan = functools.cache(lambda: plan_import(files, tokenizer, heads, weights, reporter))
+    with claim(
+        out, MODEL_OR_TOKENIZER, lambda: plan().record, overwrite=overwrite, warn=reporter.warn
+    ) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+        else:
+            plan().write(claimed.path)
+    return out
+
+
+def plan_import(
+    files: Sequence[Path], tokenizer: Sequence[Path], heads: int | None, weights: str, reporter: Reporter
+) -> Import:
+    """Read and check published files; see :func:`import_weights`."""
     sources = _sort(files, tokenizer, weights)
     if sources.transformer is None:
-        return _import_tokenizer(sources, out, reporter)
+        return _plan_tokenizer(sources, reporter)
     found_tokenizer = _tokenizer_for(sources, grid_of(sources.transformer), reporter)
     sizes = transformer_sizes(sources.transformer, found_tokenizer.sizes.codebook_size, heads)
     model = _convert(sources.transformer, sizes, TRANSFORMERS)
@@ -159,8 +176,7 @@ def import_weights(
     record = _record(model, found_tokenizer, {"heads": sizes.heads, "weights": weights})
     named = " with ImageNet's names" if record["class_names"] else " without names"
     reporter.info(f"{sizes.classes} classes{named}, resolution {record['resolution']} px")
-    save_model(out, model.tensors, record, found_tokenizer.source)
-    return out
+    return Import(record, lambda path: save_model(path, model.tensors, record, found_tokenizer.source))
 
 
 def _record(model: _Converted, found_tokenizer: _Tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
@@ -179,15 +195,6 @@ def _record(model: _Converted, found_tokenizer: _Tokenizer, settings: dict[str, 
         "settings": settings,
         "parents": [model.parent, *found_tokenizer.parents],
     }
-
-
-def _check_output(out: Path, overwrite: bool) -> None:
-    """Refuse an output that exists, or that --overwrite must not replace."""
-    check_output(out, overwrite)
-    remove_leftovers(out)
-    ours = format_of(out) in (MODEL_FORMAT, TOKENIZER_FORMAT)
-    if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError(f"{out} is not a model or tokenizer directory, so --overwrite does not replace it")
 
 
 def _report(converted: _Converted, reporter: Reporter) -> None:
@@ -397,12 +404,22 @@ def _write_tokenizer(path: Path, converted: _Converted, parents: list[dict[str, 
     save_tokenizer(path, converted.tensors, converted.sizes, settings, parents, network)
 
 
-def _import_tokenizer(sources: _Sources, out: Path, reporter: Reporter) -> Path:
+def _plan_tokenizer(sources: _Sources, reporter: Reporter) -> Import:
     if sources.directory is not None:
         raise ConfigError(
             f"{sources.directory} is a directory of this package already; there is nothing to import"
         )
     converted = _convert_tokenizer(sources, None, reporter)
-    with replacing_directory(out) as temporary:
-        _write_tokenizer(temporary, converted, [converted.parent])
-    return out
+    network, parents = converted.published.spec.network, [converted.parent]
+    record = {
+        "network": network,
+        TOKENIZERS[network].key: converted.sizes.to_json(),
+        "settings": {"weights": converted.published.weights},
+        "parents": parents,
+    }
+
+    def write(path: Path) -> None:
+        with replacing_directory(path) as temporary:
+            _write_tokenizer(temporary, converted, parents)
+
+    return Import(record, write)

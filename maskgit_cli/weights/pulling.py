@@ -9,9 +9,11 @@ from huggingface_hub import constants
 
 from maskgit_cli.config.base import offline as forbidden
 from maskgit_cli.config.catalogue import CatalogueEntry, PublishedFile, published_model
-from maskgit_cli.errors import WeightsError
-from maskgit_cli.formats.atomic import check_output, read_json, replacing_directory
-from maskgit_cli.formats.models import MODEL_FORMAT, MODELS, WEIGHTS_FILE
+from maskgit_cli.errors import OutputError, WeightsError
+from maskgit_cli.formats.atomic import read_json, replacing_directory
+from maskgit_cli.formats.claim import Outcome, claim
+from maskgit_cli.formats.models import MODEL, MODEL_FORMAT, MODEL_OR_TOKENIZER, MODELS, WEIGHTS_FILE
+from maskgit_cli.formats.records import Record
 from maskgit_cli.networks.loading import load_model, load_tokenizer
 from maskgit_cli.runtime.download import (
     AbsentError,
@@ -25,7 +27,7 @@ from maskgit_cli.runtime.download import (
     download_url,
 )
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.weights.importing import import_weights
+from maskgit_cli.weights.importing import plan_import
 from maskgit_cli.weights.upload import check_repository
 
 # What a model directory consists of, as `export --push` uploads it.
@@ -69,29 +71,48 @@ def pull(
     else:
         model = published_model(name)
     out = out or MODELS / name.rsplit("/", 1)[-1]
-    if model and not overwrite and holds_model(out, model, weights):
-        reporter.info(f"{out} is {name} already; use --overwrite to make it again")
-        return out
-    check_output(out, overwrite)
+    kind = MODEL_OR_TOKENIZER if model else MODEL
+
+    def wanted() -> Record:
+        return _wanted(name, model, out, weights, offline)
+
+    with claim(out, kind, wanted, overwrite=overwrite, warn=reporter.warn) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(f"{out} is {name} already; use --overwrite to make it again")
+        elif model is None:
+            _pull_native(name, claimed.path, offline, reporter)
+        else:
+            paths = _download_all(name, model, offline, reporter)
+            plan_import(paths[:1], paths[1:], model.heads, weights, reporter).write(claimed.path)
+    return out
+
+
+def _wanted(name: str, model: CatalogueEntry | None, out: Path, weights: str, offline: bool) -> Record:
+    """The record of the model to compare with the one that is there, without downloading any weights.
+
+    Raises:
+        OutputError: another model than the published one is there.
+    """
     if model is None:
-        return _pull_native(name, out, offline, reporter)
+        return read_json(download(PublishedFile(name, "config.json"), offline), "a model directory")
+    if not holds_model(out, model, weights):
+        raise OutputError(
+            f"{out} exists and is not {name} (--weights {weights}); choose another place with --out, "
+            "or pass --overwrite to replace it"
+        )
+    return read_json(out / "config.json", "a model directory")
+
+
+def _download_all(name: str, model: CatalogueEntry, offline: bool, reporter: Reporter) -> list[Path]:
+    """The files of a published model."""
     try:
-        paths = [download(file, offline, reporter) for file in model.files]
+        return [download(file, offline, reporter) for file in model.files]
     except AbsentError as error:
         if model.listed:
             raise
         raise WeightsError(
             f"{name} follows its authors' naming scheme, but they list no such file: {error}"
         ) from None
-    return import_weights(
-        paths[:1],
-        out,
-        tokenizer=paths[1:],
-        heads=model.heads,
-        weights=weights,
-        overwrite=overwrite,
-        reporter=reporter,
-    )
 
 
 def holds_model(path: Path, model: CatalogueEntry, weights: str) -> bool:

@@ -199,9 +199,8 @@ def test_results_alone_are_on_stdout(maskgit, run, tokens, tmp_path):
     exported = maskgit("export", run, tmp_path / "model")
     assert (exported.status, exported.stdout) == (0, f"{tmp_path / 'model'}\n")
     again = maskgit("export", run, tmp_path / "model", "--json")
-    assert (again.status, again.stdout) == (1, "")
-    assert again.stderr.startswith(f"maskgit: {tmp_path / 'model'} exists")
-    assert "--overwrite" in again.stderr
+    assert (again.status, json.loads(again.stdout)["path"]) == (0, str(tmp_path / "model"))
+    assert "already complete" in again.stderr
     replaced = maskgit("export", run, tmp_path / "model", "--json", "--overwrite", "--quiet")
     assert json.loads(replaced.stdout)["path"] == str(tmp_path / "model")
     assert replaced.stderr == ""

@@ -296,7 +296,7 @@ def test_records(made, run, tokenizer):
     for sampler in PRESETS.values():
         held.check(sampler.describe(), "sampler-settings")
     for name in ("first", "all"):
-        held.check(read(made / name / "decoded.json"), "record-of-decoded-pictures")
+        held.check(read(made / name / "decoded.json"), "record-of-decoded-images")
     for path in made.rglob("*scores.json"):
         held.check(read(path), "record-of-scores")
     for name in ("sweep", "small-sweep"):
@@ -354,7 +354,7 @@ def test_statistics_files(made):
         ("files-of-a-tokenizer", ["tokenizer", "vqgan", "vqgan-exported", "builtin-tokenizer"]),
         ("files-of-a-model", ["model", "model-again", "builtin"]),
         ("files-of-samples", ["samples", "codes", "boxed", "masked"]),
-        ("files-of-a-picture-folder", ["first", "all"]),
+        ("files-of-a-folder-of-decoded-images", ["first", "all"]),
     ],
 )
 def test_files(made, run, tokenizer, anchor, folders):

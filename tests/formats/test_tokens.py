@@ -1,4 +1,4 @@
-"""Token files: what is written is what is read, whatever happened in between; nothing else is accepted."""
+"""Token files: what is written is what is read, even after a kill; nothing else is accepted."""
 
 import dataclasses
 import errno
@@ -13,7 +13,8 @@ import pytest
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.formats import in_place, tokens
 from maskgit_cli.formats import token_writer as token_writing
-from maskgit_cli.formats.token_writer import TokenWriter, completed
+from maskgit_cli.formats.claim import Outcome, claim
+from maskgit_cli.formats.token_writer import TOKENS, TokenWriter, tokens_record
 from maskgit_cli.formats.tokens import TokenMeta, check_tokenizer, open_tokens
 from maskgit_cli.reports.inspecting import describe
 
@@ -38,6 +39,12 @@ def write(path, meta=META, rows=range(7), skipped=(), **changes):
     for row in rows:
         writer.write(np.array([row]), CODES[[row]])
     return writer.finish(skipped)
+
+
+def outcome(path, meta=META, overwrite=False):
+    """What a claim of a token file yields."""
+    with claim(path, TOKENS, tokens_record(meta), overwrite=overwrite) as claimed:
+        return claimed.outcome
 
 
 @pytest.fixture
@@ -114,7 +121,7 @@ def test_ten_thousand_classes_with_long_names(tmp_path):
     assert open_tokens(tmp_path / "t.h5").meta.class_names == names
 
 
-def test_other_processes_map_the_file_anew(path):
+def test_a_pickled_file_maps_its_codes_again(path):
     file = open_tokens(path)
     assert file.codes.shape == CODES.shape
     assert file.names == NAMES
@@ -158,38 +165,39 @@ def test_codes_reach_the_file_before_they_are_called_done(tmp_path, monkeypatch)
 
 
 def test_killed_between_rename_and_removal(path):
-    leftover = TokenWriter.create_or_resume(path, META, NAMES, LABELS, overwrite=True)
-    assert completed(path, META) is not None
-    assert not leftover.partial.exists()
+    leftover = TokenWriter.create_or_resume(path, META, NAMES, LABELS)
+    assert leftover.partial.exists()
+    assert outcome(path) is Outcome.COMPLETE
+    assert os.listdir(path.parent) == ["t.h5"]
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "difference"),
     [
-        ({"settings": {"res": 64, "views": "flip", "list": [1, 3]}}, r"with list \[1, 2\], not \[1, 3\]"),
-        ({"resolution": 128}, "with resolution 64, not 128"),
-        ({"tokenizer_sha256": "ee" * 32}, "with tokenizer abababababab, not eeeeeeeeeeee"),
-        ({"parents": [{"kind": "images", "name": "photos", "sha256": "ff" * 32}]}, "with images cdcd"),
-        ({"class_names": ["a class " * 20, "b"]}, "with other class_names"),
+        ({"settings": {"res": 64, "views": "flip", "list": [1, 3]}}, "--list 1:2, not 1:3"),
+        ({"resolution": 128}, "resolution 64, not 128"),
+        ({"tokenizer_sha256": "ee" * 32}, "tokenizer abababababab, not eeeeeeeeeeee"),
+        ({"parents": [{"kind": "images", "name": "photos", "sha256": "ff" * 32}]}, "images cdcd.*, not ffff"),
+        ({"class_names": ["a class " * 20, "b"]}, "class_names Katze:犬, not a class"),
     ],
 )
-def test_other_settings_over_what_is_there(path, tmp_path, change, message):
+def test_other_settings_than_those_of_an_existing_file(path, tmp_path, change, difference):
     other = dataclasses.replace(META, **change)
-    with pytest.raises(OutputError, match=message) as caught:
-        completed(path, other)
-    assert "--overwrite" in str(caught.value)
+    with pytest.raises(OutputError, match=rf"t\.h5 exists .*{difference}.*--overwrite"):
+        outcome(path, other)
     TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
-    with pytest.raises(OutputError, match=r"u\.h5\.partial was begun " + message):
-        TokenWriter.create_or_resume(tmp_path / "u.h5", other, NAMES, LABELS)
-    renewed = TokenWriter.create_or_resume(tmp_path / "u.h5", other, NAMES, LABELS, overwrite=True)
-    assert renewed.meta == other
+    with pytest.raises(OutputError, match=rf"u\.h5 was started .*{difference}.*--overwrite"):
+        outcome(tmp_path / "u.h5", other)
+    assert outcome(tmp_path / "u.h5", META) is Outcome.RESUME
+    assert outcome(tmp_path / "u.h5", other, overwrite=True) is Outcome.NEW
+    assert TokenWriter.create_or_resume(tmp_path / "u.h5", other, NAMES, LABELS).meta == other
 
 
 def test_tuples_names_and_versions_make_no_difference(path):
     settings = {**META.settings, "list": (1, 2)}
     parents = [{**META.parents[0], "name": "moved"}]
     same = dataclasses.replace(META, settings=settings, parents=parents, created_by="x", tokenizer="moved")
-    assert completed(path, same).meta == META
+    assert outcome(path, same) is Outcome.COMPLETE
 
 
 def test_other_images_over_an_unfinished_file(tmp_path):
@@ -199,29 +207,36 @@ def test_other_images_over_an_unfinished_file(tmp_path):
             TokenWriter.create_or_resume(tmp_path / "t.h5", META, names, labels)
 
 
-def test_a_finished_file_stays_until_overwritten(path):
+def test_a_finished_file_stays_until_its_replacement_is_complete(path):
     before = path.read_bytes()
-    with pytest.raises(OutputError, match="--overwrite"):
-        TokenWriter.create_or_resume(path, META, NAMES, LABELS)
-    writer = TokenWriter.create_or_resume(path, META, NAMES, LABELS, overwrite=True)
-    assert path.read_bytes() == before
-    writer.write(np.arange(7), CODES[::-1])
-    writer.finish()
-    assert np.array_equal(open_tokens(path).codes, CODES[::-1])
+    with claim(path, TOKENS, tokens_record(META), overwrite=True) as claimed:
+        assert claimed.outcome is Outcome.REPLACE
+        TokenWriter.create_or_resume(path, META, NAMES, LABELS).write(np.arange(3), CODES[4:])
+        assert path.read_bytes() == before
+    with claim(path, TOKENS, tokens_record(META), overwrite=True) as claimed:  # the same command again
+        assert claimed.outcome is Outcome.REPLACE
+        writer = TokenWriter.create_or_resume(path, META, NAMES, LABELS)
+        assert writer.done.sum() == 3
+        writer.write(np.arange(3, 7), CODES[3::-1])
+        writer.finish()
+    assert np.array_equal(open_tokens(path).codes, np.concatenate([CODES[4:], CODES[3::-1]]))
+    assert os.listdir(path.parent) == ["t.h5"]
 
 
 def test_damaged_partial(tmp_path):
     (tmp_path / "t.h5.partial").write_bytes(b"rubbish")
-    with pytest.raises(OutputError, match=r"cannot resume: .*--overwrite"):
-        TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
-    TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS, overwrite=True)
+    with pytest.raises(OutputError, match=r"t\.h5.*HDF5.*--overwrite"):
+        outcome(tmp_path / "t.h5")
+    assert outcome(tmp_path / "t.h5", overwrite=True) is Outcome.NEW
+    TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
 
 
-def test_nothing_is_completed_yet(tmp_path):
-    assert completed(tmp_path / "t.h5", META) is None
+def test_files_of_something_else(tmp_path):
+    assert outcome(tmp_path / "t.h5") is Outcome.NEW
     (tmp_path / "t.h5").write_bytes(b"rubbish")
     with pytest.raises(OutputError, match=r"not a token file.*--overwrite"):
-        completed(tmp_path / "t.h5", META)
+        outcome(tmp_path / "t.h5")
+    assert outcome(tmp_path / "t.h5", overwrite=True) is Outcome.REPLACE
 
 
 def full_disk(*arguments):
@@ -262,8 +277,8 @@ def test_file_systems_that_cannot_reserve(tmp_path, monkeypatch):
 
 def test_a_folder_is_made_and_one_is_never_replaced(tmp_path):
     write(tmp_path / "new/folder/t.h5")
-    with pytest.raises(OutputError, match="exists"):
-        TokenWriter.create_or_resume(tmp_path / "new", META, NAMES, LABELS, overwrite=True)
+    with pytest.raises(OutputError, match="new exists and is a folder"):
+        outcome(tmp_path / "new", overwrite=True)
 
 
 # --- what readers refuse ----------------------------------------------------------------------------
@@ -291,16 +306,16 @@ def attribute(name, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: file.attrs.pop("format"), "no artifact of ours, not maskgit-tokens"),
+        (lambda file: file.attrs.pop("format"), "not a maskgit artifact, not maskgit-tokens"),
         (attribute("format", "other"), "is other, not maskgit-tokens"),
         (attribute("version", 2), "has version 2 .*reads version 1"),
-        (attribute("complete", False), "not finished; run the command that makes it again"),
+        (attribute("complete", False), "not finished"),
         (lambda file: file.attrs.pop("grid"), "truncated or damaged"),
         (attribute("views", "three"), "has views 'three'"),
         (attribute("settings", "{"), "its settings are not JSON"),
         (attribute("class_names", "{}"), "its class_names are not a list"),
         (attribute("class_names", '["one"]'), "a label outside its 1 classes"),
-        (attribute("codebook_size", 512), "code [0-9]+ is outside its codebook of 512"),
+        (attribute("codebook_size", 512), "token [0-9]+ is outside its codebook of 512"),
         (attribute("grid", 5), r"its codes are uint16 \(7, 2, 4, 4\), not uint16 \(7, 2, 5, 5\)"),
         (replace("codes"), "truncated or damaged"),
         (replace("codes", data=CODES.astype(np.int32)), "its codes are int32"),
@@ -310,7 +325,7 @@ def attribute(name, value):
         (replace("labels", shape=(0,), dtype="i4"), "holds no images"),
         (replace("names", data=np.zeros(6, "S4")), "its names are"),
         (replace("names", data=np.zeros(7, "i4")), "its names are int32"),
-        (replace("done", data=np.arange(7) > 0), "has rows without codes"),
+        (replace("done", data=np.arange(7) > 0), "has rows without"),
         (replace("skipped"), "truncated or damaged"),
         (replace("skipped", data=np.zeros((2, 3), "S1")), "its skipped are"),
     ],
@@ -326,7 +341,7 @@ def test_readers_refuse(path, change, message):
 def test_truncated(path, part):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(ArtifactError, match="truncated or damaged; make it again"):
+    with pytest.raises(ArtifactError, match="truncated or damaged"):
         open_tokens(path)
 
 
@@ -340,7 +355,7 @@ def test_a_file_one_may_not_read_is_not_called_damaged(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 5000])
 def test_not_hdf5(tmp_path, content):
     (tmp_path / "t.h5").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"not HDF5.*`maskgit tokenize` makes one"):
+    with pytest.raises(ArtifactError, match=r"not HDF5.*`maskgit tokenize`"):
         open_tokens(tmp_path / "t.h5")
 
 
@@ -351,7 +366,7 @@ def test_missing_folder_or_unfinished(tmp_path):
         open_tokens(tmp_path)
     writer = TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
     for unfinished in (tmp_path / "t.h5", writer.partial):
-        with pytest.raises(ArtifactError, match="not finished; run the command that makes it again"):
+        with pytest.raises(ArtifactError, match="not finished"):
             open_tokens(unfinished)
 
 
@@ -361,14 +376,12 @@ def test_another_tokenizer():
         check_tokenizer(META, "cd" * 32)
 
 
-def test_info_tells_an_unfinished_file_from_an_absent_one(tmp_path):
+def test_info_distinguishes_an_unfinished_file_from_an_absent_one(tmp_path):
     path = tmp_path / "tokens.h5"
     writer = TokenWriter.create_or_resume(path, META, NAMES, LABELS)
     writer.write(np.array([0]), CODES[[0]])
     del writer
-    with pytest.raises(
-        ArtifactError, match=r"tokens\.h5 is not finished; run the command that makes it again"
-    ):
+    with pytest.raises(ArtifactError, match=r"tokens\.h5 is not finished"):
         describe(path)
     write(path, rows=range(1, 7))
     assert describe(path)["images"] == 7

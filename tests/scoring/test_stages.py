@@ -368,8 +368,9 @@ def test_scores_record_the_sampling_settings_and_are_in_the_sample_directory(sam
         settings = json.loads((path / "settings.json").read_text())["settings"]
         assert result.record["sample_settings"] == settings
         assert result.record["settings"] == VQGAN.to_json()
-        with pytest.raises(OutputError, match="--overwrite"):
-            score(path, real, VQGAN, tokenizer=model)
+        assert score(path, real, VQGAN, tokenizer=model).record == result.record
+        with pytest.raises(OutputError, match=r"--neighbors 3, not 4.*--overwrite"):
+            score(path, real, replace(VQGAN, neighbors=4), tokenizer=model)
         score(path, real, VQGAN, tokenizer=model, overwrite=True)
     finally:
         (path / "scores.json").unlink(missing_ok=True)
@@ -557,8 +558,11 @@ def test_statistics_without_features(here, real, fake, tokenizer):
         [ref, fake], here / "all.npz", VQGAN, tokenizer=tokenizer, with_features=True, reporter=listener
     )
     assert any("no features" in text for text in listener.warnings)
-    with pytest.raises(OutputError, match="--overwrite"):
-        fid_stats([real], ref, VQGAN, tokenizer=tokenizer)
+    assert fid_stats([real], ref, VQGAN, tokenizer=tokenizer) == ref
+    with pytest.raises(OutputError, match=r"--with-features False, not True.*--overwrite"):
+        fid_stats([real], ref, VQGAN, tokenizer=tokenizer, with_features=True)
+    with pytest.raises(OutputError, match=r"images [0-9a-f]{12}, not.*--overwrite"):
+        fid_stats([fake], ref, VQGAN, tokenizer=tokenizer)
     with pytest.raises(InputError, match="no source"):
         fid_stats([], here / "none.npz")
 

@@ -168,7 +168,7 @@ def test_a_run_starts_a_run_and_is_resumed(run, tokens, tmp_path):
     train_tiny(tokens, tmp_path / "next", {"init_from": run}, **{**settings, "steps": 4})
     name = "checkpoints/step-00000004/model.safetensors"
     assert (path / name).read_bytes() == (whole / name).read_bytes()
-    with pytest.raises(OutputError, match="begun with init_from"):
+    with pytest.raises(OutputError, match="--init-from"):
         train_tiny(tokens, tmp_path / "next", **settings)
 
 

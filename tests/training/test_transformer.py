@@ -199,7 +199,7 @@ def test_loss_falls_on_what_can_be_learnt(tokens, tmp_path):
 
 def test_a_run_directory_holds_what_it_should(run, tokens, tokenizer):
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "tokenizer", "metrics.jsonl", "previews", "checkpoints", ".lock"
+        "config.json", "tokenizer", "metrics.jsonl", "previews", "checkpoints"
     }  # fmt: skip
     record = json.loads((run / "config.json").read_text())
     assert record["settings"] == TrainConfig(**RESOLVED | {"preview_every": 6}).to_json()
@@ -514,12 +514,12 @@ def test_a_resolution_the_file_has_not_names_the_command_that_makes_it(tokens, t
 
 def test_other_settings_over_a_run_are_named(run, tokens, tokenizer, tmp_path):
     twin = shutil.copytree(run, tmp_path / "run")
-    with pytest.raises(OutputError, match=r"begun with lr 0\.001, not 0\.002"):
+    with pytest.raises(OutputError, match=r"--lr 0\.001, not 0\.002"):
         train_tiny(tokens, twin, lr=2e-3)
-    with pytest.raises(OutputError, match="begun with loss_on all, not masked"):
+    with pytest.raises(OutputError, match="--loss-on all, not masked"):
         train_tiny(tokens, twin, loss_on="masked")
     other = write_tokens(tmp_path / "t.h5", tokenizer, labels=np.zeros(4, np.int32))
-    with pytest.raises(OutputError, match="begun with other parents"):
+    with pytest.raises(OutputError, match=r"tokens [0-9a-f]{12}, not"):
         train_tiny(other, twin, {"tokenizer": tokenizer})
     assert contents(twin) == contents(run)
     # How far, how often and how talkatively is free.
@@ -537,14 +537,14 @@ def test_the_learning_rate_may_decay(tokens, tmp_path):
     constant = train_tiny(tokens, tmp_path / "constant")
     assert [line["lr"] for line in metrics(constant) if "lr" in line] == pytest.approx([5e-4] + 5 * [1e-3])
     assert metrics(run)[-1]["loss"] != metrics(constant)[-1]["loss"]
-    with pytest.raises(OutputError, match="begun with steps 6, not 8"):
+    with pytest.raises(OutputError, match="--steps 6, not 8"):
         train_tiny(tokens, run, lr_floor=0.2, steps=8)
 
 
 @pytest.mark.parametrize("extra", [{}, {"overwrite": True}])
 def test_two_trainings_never_share_a_directory(run, tokens, tmp_path, extra):
     twin = shutil.copytree(run, tmp_path / "run")
-    with held(twin), pytest.raises(OutputError, match="run: another process is training there; wait for it"):
+    with held(twin), pytest.raises(OutputError, match=f"run is in use by process {os.getpid()}"):
         train_tiny(tokens, twin, extra, steps=8)
     assert contents(twin) == contents(run)
     train_tiny(tokens, twin, extra, steps=8)
@@ -558,7 +558,7 @@ def test_overwrite_begins_anew_and_spares_what_is_not_ours(run, tokens, tmp_path
     assert load_checkpoint(twin).step == 2
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
-    with pytest.raises(OutputError, match="is not a run directory, so --overwrite does not remove it"):
+    with pytest.raises(OutputError, match="photos exists and is not a run directory"):
         train_tiny(tokens, tmp_path / "photos", {"overwrite": True})
     with pytest.raises(OutputError, match="exists and is not a run directory"):
         train_tiny(tokens, tmp_path / "photos")
@@ -572,7 +572,7 @@ def test_overwriting_never_loses_the_only_tokenizer(tokens, tmp_path, monkeypatc
     run = train_tiny(alone, tmp_path / "runs" / "a", {"tokenizer": tokens.parent / "tokenizer"}, steps=2)
     before = contents(run)
     extra = {"overwrite": True} | ({"tokenizer": run} if named else {})
-    with pytest.raises(ArtifactError, match=r"would go with .*; copy it elsewhere first"):
+    with pytest.raises(ArtifactError, match=r"--overwrite.*copy it elsewhere first"):
         train_tiny(alone, run, extra, steps=2)
     assert contents(run) == before
     shutil.copytree(run / "tokenizer", tmp_path / "tokenizers" / "mine")
@@ -584,7 +584,6 @@ def test_overwriting_that_is_interrupted_leaves_nothing_half_removed(run, tokens
     twin = shutil.copytree(run, tmp_path / "run")
 
     def interrupted(*arguments, **options):
-        (twin / "config.json").unlink(missing_ok=True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -602,7 +601,7 @@ def test_codes_without_their_tokenizer_cannot_be_trained_on(tokens, tmp_path, mo
     shutil.copy(tokens, alone)
     with pytest.raises(ArtifactError, match="is not here; name it with --tokenizer"):
         train_tiny(alone, tmp_path / "run")
-    with pytest.raises(ArtifactError, match="but the codes came from"):
+    with pytest.raises(ArtifactError, match="other is tokenizer"):
         train_tiny(alone, tmp_path / "run", {"tokenizer": make_tokenizer(tmp_path / "other", seed=1)})
 
 

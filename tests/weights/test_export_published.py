@@ -168,8 +168,9 @@ def test_another_number_of_heads_is_said_aloud(imported, tmp_path, maskgit):
 
 def test_overwriting_only_what_an_export_made(imported, tmp_path):
     out = export(imported, tmp_path / "v1", to="v1")
+    export(imported, out, to="v1")  # already complete
     with pytest.raises(OutputError, match="exists"):
-        export(imported, out, to="v1")
+        export(imported, out)
     export(imported, out, to="v1", overwrite=True)
     export(imported, out, overwrite=True)
     load_model(out)
@@ -178,7 +179,7 @@ def test_overwriting_only_what_an_export_made(imported, tmp_path):
     (mine / "last.ckpt").write_bytes(b"years of work")
     (mine / "model.yaml").write_text("model: mine")
     for to in ("v1", "native"):
-        with pytest.raises(OutputError, match="is no model or tokenizer, so --overwrite does not replace it"):
+        with pytest.raises(OutputError, match="mine exists and is not a model directory"):
             export(imported, mine, to=to, overwrite=True)
     assert (mine / "last.ckpt").read_bytes() == b"years of work"
 

@@ -1,0 +1,70 @@
+"""Comparing the records of two results, for all formats alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from maskgit_cli.config.base import option
+
+Record = Mapping[str, Any]
+# What identifies the writer of a record, not its result.
+_LABELS = ("format", "version", "created_by", "complete")
+# Settings that follow from other settings, which are the ones to name where two records differ.
+_DERIVED = ("labels_sha256", "edits", "windows", "points")
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def identity(record: Record) -> dict[str, Any]:
+    """What equal results have in common: settings by their names, digests of parents by their kinds."""
+    values = _flat(record.get("settings", {}))
+    kinds: Counter[str] = Counter()
+    for source in record.get("parents", []):
+        kind = source["kind"]
+        kinds[kind] += 1
+        values[f"{kind} {kinds[kind]}" if kinds[kind] > 1 else kind] = source["sha256"][:12]
+    # The rest mostly follows from these, which are the ones to name where two records differ.
+    others = {key: value for key, value in record.items() if key not in (*_LABELS, "settings", "parents")}
+    return values | {key: value for key, value in others.items() if key not in values}
+
+
+def _flat(settings: Record) -> dict[str, Any]:
+    """Settings by their names, those of a group (of the sampler, say) among the others."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values |= value if isinstance(value, dict) else {key: value}
+    return values
+
+
+def record_difference(old: Record, new: Record) -> str | None:
+    """The first setting or parent in which two records differ, as text, or None."""
+    before, after = identity(old), json.loads(json.dumps(identity(new)))
+    options = {key for record in (old, new) for key in _flat(record.get("settings", {}))}
+    for key in sorted(after | before, key=lambda key: key in _DERIVED):
+        if before.get(key) == after.get(key):
+            continue
+        if key == "labels_sha256":
+            return f"other classes in the file of --labels {_shown(after.get('labels'))}"
+        name = option("sampler" if key == "method" else key) if key in options else key
+        return _changed(name, before.get(key), after.get(key))
+    return None
+
+
+def _changed(name: str, before: object, after: object) -> str:
+    """How a value differs; of an object, its first value that differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        key = next(key for key in after | before if before.get(key) != after.get(key))
+        return _changed(f"{name}.{key}", before.get(key), after.get(key))
+    return f"{name} {_shown(before)}, not {_shown(after)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):  # as it is typed: --range 0:64, --box 8,8,16,16
+        value = (":" if len(value) == 2 else ",").join(map(str, value))
+    text = "none" if value is None else str(value)
+    if _DIGEST.fullmatch(text):
+        return text[:12]
+    return text if len(text) <= 60 else text[:57] + "..."
