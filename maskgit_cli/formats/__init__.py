@@ -1,1 +1,1 @@
-"""The on-disk formats, one a file; docs/artifacts.md specifies them. Nothing here knows a network."""
+"""The on-disk formats, one per file, as docs/artifacts.md specifies them, and claims on outputs."""

@@ -42,7 +42,7 @@ _REASONS = {
 
 
 def shown_path(path: Path) -> Path:
-    """The path as the user knows it: hidden temporary names in it become the names they stand in for."""
+    """The path as the user knows it: hidden temporary names in it become the final ones."""
     return Path(*(match[1] if (match := _HIDDEN.fullmatch(part)) else part for part in path.parts))
 
 

@@ -25,7 +25,7 @@ def lock(path: Path, warn: Warn = warnings.warn) -> Iterator[None]:
     """Hold the lock of an output: ``.NAME.lock`` next to it, or in it where its folder cannot be written.
 
     The operating system releases the lock of a process that dies. Where the file system has no such locks
-    (some network file systems), the file's existence stands in for one if filelock can do so; else a
+    (some network file systems), the existence of the file is the lock if filelock supports that; else a
     warning says that nothing keeps other processes off.
 
     Raises:
