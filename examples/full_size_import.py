@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.catalogue import CATALOGUE, CatalogueEntry
 from maskgit_cli.config.networks import (
+    TOKENIZERS,
+    TRANSFORMERS,
     GoogleConfig,
     GoogleVQGANConfig,
     HaltonConfig,
     TransformerConfig,
     VQGANConfig,
 )
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.networks.registry import build
 from maskgit_cli.reports.inspecting import describe
 from maskgit_cli.weights.exporting import v1_model_yaml
 from maskgit_cli.weights.names import PUBLISHED_NETWORKS, renamed
@@ -117,10 +119,10 @@ def write_files(model: CatalogueEntry, folder: Path) -> list[Path]:
         (TRANSFORMERS[model.family], model.family, sizes),
         (TOKENIZERS[tokenizer], tokenizer, codec_sizes),
     )
-    for path, file, (kind, family, own) in zip(
+    for path, file, (entry, family, own) in zip(
         paths, (model.weights, model.tokenizer[0]), networks, strict=True
     ):
-        network = kind.build(own)
+        network = build(entry, own)
         tensors = published_tensors(network, family, own)
         if model.family == "google":
             write_flax(path, tensors, sizes.heads)

@@ -1,4 +1,4 @@
-"""How much of a folder of images a tokenizer's codes keep: PSNR, codebook usage, perplexity.
+"""Reconstruction quality of a tokenizer on a folder of images: PSNR, codebook usage, perplexity.
 
 python examples/reconstruction.py builtin emoji64/val
 """

@@ -31,7 +31,7 @@ def tiny_sizes(classes: int = 3, grid: int = GRID) -> TransformerConfig:
 
 
 def tiny_transformer(classes: int = 3, grid: int = GRID, seed: int = 0) -> MaskGIT:
-    """A transformer whose logits differ from position to position, code to code and class to class."""
+    """A transformer whose logits depend on position, token and class."""
     torch.manual_seed(seed)
     network = MaskGIT(tiny_sizes(classes, grid))
     for parameter in network.parameters():
@@ -40,7 +40,7 @@ def tiny_transformer(classes: int = 3, grid: int = GRID, seed: int = 0) -> MaskG
 
 
 def make_tokenizer(path: Path, seed: int = 0) -> Path:
-    """Write a tokenizer directory of 16 px pictures with 4×4 codes."""
+    """Write a tokenizer directory for 16 px images of 4×4 tokens."""
     torch.manual_seed(seed)
     network = VQGAN(VQGAN_SIZES)
     torch.nn.init.normal_(network.quantize.embedding.weight)

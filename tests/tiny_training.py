@@ -1,4 +1,4 @@
-"""Trainings of a second or so, in this process or in others that can be killed or work together."""
+"""Trainings of about a second, in this process, in processes that are killed, or in several."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ PROCESSES.set_forkserver_preload(
 def write_tokens(
     path: Path, tokenizer: Path, codes: np.ndarray | None = None, labels: np.ndarray | None = None, **changes
 ) -> Path:
-    """A token file; unless given, its 24 images' codes follow from place and label, and can be learnt."""
+    """A token file; by default 24 images whose tokens follow from position and label, and can be learned."""
     if labels is None:
         labels = np.arange(24, dtype=np.int32) % len(NAMES)
     if codes is None:
@@ -82,13 +82,13 @@ def train_tiny_vqgan(images: Path, out: Path, extra: dict | None = None, **setti
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of a training's log, less the one value that differs between equal trainings."""
+    """The lines of a training's log, without the one value that differs between equal trainings."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
 
 
 def contents(folder: Path) -> dict:
-    """Everything a training left behind: bytes by name, and the lines of its log."""
+    """Everything in a training directory: bytes by name, and the lines of its log."""
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {
         name: metrics(folder) if name == "metrics.jsonl" else path.read_bytes()
@@ -97,9 +97,9 @@ def contents(folder: Path) -> dict:
 
 
 def ctrl_c_at(patch: pytest.MonkeyPatch, module: ModuleType, at: int, times: int) -> None:
-    """Let Ctrl-C come, so many times, just as a training begins its ``at``-th step."""
-    whole_step = module._train_step
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background have it ignored
+    """Send Ctrl-C ``times`` times at the start of a training's ``at``-th step."""
+    whole_step = module.train_step
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 
     def interrupted(*arguments):
         if at in [argument for argument in arguments[:2] if isinstance(argument, int)]:
@@ -107,14 +107,14 @@ def ctrl_c_at(patch: pytest.MonkeyPatch, module: ModuleType, at: int, times: int
                 os.kill(os.getpid(), signal.SIGINT)
         return whole_step(*arguments)
 
-    patch.setattr(module, "_train_step", interrupted)
+    patch.setattr(module, "train_step", interrupted)
 
 
 # --- in other processes -----------------------------------------------------------------------------
 
 
 def _syncs(before):
-    """Patch fsync so that ``before`` is called ahead of each; that is between any two things written."""
+    """Patch fsync to call ``before`` first: between any two writes."""
     sync = os.fsync
 
     def fsync(file):
@@ -125,7 +125,7 @@ def _syncs(before):
 
 
 def count_syncs(function, *arguments, **settings) -> int:
-    """How often a training waits for the disk: the number of moments to kill it at."""
+    """The number of fsyncs of a training: the moments to kill it at."""
     calls = []
     with _syncs(lambda: calls.append(1)):
         function(*arguments, **settings)
@@ -145,9 +145,9 @@ def _die(moment, function, arguments, settings):
 
 
 def kill_at(moment: int, function, *arguments, **settings) -> bool:
-    """Run a training in a process of its own that is killed at its ``moment``-th wait for the disk.
+    """Run a training in a process of its own that is killed at its ``moment``-th fsync.
 
-    Gives False if it came to its end before.
+    Returns False if it ended before.
     """
     process = PROCESSES.Process(target=_die, args=(moment, function, arguments, settings))
     process.start()
@@ -170,7 +170,7 @@ def _be_rank(rank, size, port, function, arguments, settings):
 
 
 def in_processes(size: int, function, *arguments, **settings) -> None:
-    """Run a training in several processes that work together, as a launcher would start them."""
+    """Run a training in several processes, as a launcher starts them."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     ranks = [

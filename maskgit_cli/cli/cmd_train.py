@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import rich_click as click
+
 from maskgit_cli.cli import console, options
+from maskgit_cli.config.recipes import RECIPES
 from maskgit_cli.config.stages import TrainConfig
 
 EXAMPLES = """
 maskgit train tokens.h5 --size base --res 256
+maskgit train tokens.h5 --recipe small
 maskgit train tokens512.h5 --init-from maskgit-256
 maskgit --procs 8 train tokens.h5
 """
@@ -24,6 +28,12 @@ maskgit --procs 8 train tokens.h5
 @options.path("--val", "Token file on which the validation loss is computed at every checkpoint.")
 @options.path("--tokenizer", "Tokenizer that made TOKENS.", unset="the one that TOKENS names")
 @options.path("--init-from", "Model to fine-tune: a directory, or a name under models/.")
+@options.plain_option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default="paper",
+    help="Recipe: named settings, which other options override.",
+)
 @options.settings_of(TrainConfig)
 @options.device
 @options.dtype
@@ -32,12 +42,13 @@ maskgit --procs 8 train tokens.h5
 def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Train a transformer on a token file.
 
-    Writes a run directory. The defaults are the paper's recipe. Run the same command again to resume an
-    interrupted training.
+    Writes a run directory. The defaults shown are those of the recipe `paper`. Run the same command again
+    to resume an interrupted training.
     """
-    config = options.given(TrainConfig, values)
+    changes = options.explicit(TrainConfig, values)
+    options.given(TrainConfig, changes)  # a value out of range is reported before torch is imported
     shared = options.without(values, TrainConfig)
     from maskgit_cli.training.transformer import train
 
-    path = train(tokens, config=config, reporter=console.reporter(quiet), **shared)
+    path = train(tokens, config=changes, reporter=console.reporter(quiet), **shared)
     console.result(path, {"path": str(path)}, as_json)

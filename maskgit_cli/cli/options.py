@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
+from click import get_current_context
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from maskgit_cli.cli.command import Command
@@ -276,6 +278,13 @@ def given(kind: type[S], values: Mapping[str, Any]) -> S:
     """Settings from a command's values; raises ConfigError (exit status 1) for a value out of range."""
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def explicit(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a class that were given on the command line, without defaults."""
+    context = get_current_context()
+    names = [name for name in fields_of(kind) if name in values]
+    return {n: values[n] for n in names if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
 
 
 def without(values: Mapping[str, Any], *kinds: type[Settings], others: Iterable[str] = ()) -> dict[str, Any]:

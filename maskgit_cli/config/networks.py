@@ -1,12 +1,15 @@
-"""Sizes of the networks: the paper's, Halton-MaskGIT's and Google's, and named sizes of our own.
+"""Sizes of the networks, and the registry of networks: one entry per transformer and per tokenizer.
 
-LlamaGen's tokenizer has the sizes of a VQGAN, :class:`VQGANConfig`.
+An entry names everything that other rooms need to know about a network, without importing it.
+:mod:`maskgit_cli.networks.registry` imports the class that an entry names.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from maskgit_cli.config.base import (
     Settings,
@@ -19,7 +22,71 @@ from maskgit_cli.config.base import (
 
 
 @dataclass(frozen=True)
-class TransformerConfig(Settings):
+class NetworkEntry:
+    """A network of this package.
+
+    Attributes:
+        name: name of the network in records and options.
+        title: one phrase on what it is and where it was published.
+        key: key of a record under which the network's config is stored.
+        config: class of the config.
+        path: ``module:Class`` of the network, inside :mod:`maskgit_cli.networks`.
+        sizes: named sizes, as dataclasses whose fields are fields of the config.
+    """
+
+    name: str
+    title: str
+    key: str
+    config: type[Any]
+    path: str
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it can be trained from scratch, which needs a named size."""
+        return bool(self.sizes)
+
+    def size_name(self, config: Any) -> str | None:
+        """The name of the size that a config has, or None."""
+        for name, size in self.sizes.items():
+            if all(getattr(config, key) == value for key, value in dataclasses.asdict(size).items()):
+                return name
+        return None
+
+
+@dataclass(frozen=True)
+class TransformerEntry(NetworkEntry):
+    """A transformer of this package.
+
+    Attributes:
+        sampler: sampler it is sampled with by default, a key of
+            :data:`~maskgit_cli.config.samplers.SAMPLERS`.
+        positions: tensors with one row per position of the grid, by name, with the number of rows before
+            and after those of the grid, which belong to the class token.
+    """
+
+    sampler: str = "confidence"
+    positions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+# --- transformers -----------------------------------------------------------------------------------
+
+
+class MaskedTransformerConfig(Settings):
+    """Config fields that every transformer has."""
+
+    # Without a null class there is no guidance, no label dropout, and no image without a label.
+    has_null_class: ClassVar[bool] = True
+
+    heads: int
+    codebook_size: int
+    classes: int
+    grid: int
+    dropout: float
+
+
+@dataclass(frozen=True)
+class TransformerConfig(MaskedTransformerConfig):
     """Sizes of the paper's transformer (arXiv 2310.14400, section 3).
 
     Attributes:
@@ -27,14 +94,11 @@ class TransformerConfig(Settings):
         depth: number of blocks.
         heads: attention heads; divides ``width``.
         mlp_width: hidden features of a block's MLP.
-        codebook_size: number of codes K; code K is the mask.
-        classes: number of classes C; class C stands for the dropped label.
+        codebook_size: number of tokens K; token K is the mask.
+        classes: number of classes C; class C is the null class.
         grid: tokens on a side of the image.
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
-
-    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabeled images need
-    sampler: ClassVar[str] = "confidence"  # what it is sampled with by default
 
     width: int = setting(rule=at_least(1))
     depth: int = setting(rule=at_least(1))
@@ -51,8 +115,47 @@ class TransformerConfig(Settings):
 
 
 @dataclass(frozen=True)
+class HaltonConfig(MaskedTransformerConfig):
+    """Sizes of Halton-MaskGIT's transformer (arXiv 2503.17076).
+
+    Attributes:
+        width: features of a token.
+        depth: number of blocks.
+        heads: attention heads.
+        head_width: features of a head; the heads together need not be as wide as a token.
+        mlp_width: hidden features of a block's gated MLP.
+        codebook_size: number of tokens K; token K is the mask.
+        classes: number of classes C; class C is the null class.
+        grid: tokens on a side of the image.
+        registers: learned tokens after those of the image, which predict nothing.
+        dropout: probability, during training, of zeroing an activation or attention weight.
+    """
+
+    width: int = setting(rule=at_least(1))
+    depth: int = setting(rule=at_least(1))
+    heads: int = setting(rule=at_least(1))
+    head_width: int = setting(rule=at_least(1))
+    mlp_width: int = setting(rule=at_least(1))
+    codebook_size: int = setting(rule=between(2, 65535))
+    classes: int = setting(rule=at_least(0))
+    grid: int = setting(rule=at_least(1))
+    registers: int = setting(1, at_least(1))
+    dropout: float = setting(0.1, below_one())
+
+
+@dataclass(frozen=True)
+class GoogleConfig(TransformerConfig):
+    """Sizes of Google's transformer (arXiv 2202.04200), with the fields of the paper's.
+
+    It was trained with a label for every image: there is no row for a null class.
+    """
+
+    has_null_class: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class Size:
-    """A named network size: width, depth, heads, MLP width."""
+    """A named size: width, depth, heads, MLP width."""
 
     width: int
     depth: int
@@ -60,7 +163,14 @@ class Size:
     mlp_width: int
 
 
-# base, big and huge are the paper's and its repository's; tiny and small are ours, for grids of 8.
+@dataclass(frozen=True)
+class HaltonSize(Size):
+    """A named size of Halton-MaskGIT's transformer, whose heads have a width of their own."""
+
+    head_width: int
+
+
+# base, big and huge are from the paper and its repository; tiny and small are for grids of 8.
 SIZES: dict[str, Size] = {
     "tiny": Size(192, 6, 6, 768),
     "small": Size(256, 6, 8, 1024),
@@ -69,33 +179,85 @@ SIZES: dict[str, Size] = {
     "huge": Size(1024, 48, 16, 4096),
 }
 
+# As published. The MLP has 2/3 of 4·width hidden features, rounded up to a multiple of 256; small has six
+# heads of 85 features, which together are narrower than a token.
+HALTON_SIZES: dict[str, Size] = {
+    "tiny": HaltonSize(384, 6, 6, 1024, 64),
+    "small": HaltonSize(512, 12, 6, 1536, 85),
+    "base": HaltonSize(768, 12, 12, 2048, 64),
+    "large": HaltonSize(1024, 24, 16, 2816, 64),
+}
+
+_TRANSFORMERS = (
+    TransformerEntry(
+        name="maskgit",
+        title="the paper's transformer, arXiv 2310.14400",
+        key="transformer",
+        config=TransformerConfig,
+        path="maskgit:MaskGIT",
+        sizes=SIZES,
+        sampler="confidence",
+        positions={"positions": (0, 1), "bias": (0, 1)},
+    ),
+    TransformerEntry(
+        name="halton",
+        title="Halton-MaskGIT's transformer, arXiv 2503.17076",
+        key="halton",
+        config=HaltonConfig,
+        path="halton:HaltonMaskGIT",
+        sizes=HALTON_SIZES,
+        sampler="halton",
+        positions={"positions.weight": (0, 0)},
+    ),
+    TransformerEntry(
+        name="google",
+        title="Google's transformer, arXiv 2202.04200",
+        key="google",
+        config=GoogleConfig,
+        path="google:GoogleMaskGIT",
+        sizes={"base": SIZES["base"]},
+        sampler="google",
+        positions={"positions.weight": (1, 0)},
+    ),
+)
+TRANSFORMERS: dict[str, TransformerEntry] = {entry.name: entry for entry in _TRANSFORMERS}
+
+# What `train --network` and `train --size` take; a size must be one of the network's own.
+TRAINABLE = tuple(entry.name for entry in _TRANSFORMERS if entry.trainable)
+SIZE_NAMES = tuple(dict.fromkeys(name for entry in _TRANSFORMERS for name in entry.sizes))
+
+
+# --- tokenizers -------------------------------------------------------------------------------------
+
 
 class Pyramid(Settings):
-    """What convolutional tokenizers share: levels of features, each half the side of the one before."""
+    """Config fields that every convolutional tokenizer has: levels, each half the side of the one before."""
 
     resolution: int
     channels: int
     channel_multipliers: tuple[int, ...]
+    embed_dim: int
+    codebook_size: int
     norm_groups: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.channel_multipliers) > 0, "channel_multipliers", (), "at least one number")
-        rule = f"a multiple of {self.factor}, which is how many times the network halves a side"
+        rule = f"a multiple of {self.factor}, the pixels per token on a side"
         require(self.resolution % self.factor == 0, "resolution", self.resolution, rule)
         for multiplier in self.channel_multipliers:
-            rule = f"a divisor of every level's features, which {self.channels * multiplier} has not"
+            rule = f"a divisor of every level's features, {self.channels * multiplier} among them"
             divides = (self.channels * multiplier) % self.norm_groups == 0
             require(divides, "norm_groups", self.norm_groups, rule)
 
     @property
     def factor(self) -> int:
-        """f: pixels on a side of the cell that one code stands for."""
+        """f: pixels on a side of the cell of one codebook index."""
         return int(2 ** (len(self.channel_multipliers) - 1))
 
     @property
     def grid(self) -> int:
-        """Codes on a side of an image of ``resolution`` pixels."""
+        """Codebook indices on a side of an image of ``resolution`` pixels."""
         return self.resolution // self.factor
 
 
@@ -106,15 +268,15 @@ class VQGANConfig(Pyramid):
     Attributes:
         resolution: side in pixels of the images it was built for; it encodes any multiple of f.
         channels: features at full resolution; each level multiplies them.
-        channel_multipliers: one number a level; every level but the last halves the side.
-        residual_blocks: residual blocks a level (the decoder has one more).
-        attention_resolutions: sides in pixels of the levels that attend.
+        channel_multipliers: one number per level; every level but the last halves the side.
+        residual_blocks: residual blocks per level (the decoder has one more).
+        attention_resolutions: sides in pixels of the levels with attention.
         z_channels: features of the encoder's output.
         embed_dim: features of a codebook vector.
         codebook_size: number of codebook vectors.
         norm_groups: groups of every group normalization; divides every level's features.
         dropout: probability, during training, of zeroing a feature.
-        middle_attention: whether the middle of the encoder and of the decoder attends, as published.
+        middle_attention: whether the middle of encoder and decoder has attention, as published.
     """
 
     resolution: int = setting(256, at_least(1))
@@ -130,7 +292,27 @@ class VQGANConfig(Pyramid):
     middle_attention: bool = True
 
 
-# The paper's tokenizer, and siblings that two CPU cores can train.
+@dataclass(frozen=True)
+class GoogleVQGANConfig(Pyramid):
+    """Sizes of Google's tokenizer (arXiv 2202.04200, section 4.1).
+
+    Attributes:
+        residual_blocks: residual blocks per level, and as many at the bottom.
+        embed_dim: features of the encoder's output, and of a codebook vector.
+
+    The others are those of :class:`VQGANConfig`.
+    """
+
+    resolution: int = setting(256, at_least(1))
+    channels: int = setting(128, at_least(1))
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    residual_blocks: int = setting(2, at_least(1))
+    embed_dim: int = setting(256, at_least(1))
+    codebook_size: int = setting(1024, between(2, 65535))
+    norm_groups: int = setting(32, at_least(1))
+
+
+# The paper's tokenizer, and smaller ones that two CPU cores can train.
 TOKENIZER_SIZES: dict[str, VQGANConfig] = {
     "f16": VQGANConfig(),
     "small": VQGANConfig(
@@ -144,8 +326,8 @@ TOKENIZER_SIZES: dict[str, VQGANConfig] = {
         codebook_size=512,
         norm_groups=16,
     ),
-    # Neither attention nor statistics of single channels: what a code says of its cell then depends less
-    # on the rest of the picture. docs/builtin.md has the measurements.
+    # Neither attention nor statistics of single channels: an index then depends less on the image outside
+    # its cell. docs/builtin.md has the measurements.
     "local": VQGANConfig(
         resolution=64,
         channels=16,
@@ -171,65 +353,28 @@ TOKENIZER_SIZES: dict[str, VQGANConfig] = {
     ),
 }
 
-
-@dataclass(frozen=True)
-class HaltonConfig(Settings):
-    """Sizes of Halton-MaskGIT's transformer (arXiv 2503.17076).
-
-    Attributes:
-        width: features of a token.
-        depth: number of blocks.
-        heads: attention heads.
-        head_width: features of a head; the heads together need not be as wide as a token.
-        mlp_width: hidden features of a block's gated MLP.
-        codebook_size: number of codes K; code K is the mask.
-        classes: number of classes C; class C stands for the dropped label.
-        grid: tokens on a side of the image.
-        registers: learned tokens beside the image's, which predict nothing.
-        dropout: probability, during training, of zeroing an activation or attention weight.
-    """
-
-    drops_labels: ClassVar[bool] = True  # knows "no class", which guidance and unlabeled images need
-    sampler: ClassVar[str] = "halton"  # what it is sampled with by default
-
-    width: int = setting(rule=at_least(1))
-    depth: int = setting(rule=at_least(1))
-    heads: int = setting(rule=at_least(1))
-    head_width: int = setting(rule=at_least(1))
-    mlp_width: int = setting(rule=at_least(1))
-    codebook_size: int = setting(rule=between(2, 65535))
-    classes: int = setting(rule=at_least(0))
-    grid: int = setting(rule=at_least(1))
-    registers: int = setting(1, at_least(1))
-    dropout: float = setting(0.1, below_one())
-
-
-@dataclass(frozen=True)
-class GoogleConfig(TransformerConfig):
-    """Sizes of Google's transformer (arXiv 2202.04200), which are those of the paper's.
-
-    It was trained with a class for every image: there is no row for the dropped label.
-    """
-
-    drops_labels: ClassVar[bool] = False
-    sampler: ClassVar[str] = "google"
-
-
-@dataclass(frozen=True)
-class GoogleVQGANConfig(Pyramid):
-    """Sizes of Google's tokenizer (arXiv 2202.04200, section 4.1).
-
-    Attributes:
-        residual_blocks: residual blocks a level, and as many at the bottom.
-        embed_dim: features of the encoder's output, and of a codebook vector.
-
-    The others are those of :class:`VQGANConfig`.
-    """
-
-    resolution: int = setting(256, at_least(1))
-    channels: int = setting(128, at_least(1))
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    residual_blocks: int = setting(2, at_least(1))
-    embed_dim: int = setting(256, at_least(1))
-    codebook_size: int = setting(1024, between(2, 65535))
-    norm_groups: int = setting(32, at_least(1))
+_TOKENIZERS = (
+    NetworkEntry(
+        name="vqgan",
+        title="a VQGAN, arXiv 2012.09841; the paper's tokenizer",
+        key="vqgan",
+        config=VQGANConfig,
+        path="vqgan:VQGAN",
+        sizes=TOKENIZER_SIZES,
+    ),
+    NetworkEntry(
+        name="llamagen",
+        title="LlamaGen's tokenizer, arXiv 2406.06525, used by Halton-MaskGIT",
+        key="llamagen",
+        config=VQGANConfig,
+        path="llamagen:LlamaGenVQ",
+    ),
+    NetworkEntry(
+        name="google_vqgan",
+        title="Google's tokenizer, arXiv 2202.04200",
+        key="google_vqgan",
+        config=GoogleVQGANConfig,
+        path="google_vqgan:GoogleVQGAN",
+    ),
+)
+TOKENIZERS: dict[str, NetworkEntry] = {entry.name: entry for entry in _TOKENIZERS}

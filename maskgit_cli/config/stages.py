@@ -23,7 +23,7 @@ from maskgit_cli.config.base import (
 )
 from maskgit_cli.config.features import EXTRACTORS, PROTOCOLS
 from maskgit_cli.config.metrics import METRICS
-from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES
+from maskgit_cli.config.networks import SIZE_NAMES, SIZES, TOKENIZER_SIZES, TRAINABLE
 from maskgit_cli.config.samplers import a_schedule
 
 VIEWS: dict[str, int] = {"none": 1, "flip": 2, "ten-crop": 10}
@@ -45,10 +45,26 @@ class TokenizeConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """Settings of ``train``; the defaults are the paper's recipe (arXiv 2310.14400, section 4)."""
+    """Settings of ``train``; the defaults are the paper's recipe (arXiv 2310.14400, section 4).
 
+    :mod:`maskgit_cli.config.recipes` has other recipes; ``recipe`` is the name of the one that the settings
+    derive from.
+    """
+
+    recipe: str = "paper"
+    network: str | None = setting(
+        None,
+        among(*TRAINABLE),
+        help="Network to train from scratch.",
+        unset="maskgit, or that of --init-from",
+        panel="Model",
+    )
     size: str | None = setting(
-        None, among(*SIZES), help="Network size.", unset="base, or that of --init-from", panel="Model"
+        None,
+        among(*SIZE_NAMES),
+        help="Network size, one of the network's own.",
+        unset="base, or that of --init-from",
+        panel="Model",
     )
     epochs: int = setting(300, at_least(1), help="Number of epochs (ignored with --steps).")
     steps: int | None = setting(
@@ -75,7 +91,7 @@ class TrainConfig(Settings):
         None,
         between(0, 1),
         help="Label-dropout probability (classifier-free guidance).",
-        unset="0.1; 0 where the network has no null class",
+        unset="0.1; 0 if the network has no null class",
         panel="Objective",
     )
     label_smoothing: float = setting(0.1, below_one(), help="Label smoothing.", panel="Objective")
@@ -85,7 +101,7 @@ class TrainConfig(Settings):
     loss_on: str = setting(
         "all",
         among("all", "masked"),
-        help="Positions in the loss: all (the paper), or masked only (Google, Halton).",
+        help="Positions in the loss: all (the paper), or masked only.",
         panel="Objective",
     )
     ema: float = setting(0.9999, below_one(), help="EMA decay.", panel="Optimizer")
@@ -107,9 +123,9 @@ class TrainConfig(Settings):
         return 512 if resolution <= 256 else 128
 
     @staticmethod
-    def default_drop_label(drops_labels: bool) -> float:
-        """The paper's probability, for a network that knows a dropped class."""
-        return 0.1 if drops_labels else 0.0
+    def default_drop_label(has_null_class: bool) -> float:
+        """The paper's label-dropout probability; 0 for a network without a null class."""
+        return 0.1 if has_null_class else 0.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from maskgit_cli.formats.claim import Outcome
 from maskgit_cli.formats.decoded import DECODED, decoded_record, finish_decoded
 from maskgit_cli.formats.models import find_tokenizer
 from maskgit_cli.formats.tokens import open_tokens
-from maskgit_cli.networks.inference import decode_codes
+from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.runtime.distributed import barrier, claim_on_main, resolve_device, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -95,7 +95,7 @@ def decode(
             for batch, advance in _batches(todo, batch_size):
                 rows, chosen = np.divmod(batch, per_row)
                 grids = torch.from_numpy(file.codes[rows, chosen].astype(np.int64))  # (B, h, w)
-                for i, image in zip(batch, decode_codes(decoder, grids, target), strict=True):
+                for i, image in zip(batch, decode_tokens(decoder, grids, target), strict=True):
                     save_png(paths[i], image)
                 task.advance(advance)
         barrier()

@@ -1,4 +1,4 @@
-"""PatchGAN: tells real patches of a picture from drawn ones (arXiv 1611.07004, section 3.2.2)."""
+"""PatchGAN: classifies image patches as real or generated (arXiv 1611.07004, section 3.2.2)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided convolutions that give one logit a patch, positive for real.
+    """Strided convolutions with one logit per patch, positive for real.
 
-    Group normalization stands where the paper has batch normalization: what it says of a picture
-    then doesn't depend on the others in the batch, nor on the number of processes.
+    Group normalization replaces the paper's batch normalization: the logits of an image then do not depend
+    on the rest of the batch, nor on the number of processes.
 
     Args:
-        channels: features of the first layer; they double at each further one, up to eightfold.
-        layers: strided layers; the patch that a logit sees grows with them.
+        channels: features of the first layer; each further layer doubles them, up to eightfold.
+        layers: strided layers; the receptive field of a logit grows with them.
     """
 
     def __init__(self, channels: int, layers: int) -> None:
@@ -35,5 +35,5 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 1, h, w), one a patch, of images (B, 3, H, W) in -1..1."""
+        """Logits (B, 1, h, w), one per patch, of images (B, 3, H, W) in -1..1."""
         return self.layers(images)

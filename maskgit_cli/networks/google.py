@@ -1,7 +1,7 @@
-"""Google's transformer (arXiv 2202.04200, section 3), a BERT over a grid of codes.
+"""Google's transformer (arXiv 2202.04200, section 3), a BERT over a grid of tokens.
 
-Unlike the paper's, the class token stands before the image tokens, blocks normalize after each
-addition, GELU is the tanh approximation, and one bias serves every position.
+Unlike in the paper's, the class token comes before the image tokens, blocks normalize after each addition,
+GELU is the tanh approximation, and all positions share one bias.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.networks import GoogleConfig
 from maskgit_cli.errors import ConfigError
+from maskgit_cli.networks.base import MaskedTransformer
 
 EPSILON = 1e-12
 
 
 class Block(nn.Module):
-    """Post-norm attention and MLP, each with a residual connection.
-
-    Args:
-        config: sizes of the network; ``width``, ``heads``, ``mlp_width`` and ``dropout`` are read.
-    """
+    """Post-norm attention and MLP, each with a residual connection (arXiv 1810.04805, section 3)."""
 
     def __init__(self, config: GoogleConfig) -> None:
         super().__init__()
@@ -43,28 +40,27 @@ class Block(nn.Module):
         return self.mlp_norm(F.dropout(h, self.dropout, self.training) + x)
 
     def attend(self, x: Tensor) -> Tensor:
-        """Attend from every token to every token, unmasked: (B, T, D) -> (B, T, D)."""
+        """Full self-attention (arXiv 1706.03762, equation 1): (B, T, D) -> (B, T, D)."""
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, D/heads)
             for layer in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
-class Google(nn.Module):
-    """Google's masked transformer: codes with holes and a class in, logits for every code out.
+class GoogleMaskGIT(MaskedTransformer):
+    """Google's masked transformer: masked tokens and class labels in, logits for every token out.
 
-    The embedding table's rows are, in order: ``codebook_size`` codes, ``classes`` classes, the mask.
+    The embedding table's rows are, in order: K tokens, C classes, the mask.
 
     Args:
         config: sizes of the network.
     """
 
     def __init__(self, config: GoogleConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.width
         rows = config.codebook_size + config.classes + 1
         self.embedding = nn.Embedding(rows, width)
@@ -74,41 +70,44 @@ class Google(nn.Module):
         self.output = nn.Linear(width, width)
         self.output_norm = nn.LayerNorm(width, eps=EPSILON)
         self.bias = nn.Parameter(torch.zeros(rows))
+        self.apply(self._initialize)
 
-    @property
-    def mask_code(self) -> int:
-        """The code that stands for "not known yet", on this side of the table; its row is the last."""
-        return self.config.codebook_size
+    @staticmethod
+    def _initialize(module: nn.Module) -> None:
+        """Truncated normal initialization, std 0.02, ±2σ, as in BERT (arXiv 1810.04805); biases 0."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
 
-    def forward(self, codes: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Predict every token from the ones that are known.
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Predict every token from the unmasked ones (arXiv 2202.04200, section 3.1).
 
         Args:
-            codes: integers (B, h, w) in [0, codebook_size], where ``codebook_size`` is the mask.
-            labels: integers (B,) in [0, classes).
-            drop: booleans (B,), all False: the network knows no dropped class.
+            tokens: integers (B, h, w) in [0, K], where K is the mask.
+            labels: integers (B,) in [0, C).
+            drop: booleans (B,), all False: the network has no null class.
 
         Returns:
-            Logits (B, h·w, codebook_size) for the codes.
+            Logits (B, h·w, K) of the tokens.
 
         Raises:
-            ConfigError: an image has no label, or is to lose it.
+            ConfigError: an image has no label, or its label is dropped.
         """
         if bool((labels < 0).any()) or (drop is not None and bool(drop.any())):
             raise ConfigError(
-                "this network was trained with a class for every image: name one with --label, "
-                "and draw without guidance (--cfg 0)"
+                "this network has no null class: choose a class for every image with --label, "
+                "and sample without guidance (--cfg 0)"
             )
-        sizes = self.config
-        mask_row = sizes.codebook_size + sizes.classes
-        image_tokens = codes.flatten(1)  # (B, N)
-        image_tokens = torch.where(image_tokens == self.mask_code, mask_row, image_tokens)
-        class_token = labels.view(-1, 1) + sizes.codebook_size  # (B, 1)
-        tokens = torch.cat([class_token, image_tokens], dim=1)  # (B, 1+N)
-        x = self.embedding_norm(self.embedding(tokens) + self.positions.weight)  # (B, 1+N, D)
-        x = F.dropout(x, sizes.dropout, self.training)
+        k, mask_row = self.config.codebook_size, self.config.codebook_size + self.config.classes
+        image_rows = tokens.flatten(1)  # (B, N)
+        image_rows = torch.where(image_rows == self.mask_token, mask_row, image_rows)
+        class_row = k + labels.unsqueeze(1)  # (B, 1)
+        rows = torch.cat([class_row, image_rows], dim=1)  # (B, 1+N)
+        x = self.embedding_norm(self.embedding(rows) + self.positions.weight)  # (B, 1+N, D)
+        x = F.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x)
-        x = self.output_norm(F.gelu(self.output(x[:, 1:]), approximate="tanh"))  # (B, N, D)
-        codes_only = slice(0, sizes.codebook_size)
-        return F.linear(x, self.embedding.weight[codes_only], self.bias[codes_only])  # (B, N, K)
+        x = x[:, 1:]  # (B, N, D): the class token predicts nothing
+        x = self.output_norm(F.gelu(self.output(x), approximate="tanh"))
+        return F.linear(x, self.embedding.weight[:k], self.bias[:k])  # (B, N, K): the table is tied

@@ -1,24 +1,24 @@
 """Google's tokenizer (arXiv 2202.04200, section 4.1): a VQGAN without attention.
 
-Its own pixels are 0 to 1; what comes in and goes out here is -1 to 1, as with the other tokenizers.
+Inside, pixels are 0 to 1; inputs and outputs are -1 to 1, as those of the other tokenizers.
 TensorFlow's SAME padding of 3×3 convolutions with stride 1 is one pixel on every side.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli.config.networks import GoogleVQGANConfig
-from maskgit_cli.networks.vqgan import Codebook, group_norm
+from maskgit_cli.networks.base import Codebook, ImageTokenizer
+from maskgit_cli.networks.vqgan import group_norm
 
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions without biases and a skip connection: (B, C_in, H, W) -> (B, C_out, H, W).
 
     Where the number of features changes, the skip is a 1×1 convolution of the block's result, not of
-    its input: the published weights were trained so.
+    its input, as in the published code.
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
 
 def residual_blocks(inputs: int, widths: list[int], groups: int) -> nn.ModuleList:
-    """Residual blocks one after the other, of these numbers of features."""
+    """A list of residual blocks with these numbers of output features."""
     before = [inputs, *widths[:-1]]
     return nn.ModuleList(ResidualBlock(i, o, groups) for i, o in zip(before, widths, strict=True))
 
@@ -62,12 +62,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode pixels (B, 3, H, W) to latents (B, D, h, w)."""
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (B, channels, H, W)
         for i, block in enumerate(self.blocks):
             if i % self.each == 0 and 0 < i // self.each < self.levels:
                 x = F.avg_pool2d(x, 2)  # (B, C, H/2, W/2)
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, D, h, w)
 
 
 class Decoder(nn.Module):
@@ -95,26 +95,25 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode latents (B, D, h, w) to pixels (B, 3, H, W)."""
-        x = self.convs[0](z)
+        x = self.convs[0](z)  # (B, C, h, w)
         for i, block in enumerate(self.blocks):
             level = i // self.each  # 0 is the bottom, 1 the lowest level, at the same resolution
             if i % self.each == 0 and level > 1:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")  # (B, C, 2H, 2W)
                 x = self.convs[level - 1](x)
             x = block(x)
-        return self.convs[-1](F.silu(self.norm_out(x)))
+        return self.convs[-1](F.silu(self.norm_out(x)))  # (B, 3, H, W)
 
 
-class GoogleVQGAN(nn.Module):
-    """Encoder, codebook and decoder.
+class GoogleVQGAN(ImageTokenizer):
+    """Encoder, codebook and decoder (arXiv 2202.04200, section 4.1).
 
     Args:
         config: sizes of the network.
     """
 
     def __init__(self, config: GoogleVQGANConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config)
         self.quantize = Codebook(config.codebook_size, config.embed_dim)
         self.decoder = Decoder(config)
@@ -123,15 +122,6 @@ class GoogleVQGAN(nn.Module):
         """Encoder outputs before quantization (B, D, h, w) of images (B, 3, H, W) in -1..1."""
         return self.encoder((images + 1) / 2)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Codes (B, h, w), int64, of images (B, 3, H, W) in -1..1."""
-        return self.quantize.nearest(self.latents(images))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), nominally in -1..1 and not clamped, of codes (B, h, w)."""
-        return 2 * self.decoder(self.quantize.lookup(codes)) - 1
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """What the codes alone keep of images (B, 3, H, W) in -1..1."""
-        return self.decode(self.encode(images))
+    def decode(self, indices: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), nominally in -1..1 and not clamped, of codebook indices (B, h, w)."""
+        return 2 * self.decoder(self.quantize.lookup(indices)) - 1

@@ -1,8 +1,8 @@
-"""Halton-MaskGIT's transformer (arXiv 2503.17076): the class steers every normalization.
+"""Halton-MaskGIT's transformer (arXiv 2503.17076), with class-conditional adaLN.
 
-Blocks are pre-norm, with shift, scale and gate computed from the class's vector (adaLN, arXiv
-2212.09748, section 3.2), queries and keys normalized, and a gated MLP (SwiGLU, arXiv 2002.05202).
-A few register tokens (arXiv 2309.16588) stand after the image tokens.
+Blocks are pre-norm, with shift, scale and gate computed from the class embedding (adaLN-Zero, arXiv
+2212.09748, section 3.2), normalized queries and keys, and a gated MLP (SwiGLU, arXiv 2002.05202). A few
+register tokens (arXiv 2309.16588) come after the image tokens.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli.config.networks import HaltonConfig
+from maskgit_cli.networks.base import MaskedTransformer
 
 EPSILON = 1e-5
 
 
 def normalize(x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Divide the last dimension of (..., D) by its root mean square; then multiply by weight (D)."""
+    """RMS norm of the last dimension of (..., D), times weight (D) (arXiv 1910.07467, equation 4)."""
     return F.rms_norm(x, x.shape[-1:], weight, EPSILON)
 
 
@@ -27,7 +28,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention from every token to every token, with normalized queries and keys."""
+    """Full self-attention with normalized queries and keys."""
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, D) to tokens (B, T, D)."""
-        v = self.wv(x)
+        v = self.wv(x)  # (B, T, heads·d)
         # All heads are normalized together. The norm is float32 whatever the precision of products.
         q, k = normalize(self.wq(x)).to(v.dtype), normalize(self.wk(x)).to(v.dtype)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, T, d)
@@ -52,7 +53,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU: one half of the hidden features gates the other."""
+    """SwiGLU: one half of the hidden features gates the other (arXiv 2002.05202, equation 6)."""
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
@@ -64,11 +65,11 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, D) to tokens (B, T, D)."""
         hidden = F.silu(self.w1(x)) * self.w3(x)  # (B, T, M)
-        return self.w2(F.dropout(hidden, self.dropout, self.training))
+        return self.w2(F.dropout(hidden, self.dropout, self.training))  # (B, T, D)
 
 
 class Block(nn.Module):
-    """Attention and gated MLP, each shifted, scaled and gated by what the class says."""
+    """Attention and gated MLP, each shifted, scaled and gated by the class (arXiv 2212.09748, figure 3)."""
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class Block(nn.Module):
         self.mlp = GatedMLP(config)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to tokens (B, T, D), given the class's vector (B, D)."""
+        """Map tokens (B, T, D) to tokens (B, T, D), given class embeddings (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(6, dim=1)
         h = self.attention(modulate(normalize(x, self.attention_norm), shift1, scale1))
         x = x + gate1.unsqueeze(1) * h
@@ -88,7 +89,7 @@ class Block(nn.Module):
 
 
 class LastNorm(nn.Module):
-    """The normalization before the logits, shifted and scaled by what the class says."""
+    """The normalization before the logits, shifted and scaled by the class."""
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
@@ -97,49 +98,60 @@ class LastNorm(nn.Module):
         self.modulation = nn.Linear(config.width, 2 * config.width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to tokens (B, T, D), given the class's vector (B, D)."""
+        """Map tokens (B, T, D) to tokens (B, T, D), given class embeddings (B, D)."""
         shift, scale = self.modulation(F.silu(condition)).chunk(2, dim=1)
         return modulate(normalize(x, self.weight) + self.bias, shift, scale)
 
 
-class Halton(nn.Module):
-    """Halton-MaskGIT's masked transformer: codes with holes and a class in, logits out.
+class HaltonMaskGIT(MaskedTransformer):
+    """Halton-MaskGIT's masked transformer: masked tokens and class labels in, logits for every token out.
 
     Args:
         config: sizes of the network.
     """
 
     def __init__(self, config: HaltonConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.width
-        self.embedding = nn.Embedding(config.codebook_size + 1, width)  # codes, then the mask
-        self.classes = nn.Embedding(config.classes + 1, width)  # classes, then the dropped one
+        self.embedding = nn.Embedding(config.codebook_size + 1, width)  # K tokens, then the mask
+        self.classes = nn.Embedding(config.classes + 1, width)  # C classes, then the null class
         self.positions = nn.Embedding(config.grid**2, width)
         self.registers = nn.Embedding(config.registers, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.last_norm = LastNorm(config)
         self.bias = nn.Parameter(torch.zeros(config.codebook_size + 1))
+        self._initialize()
 
-    @property
-    def mask_code(self) -> int:
-        """The code that stands for "not known yet": the row after the last code."""
-        return self.config.codebook_size
+    def _initialize(self) -> None:
+        """As in the published code: Xavier uniform, embeddings from a normal of std 0.02, adaLN zero.
 
-    def forward(self, codes: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Predict every token from the ones that are known.
+        With zero gates every block begins as the identity (arXiv 2212.09748, section 3.2); the last
+        norm's modulation is not zero there either.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for module in self.blocks.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.modulation.weight)
+
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Predict every token from the unmasked ones (arXiv 2503.17076, section 3).
 
         Args:
-            codes: integers (B, h, w) in [0, codebook_size], where ``codebook_size`` is the mask.
-            labels: integers (B,) in [0, classes), or -1 for no class.
-            drop: booleans (B,); True replaces the label by the dropped class.
+            tokens: integers (B, h, w) in [0, K], where K is the mask.
+            labels: integers (B,) in [0, C), or -1 for no label.
+            drop: booleans (B,); True replaces the label by the null class.
 
         Returns:
-            Logits (B, h·w, codebook_size + 1), the mask's last.
+            Logits (B, h·w, K+1); the last column is the mask's.
         """
-        dropped = labels < 0 if drop is None else drop | (labels < 0)
-        condition = self.classes(torch.where(dropped, self.config.classes, labels))  # (B, D)
-        x = self.embedding(codes.flatten(1)) + self.positions.weight  # (B, N, D)
+        condition = self.classes(self.null_labels(labels, drop))  # (B, D)
+        x = self.embedding(tokens.flatten(1)) + self.positions.weight  # (B, N, D)
         registers = self.registers.weight.expand(len(x), -1, -1)  # (B, R, D)
         x = torch.cat([x, registers], dim=1)  # (B, N+R, D)
         for block in self.blocks:

@@ -1,18 +1,18 @@
-"""Networks applied to images so that no image's result depends on the images beside it.
+"""Batch-invariant inference: the result for an image does not depend on the rest of its batch.
 
 Matrix products and convolutions choose their kernels, and with them the order of their sums, by the
 shape of the whole batch and by the number of threads. The last bits of image i's logits would then
-depend on the size of the batch it happens to be in, and now and then a drawn code with them.
-Measured with random networks on a CPU: one thread gives the transformer's rows bit for bit the same
-whatever the batch, two threads do not, and the VQGAN's decoder differs by 2e-5 between a batch of one
-and a larger one even on one thread. Hence:
+depend on the batch size, and now and then a sampled token with them. Measured with random networks on a
+CPU: with one thread the transformer's rows are bit for bit the same whatever the batch, with two threads
+they are not, and the VQGAN's decoder differs by 2e-5 between a batch of one and a larger one even with one
+thread. Hence:
 
-- On a CPU, every image goes through alone, on one thread, and as many threads as PyTorch may use
-  work on different images. The result is a function of the image alone, whatever the batch size, the
-  number of threads or of processes. Many images take about as long as in one batch (0.8 to 1.5 times,
-  measured at the tiny and the base width and for the VQGAN, on two cores); one image alone has one thread.
-- On a GPU, where one image alone would waste the device, every call has the same number of rows: a
-  part of the batch, filled up by repeating a row. The kernels are then always the same ones.
+- On a CPU, every image is computed alone, on one thread, and as many threads as PyTorch may use work on
+  different images. The result is a function of the image alone, whatever the batch size, the number of
+  threads or of processes. Many images take about as long as in one batch (0.8 to 1.5 times, measured at
+  the tiny and the base width and for the VQGAN, on two cores); a single image uses one thread.
+- On a GPU, where single images would waste the device, every call has the same number of rows: a part of
+  the batch, padded by repeating a row. The kernels are then always the same ones.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ DECODER_ROWS = 8
 def apply_to_rows(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: torch.device, rows: int
 ) -> Tensor:
-    """``function(*inputs)`` with inputs (B, ...) of one B, each row as if it were there alone.
+    """``function(*inputs)``, batch-invariant: each row as in a batch of its own.
 
     Args:
-        function: a network without gradients; it is called with parts of the batch on ``device``, on a
+        function: a network; it is called without gradients with parts of the batch on ``device``, on a
             CPU from several threads at once.
-        inputs: tensors (B, ...) with B at least 1.
-        device: of the network.
-        rows: of each call on a GPU.
+        inputs: tensors (B, ...) of the same B, at least 1.
+        device: device of the network.
+        rows: rows per call on a GPU.
 
     Returns:
         The function's results (B, ...), on the device of the inputs.
@@ -57,15 +57,15 @@ def apply_to_rows(
 
 
 def _fill(x: Tensor, rows: int) -> Tensor:
-    """Repeat the first row of (B, ...) after the last one until there are ``rows``."""
+    """Pad (B, ...) to ``rows`` rows by repeating the first one."""
     return torch.cat([x, x[:1].expand(rows - len(x), *x.shape[1:])])
 
 
 def _one_by_one(function: Callable[..., Tensor], calls: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """The results of the calls, made by a pool of threads that use one thread each inside PyTorch."""
+    """The results of the calls, from a pool of threads each of which uses one thread inside PyTorch."""
 
     def call(arguments: tuple[Tensor, ...]) -> Tensor:
-        with torch.no_grad():  # like autocast, this holds for one thread only
+        with torch.no_grad():  # like autocast, it applies to one thread only
             return function(*arguments)
 
     threads = torch.get_num_threads()
@@ -73,16 +73,16 @@ def _one_by_one(function: Callable[..., Tensor], calls: list[tuple[Tensor, ...]]
     try:
         return list(pool.map(call, calls))
     finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for one image, not for all
-        torch.set_num_threads(threads)  # a new thread would otherwise inherit the 1
+        pool.shutdown(cancel_futures=True)  # Ctrl-C then waits for one image, not for all
+        torch.set_num_threads(threads)  # new threads would otherwise inherit the 1
 
 
-def decode_codes(tokenizer: Tokenizer, codes: Tensor, device: torch.device) -> Tensor:
-    """Pictures uint8 (B, 3, H, W) on the CPU of codes (B, h, w), decoded in float32.
+def decode_tokens(tokenizer: Tokenizer, tokens: Tensor, device: torch.device) -> Tensor:
+    """Images uint8 (B, 3, H, W) on the CPU of tokens (B, h, w), decoded in float32.
 
     Args:
         tokenizer: its network is on ``device``.
-        codes: integers in [0, K).
-        device: of the tokenizer.
+        tokens: codebook indices in [0, K).
+        device: device of the tokenizer.
     """
-    return to_pixels(apply_to_rows(tokenizer.network.decode, (codes.cpu(),), device, DECODER_ROWS))
+    return to_pixels(apply_to_rows(tokenizer.network.decode, (tokens.cpu(),), device, DECODER_ROWS))

@@ -1,4 +1,4 @@
-"""Tokenizer and model directories, opened and checked."""
+"""Loading of tokenizer, model and run directories, with all checks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.networks import (
+    TOKENIZERS,
+    TRANSFORMERS,
+    MaskedTransformerConfig,
+    NetworkEntry,
+    Pyramid,
+    TransformerEntry,
+)
 from maskgit_cli.config.samplers import SamplerConfig, recorded_sampler
 from maskgit_cli.errors import ArtifactError, ConfigError
 from maskgit_cli.formats.atomic import (
@@ -26,30 +34,22 @@ from maskgit_cli.formats.models import (
     weights_of,
 )
 from maskgit_cli.formats.tensors import load_weights, read_tensors, write_tensors
-from maskgit_cli.networks.registry import (
-    TOKENIZERS,
-    TRANSFORMERS,
-    Network,
-    TokenizerNetwork,
-    TokenizerSizes,
-    TransformerNetwork,
-    TransformerSizes,
-    network_of,
-)
+from maskgit_cli.networks.base import ImageTokenizer, MaskedTransformer
+from maskgit_cli.networks.registry import build, network_of
 
 
 class Tokenizer(NamedTuple):
     """A tokenizer ready for use.
 
     Attributes:
-        network: in evaluation mode, float32, on the device asked for.
+        network: in evaluation mode, float32, on the requested device.
         config: its sizes.
-        sha256: of its ``model.safetensors``; token files are held to it.
+        sha256: digest of its ``model.safetensors``, which token files record.
         path: its directory.
     """
 
-    network: TokenizerNetwork
-    config: TokenizerSizes
+    network: ImageTokenizer
+    config: Pyramid
     sha256: str
     path: Path
 
@@ -58,19 +58,20 @@ class Model(NamedTuple):
     """A transformer ready for use.
 
     Attributes:
-        network: in evaluation mode, float32, on the device asked for.
+        network: in evaluation mode, float32, on the requested device.
         config: its sizes.
-        class_names: one a class, or empty where classes have numbers only.
-        resolution: side in pixels of the images it draws.
-        sha256: of the weights file that was read.
-        tokenizer_sha256: of the tokenizer its codes belong to.
+        class_names: one per class, or empty where classes have numbers only.
+        resolution: side in pixels of its images.
+        sha256: digest of the weights file.
+        tokenizer_sha256: digest of the tokenizer it was trained with.
         path: the run or model directory.
-        step: optimizer steps behind the weights, where known.
-        sampler: what it is best drawn with, where whoever exported it said so.
+        step: optimizer steps of the weights, where known.
+        sampler: its default sampling settings, where its record has them.
+        entry: entry of its network in the registry.
     """
 
-    network: TransformerNetwork
-    config: TransformerSizes
+    network: MaskedTransformer
+    config: MaskedTransformerConfig
     class_names: list[str]
     resolution: int
     sha256: str
@@ -78,20 +79,21 @@ class Model(NamedTuple):
     path: Path
     step: int | None
     sampler: SamplerConfig | None
+    entry: TransformerEntry
 
 
 def save_tokenizer(
     path: Path,
     tensors: Mapping[str, Tensor],
-    config: TokenizerSizes,
+    config: Pyramid,
     settings: Mapping[str, Any] | None = None,
     parents: Sequence[Mapping[str, str]] = (),
     network: str = "vqgan",
 ) -> None:
-    """Write a tokenizer directory; an unfinished training directory becomes a finished one.
+    """Write a tokenizer directory, or complete that of an unfinished training.
 
     ``config.json`` is written first and ``model.safetensors`` last, so the directory is complete
-    exactly when the latter is there. ``network`` is a name of :data:`TOKENIZERS`.
+    exactly when the latter exists. ``network`` is a key of :data:`TOKENIZERS`.
 
     Raises:
         OutputError: the file system refuses.
@@ -113,32 +115,32 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer of a run or model directory.
 
     Raises:
-        InputError: there is nothing at ``path``.
-        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
+        InputError: ``path`` does not exist.
+        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not match its sizes.
     """
     directory = tokenizer_directory(path)
     record = read_tokenizer_record(directory)
-    kind = network_of(record, TOKENIZERS, "vqgan", directory)
-    config = _sizes(kind, record, directory)
-    network = kind.build(config)
+    entry = network_of(record, TOKENIZERS, "vqgan", directory)
+    config = _config(entry, record, directory)
+    network = build(entry, config)
     weights = directory / WEIGHTS_FILE
     load_weights(network, read_tensors(weights), weights)
     network.eval().requires_grad_(False).to(device)
     return Tokenizer(network, config, sha256_file(weights), directory)
 
 
-def _sizes(kind: Network, record: Mapping[str, Any], path: Path) -> Any:
-    """The network's sizes from an artifact's record."""
+def _config(entry: NetworkEntry, record: Mapping[str, Any], path: Path) -> Any:
+    """The network's config from an artifact's record."""
     try:
-        return kind.sizes.from_json(record[kind.key])
+        return entry.config.from_json(record[entry.key])
     except KeyError:
-        raise ArtifactError(f"{path / 'config.json'} has no {kind.key!r}") from None
+        raise ArtifactError(f"{path / 'config.json'} has no {entry.key!r}") from None
     except (ConfigError, TypeError) as error:
         raise ArtifactError(f"{path / 'config.json'}: {error}") from None
 
 
-def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Path) -> None:
-    """Hold what a run's or model's record says beside the sizes to its types, and to the sizes."""
+def _check_record(record: Mapping[str, Any], config: MaskedTransformerConfig, file: Path) -> None:
+    """Check the other keys of a run's or model's record against their types and the network's config."""
     for key, kind in (("class_names", list), ("resolution", int), ("tokenizer_sha256", str)):
         if key not in record:
             raise ArtifactError(f"{file} has no {key!r}")
@@ -146,11 +148,11 @@ def _check_record(record: Mapping[str, Any], config: TransformerSizes, file: Pat
             raise ArtifactError(f"{file} is damaged: its {key} is {record[key]!r}")
     count = len(record["class_names"])
     if count not in (0, config.classes):
-        raise ArtifactError(f"{file} names {count} classes, but its transformer knows {config.classes}")
+        raise ArtifactError(f"{file} names {count} classes, but its transformer has {config.classes}")
 
 
 def _own_sampler(record: Mapping[str, Any], file: Path) -> SamplerConfig | None:
-    """The sampler's settings in a model's record, or None: it need not have them."""
+    """The default sampling settings in a model's record, or None."""
     own = record.get("sampler")
     if own is None:
         return None
@@ -159,27 +161,27 @@ def _own_sampler(record: Mapping[str, Any], file: Path) -> SamplerConfig | None:
     try:
         return recorded_sampler(own)
     except ConfigError as error:
-        raise ArtifactError(f"{file} has settings of a sampler that cannot be used: {error}") from None
+        raise ArtifactError(f"{file} has invalid sampler settings: {error}") from None
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
-    """Open a model directory, the newest checkpoint of a run directory, or the one named.
+    """Open a model directory, the newest checkpoint of a run directory, or one checkpoint.
 
     Args:
         path: run or model directory, or ``checkpoints/step-N`` of a run.
-        device: where the network goes.
+        device: device of the network.
         weights: ``ema`` or ``raw``; a model directory has one set only.
 
     Raises:
-        InputError: there is nothing at ``path``.
-        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not fit.
+        InputError: ``path`` does not exist.
+        ArtifactError: it is incomplete, damaged, of another version, or its tensors do not match its sizes.
     """
     path = find_named(path, "run or model")
     record, file, step = weights_of(path, weights)
-    kind = network_of(record, TRANSFORMERS, "maskgit", path)
-    config = _sizes(kind, record, path)
+    entry = network_of(record, TRANSFORMERS, "maskgit", path)
+    config = _config(entry, record, path)
     _check_record(record, config, path / "config.json")
-    network = kind.build(config)
+    network = build(entry, config)
     load_weights(network, read_tensors(file), file)
     network.eval().requires_grad_(False).to(device)
     return Model(
@@ -192,4 +194,5 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
         path,
         step,
         _own_sampler(record, path / "config.json"),
+        entry,
     )

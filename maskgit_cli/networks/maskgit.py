@@ -1,7 +1,7 @@
-"""The bidirectional transformer of the paper (arXiv 2310.14400, section 3), over a grid of codes.
+"""The paper's bidirectional transformer over a grid of tokens (arXiv 2310.14400, section 3).
 
-One embedding table serves the codes, the mask, the classes and the dropped class; the same table,
-transposed, turns the last hidden states into logits. The class token stands after the image tokens.
+One embedding table serves tokens, mask, classes and null class; the same table, transposed, turns the last
+hidden states into logits. The class token comes after the image tokens.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli.config.networks import TransformerConfig
+from maskgit_cli.networks.base import MaskedTransformer
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each with a residual connection.
-
-    Args:
-        config: sizes of the network; ``width``, ``heads``, ``mlp_width`` and ``dropout`` are read.
-    """
+    """Pre-norm attention and MLP, each with a residual connection (arXiv 2310.14400, section 3)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -42,34 +39,33 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def attend(self, x: Tensor) -> Tensor:
-        """Attend from every token to every token, unmasked: (B, T, D) -> (B, T, D)."""
+        """Full self-attention (arXiv 1706.03762, equation 1): (B, T, D) -> (B, T, D)."""
         b, t, d = x.shape
-        qkv = self.qkv(x).view(b, t, 3, self.heads, d // self.heads)
+        qkv = self.qkv(x).view(b, t, 3, self.heads, d // self.heads)  # (B, T, 3, heads, D/heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D/heads)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.out(y.transpose(1, 2).reshape(b, t, d))
+        return self.out(y.transpose(1, 2).reshape(b, t, d))  # (B, T, D)
 
 
-class MaskGIT(nn.Module):
-    """The paper's masked transformer: codes with holes and a class in, logits for every token out.
+class MaskGIT(MaskedTransformer):
+    """The paper's masked transformer: masked tokens and class labels in, logits for every token out.
 
-    The embedding table's rows are, in order: ``codebook_size`` codes, the mask, ``classes`` classes,
-    and the dropped class that stands for "no label" in classifier-free guidance.
+    The embedding table's rows are, in order: K tokens, the mask, C classes, the null class of
+    classifier-free guidance.
 
     Args:
-        config: sizes of the network. ``MaskGIT(SIZES["base"])`` has 174.161 M parameters at grid 16
-            with 1,024 codes and 1,000 classes.
+        config: sizes of the network. At size base it has 174.161 M parameters with grid 16, 1,024 tokens
+            and 1,000 classes.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.width
         rows = config.codebook_size + 1 + config.classes + 1
-        tokens = config.grid**2 + 1
+        length = config.grid**2 + 1
         self.embedding = nn.Embedding(rows, width)
-        self.positions = nn.Parameter(torch.zeros(1, tokens, width))
+        self.positions = nn.Parameter(torch.zeros(1, length, width))
         self.input_mlp = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
             nn.Dropout(config.dropout),
@@ -87,45 +83,36 @@ class MaskGIT(nn.Module):
             nn.GELU(),
             nn.LayerNorm(width, eps=1e-12),
         )
-        self.bias = nn.Parameter(torch.zeros(tokens, rows))
+        self.bias = nn.Parameter(torch.zeros(length, rows))
         self.apply(self._initialize)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     @staticmethod
     def _initialize(module: nn.Module) -> None:
-        """Draw weights from a normal of 0.02 cut at two deviations, as BERT and MaskGIT do."""
+        """Truncated normal initialization, std 0.02, ±2σ, as in BERT and MaskGIT; biases 0."""
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
 
-    @property
-    def mask_code(self) -> int:
-        """The code that stands for "not known yet": the row after the last code."""
-        return self.config.codebook_size
-
-    def forward(self, codes: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Predict every token from the ones that are known.
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Predict every token from the unmasked ones (arXiv 2310.14400, section 3).
 
         Args:
-            codes: integers (B, h, w) in [0, codebook_size], where ``codebook_size`` is the mask.
-            labels: integers (B,) in [0, classes), or -1 for no class.
-            drop: booleans (B,); True replaces the label by the dropped class.
+            tokens: integers (B, h, w) in [0, K], where K is the mask.
+            labels: integers (B,) in [0, C), or -1 for no label.
+            drop: booleans (B,); True replaces the label by the null class.
 
         Returns:
-            Logits (B, h·w, codebook_size + 1) for the codes and the mask, as the loss wants them;
-            a sampler leaves the last column out.
+            Logits (B, h·w, K+1) of tokens and mask, as in the loss; a sampler ignores the last column.
         """
-        b = codes.shape[0]
-        image_tokens = codes.flatten(1)  # (B, N)
-        dropped = labels < 0 if drop is None else drop | (labels < 0)
-        class_token = torch.where(dropped, self.config.classes, labels) + self.config.codebook_size + 1
-        tokens = torch.cat([image_tokens, class_token.view(b, 1)], dim=1)  # (B, N+1)
-        x = self.embedding(tokens) + self.positions  # (B, N+1, D)
+        k = self.config.codebook_size
+        class_token = k + 1 + self.null_labels(labels, drop)  # (B,)
+        rows = torch.cat([tokens.flatten(1), class_token.unsqueeze(1)], dim=1)  # (B, N+1)
+        x = self.embedding(rows) + self.positions  # (B, N+1, D)
         x = self.input_mlp(x)
         for block in self.blocks:
             x = block(x)
         x = self.output_mlp(x[:, :-1])  # (B, N, D): the class token predicts nothing
-        wanted = self.config.codebook_size + 1
-        return x @ self.embedding.weight[:wanted].T + self.bias[:-1, :wanted]  # (B, N, K+1)
+        return x @ self.embedding.weight[: k + 1].T + self.bias[:-1, : k + 1]  # (B, N, K+1)

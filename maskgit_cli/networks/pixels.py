@@ -1,4 +1,4 @@
-"""Between the uint8 pixels of a PNG and the -1..1 that the networks see."""
+"""Conversion between the uint8 pixels of a PNG and the -1..1 of the networks."""
 
 from __future__ import annotations
 

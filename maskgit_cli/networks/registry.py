@@ -1,69 +1,38 @@
-"""The networks of this package by the names that records give them."""
+"""Networks of the entries in :mod:`maskgit_cli.config.networks`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-from maskgit_cli.config.networks import (
-    GoogleConfig,
-    GoogleVQGANConfig,
-    HaltonConfig,
-    TransformerConfig,
-    VQGANConfig,
-)
+from maskgit_cli.config.networks import NetworkEntry
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.networks.google import Google
-from maskgit_cli.networks.google_vqgan import GoogleVQGAN
-from maskgit_cli.networks.halton import Halton
-from maskgit_cli.networks.llamagen import LlamaGen
-from maskgit_cli.networks.maskgit import MaskGIT
-from maskgit_cli.networks.vqgan import VQGAN
 
-TransformerNetwork = MaskGIT | Halton | Google
-TransformerSizes = TransformerConfig | HaltonConfig  # Google's are of the paper's class
-TokenizerNetwork = VQGAN | GoogleVQGAN  # LlamaGen's is a VQGAN
-TokenizerSizes = VQGANConfig | GoogleVQGANConfig
+E = TypeVar("E", bound=NetworkEntry)
 
 
-class Network(NamedTuple):
-    """How a record's ``network`` becomes one.
+def build(entry: NetworkEntry, config: Any) -> Any:
+    """The network of an entry, with initial weights.
 
-    Attributes:
-        key: of the record, under which the sizes stand.
-        sizes: their class.
-        build: makes the network of such sizes.
+    Args:
+        entry: of a transformer or a tokenizer.
+        config: an instance of ``entry.config``.
     """
-
-    key: str
-    sizes: type[Any]
-    build: Callable[[Any], Any]
+    module, name = entry.path.split(":")
+    return getattr(import_module(f"maskgit_cli.networks.{module}"), name)(config)
 
 
-TRANSFORMERS = {
-    "maskgit": Network("transformer", TransformerConfig, MaskGIT),
-    "halton": Network("halton", HaltonConfig, Halton),
-    "google": Network("google", GoogleConfig, Google),
-}
-
-
-TOKENIZERS = {
-    "vqgan": Network("vqgan", VQGANConfig, VQGAN),
-    "llamagen": Network("llamagen", VQGANConfig, LlamaGen),
-    "google_vqgan": Network("google_vqgan", GoogleVQGANConfig, GoogleVQGAN),
-}
-
-
-def network_of(record: Mapping[str, Any], known: Mapping[str, Network], default: str, path: Path) -> Network:
-    """The network that an artifact's record names; one that names none is of the ``default``.
+def network_of(record: Mapping[str, Any], entries: Mapping[str, E], default: str, path: Path) -> E:
+    """The entry of the network that an artifact's record names; without a name, the ``default``.
 
     Raises:
         ArtifactError: this package has no such network.
     """
     name = record.get("network", default)
-    if name not in known:
+    if name not in entries:
         raise ArtifactError(
-            f"{path / 'config.json'} names network {name!r}; this package has {', '.join(known)}"
+            f"{path / 'config.json'} names network {name!r}; this package has {', '.join(entries)}"
         )
-    return known[name]
+    return entries[name]

@@ -1,41 +1,41 @@
-"""VQGAN: a convolutional autoencoder whose bottleneck is a grid of codes (arXiv 2012.09841).
+"""VQGAN: a convolutional autoencoder with a codebook in its bottleneck (arXiv 2012.09841).
 
 Module names follow the published checkpoints of that paper (``encoder.down.0.block.0.norm1`` ...),
-so that their tensors load without renaming. The paper uses f=16 and 1,024 codes; smaller siblings
-differ in :class:`~maskgit_cli.config.networks.VQGANConfig` alone.
+so that their tensors load without renaming. The paper uses f=16 and 1,024 codebook vectors; smaller
+networks differ in :class:`~maskgit_cli.config.networks.VQGANConfig` alone.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli.config.networks import VQGANConfig
+from maskgit_cli.networks.base import Codebook, ImageTokenizer
 
 
 class Quantized(NamedTuple):
-    """What quantization gives back.
+    """Results of quantization.
 
     Attributes:
         z: codebook vectors (B, D, h, w), with the gradient passed straight through to the input.
-        codes: their indices (B, h, w).
+        indices: their indices in the codebook (B, h, w).
         codebook_loss: ||sg[z_e] - e||^2, a scalar: pulls codebook vectors to the encoder's outputs.
         commitment_loss: ||z_e - sg[e]||^2, a scalar: pulls the encoder's outputs to the codebook.
         latents: the encoder's outputs z_e (B, D, h, w).
     """
 
     z: Tensor
-    codes: Tensor
+    indices: Tensor
     codebook_loss: Tensor
     commitment_loss: Tensor
     latents: Tensor
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """The normalization used everywhere in the network, with the published epsilon."""
+    """Group normalization with the published epsilon."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
@@ -75,10 +75,12 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend from every position to every position, and add the result to the input."""
         h = self.norm(x)
-        # (B, C, H, W) -> (B, 1 head, H·W, C)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(h).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1 head, H·W, C)
+            for layer in (self.q, self.k, self.v)
+        )
         y = F.scaled_dot_product_attention(q, k, v)
-        y = y.squeeze(1).transpose(1, 2).reshape(x.shape)
+        y = y.squeeze(1).transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
         return x + self.proj_out(y)
 
 
@@ -107,13 +109,13 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, with attention after each where the configuration asks for it."""
+    """The blocks of one resolution, with attention after each where the config has it."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, side: int, config: VQGANConfig) -> None:
         super().__init__()
         self.block = nn.ModuleList()
         self.attn = nn.ModuleList()
-        # The encoder gives a level the one, the decoder the other.
+        # Levels of the encoder have a downsample, those of the decoder an upsample.
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
         for i in range(blocks):
@@ -132,7 +134,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual, attention (unless the configuration leaves it out), residual, at the lowest resolution."""
+    """Residual, attention (optional), residual block at the lowest resolution."""
 
     def __init__(self, channels: int, config: VQGANConfig) -> None:
         super().__init__()
@@ -169,10 +171,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode pixels (B, 3, H, W) to latents (B, z_channels, h, w)."""
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (B, channels, H, W)
         for level in self.down:
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+            x = level(x)  # half the side, except at the last level
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))  # (B, z_channels, h, w)
 
 
 class Decoder(nn.Module):
@@ -199,55 +201,37 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode latents (B, z_channels, h, w) to pixels (B, 3, H, W)."""
-        x = self.mid(self.conv_in(z))
+        x = self.mid(self.conv_in(z))  # (B, C, h, w)
         for level in reversed(self.up):
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = level(x)  # twice the side, except at the last level
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, 3, H, W)
 
 
-class Codebook(nn.Module):
-    """K vectors of D numbers; a latent is replaced by the nearest of them."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(size, width)
-        nn.init.uniform_(self.embedding.weight, -1.0 / size, 1.0 / size)
-
-    def nearest(self, z: Tensor) -> Tensor:
-        """Indices (B, h, w) of the codebook vectors nearest to z (B, D, h, w) in Euclidean distance."""
-        flat = z.movedim(1, -1).flatten(0, 2).float()  # (B·h·w, D)
-        weight = self.embedding.weight.float()
-        # Half precision would mistake one near code for another. |z|^2 is the same for every code,
-        # so it is left out of the comparison.
-        with torch.autocast(z.device.type, enabled=False):
-            distance = weight.pow(2).sum(1) - 2.0 * flat @ weight.T  # (B·h·w, K)
-        return distance.argmin(1).view(z.shape[0], *z.shape[2:])
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        """Codebook vectors (B, D, h, w) of codes (B, h, w)."""
-        return self.embedding(codes).movedim(-1, 1)
+class StraightThroughCodebook(Codebook):
+    """A codebook that can be trained."""
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantize z (B, D, h, w) with a straight-through gradient (arXiv 1711.00937, equation 3)."""
-        codes = self.nearest(z)
-        e = self.lookup(codes)
+        indices = self.nearest(z)  # (B, h, w)
+        e = self.lookup(indices)  # (B, D, h, w)
         codebook_loss = F.mse_loss(e, z.detach())
         commitment_loss = F.mse_loss(z, e.detach())
-        return Quantized(z + (e - z).detach(), codes, codebook_loss, commitment_loss, z)
+        return Quantized(z + (e - z).detach(), indices, codebook_loss, commitment_loss, z)
 
 
-class VQGAN(nn.Module):
-    """Encoder, codebook and decoder.
+class VQGAN(ImageTokenizer):
+    """Encoder, codebook and decoder (arXiv 2012.09841, section 3.1).
 
     Args:
         config: sizes of the network.
     """
 
+    quantize: StraightThroughCodebook
+
     def __init__(self, config: VQGANConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config)
-        self.quantize = Codebook(config.codebook_size, config.embed_dim)
+        self.quantize = StraightThroughCodebook(config.codebook_size, config.embed_dim)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
         self.decoder = Decoder(config)
@@ -256,20 +240,11 @@ class VQGAN(nn.Module):
         """Encoder outputs before quantization (B, D, h, w) of images (B, 3, H, W) in -1..1."""
         return self.quant_conv(self.encoder(images))
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Codes (B, h, w), int64, of images (B, 3, H, W) in -1..1."""
-        return self.quantize.nearest(self.latents(images))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), nominally in -1..1 and not clamped, of codes (B, h, w)."""
-        return self.decoder(self.post_quant_conv(self.quantize.lookup(codes)))
+    def decode(self, indices: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), nominally in -1..1 and not clamped, of codebook indices (B, h, w)."""
+        return self.decoder(self.post_quant_conv(self.quantize.lookup(indices)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
-        """Reconstruct images (B, 3, H, W) in -1..1; also give what quantization found."""
+        """Reconstructions (B, 3, H, W) of images (B, 3, H, W) in -1..1, and the quantizer's results."""
         quantized = self.quantize(self.latents(images))
         return self.decoder(self.post_quant_conv(quantized.z)), quantized
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """What the codes alone keep of images (B, 3, H, W) in -1..1."""
-        return self.decode(self.encode(images))

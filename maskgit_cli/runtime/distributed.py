@@ -1,4 +1,4 @@
-"""Processes, devices and precision, through Accelerate: one process, or what a launcher started."""
+"""Processes, devices and precision through Accelerate: one process, or those of a launcher."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class World(NamedTuple):
-    """This process among those that work together.
+    """Rank and number of processes.
 
     Attributes:
-        rank: number of this process, from 0.
+        rank: of this process, from 0.
         size: number of processes.
     """
 
@@ -36,17 +36,17 @@ class World(NamedTuple):
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that speaks and writes for all."""
+        """Whether this is rank 0, which alone writes files and reports."""
         return self.rank == 0
 
 
 def world() -> World:
-    """This process's place; joins the others first if a launcher started several."""
+    """Rank and number of processes; initializes the process group first if a launcher started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return World(0, 1)
     from accelerate import PartialState
 
-    # Accelerate joins processes without GPUs only if told that they have none.
+    # Without GPUs, Accelerate initializes a process group only with cpu=True.
     state = PartialState(cpu=_forced_cpu() or not torch.cuda.is_available())
     return World(state.process_index, state.num_processes)
 
@@ -57,7 +57,7 @@ def _forced_cpu() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Barrier of all ranks."""
     if world().size > 1:
         from accelerate.utils import wait_for_everyone
 
@@ -65,7 +65,7 @@ def barrier() -> None:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every process's value, in order of rank, on every process."""
+    """The values of all ranks, in order, on all ranks."""
     if world().size == 1:
         return [value]
     from accelerate.utils import gather_object
@@ -74,14 +74,14 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def from_main(tensor: torch.Tensor) -> torch.Tensor:
-    """The main process's tensor, on every process; it is overwritten in place."""
+    """The tensor of rank 0 on all ranks; it is overwritten in place."""
     if world().size > 1:
         torch.distributed.broadcast(tensor, 0)
     return tensor
 
 
 def broadcast_object(value: Any) -> Any:
-    """The main process's value, on every process."""
+    """The value of rank 0 on all ranks."""
     if world().size == 1:
         return value
     from accelerate.utils import broadcast_object_list
@@ -90,10 +90,10 @@ def broadcast_object(value: Any) -> Any:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """Do something on the main process alone; every process gets its result, or its error.
+    """Call a function on rank 0 alone; all ranks return its result, or raise its error.
 
     Raises:
-        MaskGITError: the work raised it.
+        MaskGITError: from the function.
     """
     outcome: tuple[T | None, MaskGITError | None] = None, None
     if world().main:
@@ -122,7 +122,7 @@ def claim_on_main(
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device a name stands for; ``auto`` is this process's GPU where there is one.
+    """The device of a name; ``auto`` is this rank's GPU if there is one.
 
     Raises:
         ConfigError: the name is unknown, or the device is not on this machine.
@@ -143,7 +143,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         "mps": not torch.backends.mps.is_available(),
     }
     if device.type not in ("cpu", "cuda", "mps") or absent.get(device.type, False):
-        raise ConfigError(f"--device {name}: not on this machine; use auto, or cpu, which every machine has")
+        raise ConfigError(f"--device {name}: not available on this machine; use auto or cpu")
     return device
 
 
@@ -153,23 +153,30 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of matrix products a name stands for; ``auto`` is bf16 on GPUs that have it.
+    """The precision of matrix products of a name; ``auto`` is bf16 on GPUs that support it in hardware.
 
     Raises:
-        ConfigError: the name is unknown, or fp16 is asked of a CPU.
+        ConfigError: the name is unknown, or fp16 on a CPU.
     """
     if name not in DTYPES:
         raise ConfigError(f"--dtype {name}: must be one of {', '.join(DTYPES)}")
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
     if name == "fp16" and device.type == "cpu":
-        raise ConfigError("--dtype fp16: too slow on a CPU to be of use; use bf16 or fp32")
+        raise ConfigError("--dtype fp16: not supported on a CPU; use bf16 or fp32")
     return _DTYPES[name]
 
 
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 matrices in hardware; GPUs before Ampere emulate it slowly."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # the question is about the current device
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def dtype_name(name: str, device: torch.device) -> str:
-    """The name of the precision that a name, ``auto`` too, stands for; see :func:`resolve_dtype`."""
+    """The name of the precision of a name, ``auto`` included; see :func:`resolve_dtype`."""
     found = resolve_dtype(name, device)
     return next(known for known, dtype in _DTYPES.items() if dtype == found)
 
@@ -183,23 +190,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 @contextmanager
 def plain_attention(device: torch.device, bf16: bool, tokens: int) -> Iterator[None]:
-    """Attention by plain matrix products inside ``scaled_dot_product_attention``, where that trains faster.
+    """A context in which ``scaled_dot_product_attention`` uses plain matrix products where they train faster.
 
-    On a CPU in bf16 plain products took a quarter to a half of the fused kernel's time at 65 tokens, and
-    half of it at 257 (docs/speed.md). Their weights are of no size there;
-    above, the fused kernel stays. So it does on GPUs and in fp32.
+    On a CPU in bf16 they took a quarter to a half of the fused kernel's time at 65 tokens, and half of it
+    at 257 (docs/speed.md), where the attention matrices are small. With more tokens, on GPUs and in fp32 the
+    fused kernel stays.
 
     Args:
-        device: where the forward pass inside runs.
+        device: device of the forward pass.
         bf16: whether it runs in bf16.
-        tokens: image tokens of a sequence.
+        tokens: image tokens per sequence.
     """
     if not (bf16 and device.type == "cpu" and tokens <= 256):
         yield
         return
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    # Despite its name the switch holds for CPUs too; without it the products run in fp32.
+    # Despite its name the switch applies to CPUs too; without it the products run in fp32.
     before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
@@ -210,7 +217,7 @@ def plain_attention(device: torch.device, bf16: bool, tokens: int) -> Iterator[N
 
 
 def accelerator_for(device: str, dtype: str) -> Any:
-    """An accelerator from the words of ``--device`` and ``--dtype``; raises as what resolves them does."""
+    """An accelerator for ``--device`` and ``--dtype``; errors are those of resolving them."""
     target = resolve_device(device)
     return make_accelerator(target, resolve_dtype(dtype, target))
 
@@ -218,8 +225,8 @@ def accelerator_for(device: str, dtype: str) -> Any:
 def make_accelerator(device: torch.device, dtype: torch.dtype) -> Any:
     """An ``accelerate.Accelerator`` for one training on this device at this precision.
 
-    Accelerate keeps its state for the whole process and refuses another precision; a script that
-    trains twice is given a fresh one each time.
+    Accelerate keeps its state for the whole process and refuses another precision; its state is reset, so
+    that a script can train twice.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

@@ -1,4 +1,4 @@
-"""Stopping a training between two steps, with a checkpoint, when its process is asked to end."""
+"""Stopping a training between two steps, with a checkpoint, on Ctrl-C, SIGTERM or SIGHUP."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ import torch
 from maskgit_cli.runtime.distributed import world
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
-# Several processes must stop at the same step, or some wait for the others' gradients for ever. To agree
-# costs a wait for the GPU, so it is done about as often as this, in seconds.
+# All ranks must stop at the same step, or some wait for the others' gradients forever. Agreeing on it waits
+# for the GPU, so it is done about this often, in seconds.
 AGREE_EVERY = 2.0
 
 
 class Interrupts:
-    """Within it, the first Ctrl-C waits for the step to end; the second does what it always does.
+    """A context in which the first Ctrl-C waits for the end of the step, and the second interrupts it.
 
-    The same holds for every signal whose handler is Python's for Ctrl-C, as the command line sees to for
-    SIGTERM and SIGHUP, but that these may come again and again: a closed terminal sends two, a batch
-    system one to each process and its launcher another. Other handlers stay, and threads other than the
-    main one cannot have any.
+    SIGTERM and SIGHUP wait as well where their handler is Python's own for Ctrl-C, which the command line
+    installs; they may come repeatedly: a closed terminal sends two, a job scheduler one to each process and
+    the launcher another. Other handlers stay. Outside the main thread nothing is handled.
     """
 
     def __init__(self, accelerator: Any, reporter: Reporter = SILENT) -> None:
@@ -47,7 +46,7 @@ class Interrupts:
     ) -> None:
         for number in self._handled:
             signal.signal(number, signal.default_int_handler)
-        if self._asked and error is None and world().size == 1:  # it came in the last checkpoint
+        if self._asked and error is None and world().size == 1:  # the signal came in the last checkpoint
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -56,7 +55,7 @@ class Interrupts:
             signal.signal(number, signal.default_int_handler)
 
     def asked(self, step: int, last: bool) -> bool:
-        """Whether to stop after this step, once it is in a checkpoint; the same on every process.
+        """Whether to stop after this step, once it is in a checkpoint; the same on all ranks.
 
         Args:
             step: the step that was just done.
@@ -69,21 +68,21 @@ class Interrupts:
         return self._stopping
 
     def _agree(self, step: int) -> bool:
-        """Ask all processes, and find out after how many steps to do so again."""
+        """Whether any rank was asked to stop; also chooses the number of steps until the next agreement."""
         now = time.monotonic()
         mine = torch.tensor([float(self._asked), now - self._since], device=self._accelerator.device)
         asked, seconds = self._accelerator.reduce(mine, reduction="sum").tolist()
-        # All have the same sum, so all come to the same step.
+        # The sum is the same on all ranks, and so is the next step of agreement.
         steps = step - self._agreed if self._agreed else 1
         self._steps_between = max(1, int(AGREE_EVERY * steps * world().size / max(seconds, 1e-3)))
         self._agreed, self._since = step, now
         return asked > 0
 
     def checkpointed(self, step: int) -> None:
-        """End as Ctrl-C does, if that is what :meth:`asked` said.
+        """End as Ctrl-C does, if :meth:`asked` returned True at this step.
 
         Raises:
-            KeyboardInterrupt: it is.
+            KeyboardInterrupt: it did.
         """
         if self._stopping:
             self._reporter.info(f"stopped after step {step}, with a checkpoint")
@@ -91,10 +90,10 @@ class Interrupts:
 
 
 def outlive_interrupts(worker: int) -> None:
-    """Leave it to the main process when this one, which reads images for it, ends.
+    """Make a DataLoader worker ignore SIGINT, SIGHUP and the first SIGTERM.
 
-    Terminals and batch systems signal all processes of a job, but a training wants to finish its step, and
-    torch fails that when a worker is gone. The second SIGTERM counts: it is how workers are ended.
+    Terminals and job schedulers signal all processes of a job, but a training finishes its step, which fails
+    in torch when a worker is gone. The second SIGTERM is the one that ends workers.
     """
 
     def only_once(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,7 @@
-"""What a long stage says while it works. The library speaks through a :class:`Reporter`; the command
-line has one that draws bars, and :data:`SILENT` says nothing."""
+"""Progress and messages of long stages, through a :class:`Reporter`.
+
+The command line has one with progress bars; :data:`SILENT` reports nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +10,44 @@ from typing import Protocol, SupportsFloat
 
 
 class Task(Protocol):
-    """One piece of work whose length is known."""
+    """A piece of work of known length."""
 
     def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
-        """Count ``n`` more done; ``stats`` (a loss, say) are shown beside the bar."""
+        """Count ``n`` more units as done; ``stats`` (a loss, say) are shown next to the bar."""
 
 
 class Reporter(Protocol):
-    """Where a stage's progress, news and warnings go."""
+    """Receives progress updates, messages and warnings of a stage."""
 
     def task(
         self, description: str, total: int, done: int = 0, unit: str = "images"
     ) -> AbstractContextManager[Task]:
-        """Begin a piece of work of ``total`` units of which ``done`` were done in an earlier run."""
+        """Start a piece of work of ``total`` units, ``done`` of which were done before."""
 
     def info(self, text: str) -> None:
-        """Say something the user may want to know."""
+        """Show a message, which ``--quiet`` suppresses."""
 
     def warn(self, text: str) -> None:
-        """Say something the user must not miss."""
+        """Show a warning, which ``--quiet`` does not suppress."""
 
 
 class _SilentTask:
     def advance(self, n: int = 1, **stats: SupportsFloat) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
 
 class _SilentReporter:
     def task(
         self, description: str, total: int, done: int = 0, unit: str = "images"
     ) -> AbstractContextManager[Task]:
-        """Begin a piece of work and say nothing."""
+        """Start a piece of work, and report nothing."""
         return nullcontext(_SilentTask())
 
     def info(self, text: str) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
     def warn(self, text: str) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
 
 SILENT: Reporter = _SilentReporter()

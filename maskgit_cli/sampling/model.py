@@ -14,7 +14,7 @@ from maskgit_cli.config.samplers import PRESETS, SamplerConfig, changed, preset_
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.models import builtin_model, newest_run
-from maskgit_cli.networks.inference import apply_to_rows, decode_codes
+from maskgit_cli.networks.inference import apply_to_rows, decode_tokens
 from maskgit_cli.networks.loading import Model, Tokenizer, load_model, load_tokenizer
 from maskgit_cli.runtime.distributed import autocast, resolve_device, resolve_dtype
 from maskgit_cli.runtime.progress import Reporter
@@ -74,7 +74,7 @@ class Pipeline(NamedTuple):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Images uint8 (B, 3, H, W) on the CPU of tokens (B, h, w)."""
-        return decode_codes(self.tokenizer, tokens, self.device)
+        return decode_tokens(self.tokenizer, tokens, self.device)
 
     def parents(self) -> list[dict[str, str]]:
         """The two networks as an artifact's record names them."""
@@ -158,13 +158,13 @@ def choose_sampler(choice: SamplerChoice, model: Model, guided: bool = True) -> 
         if model.sampler is not None and method in (None, model.sampler.method):
             base = model.sampler
         else:
-            base = PRESETS[preset_for(model.resolution, method or model.config.sampler)]
+            base = PRESETS[preset_for(model.resolution, method or model.entry.sampler)]
         requested = changes.get("cfg", 0)
         choice = changed(base, changes)
         require(guided or not requested, "cfg", f"{requested:g}", "0: the images have no class")
     else:
         requested = choice.cfg
-    if not model.config.drops_labels:
+    if not model.config.has_null_class:
         require(requested == 0, "cfg", requested, "0: this network has no null class")
         guided = False
     return choice.limited(guided=guided)

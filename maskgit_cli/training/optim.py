@@ -1,4 +1,4 @@
-"""What both trainings share: averaged weights, learning-rate shapes, and optimizer state as tensors."""
+"""EMA of weights, learning-rate schedules, and optimizer state as tensors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of a network's parameters, in float32.
 
-    The decay warms up as min(decay, (1+n)/(10+n)) after n updates, so that the average isn't held
-    back by the random start.
+    The decay warms up as min(decay, (1+n)/(10+n)) after n updates, so that the random initialization is
+    forgotten quickly.
 
     Args:
-        network: whose parameters are averaged; its device is kept.
-        decay: of the average once warm.
+        network: the network; the averages are on its device.
+        decay: decay after warmup.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move the average towards the network's weights after optimizer step ``step`` (from 1)."""
+        """Update the averages after optimizer step ``step`` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         state = network.state_dict()
         averages = list(self.tensors.values())
@@ -34,7 +34,7 @@ class EMA:
         torch._foreach_lerp_(averages, values, 1 - decay)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up averages that a checkpoint holds."""
+        """Load the averages of a checkpoint."""
         for name, average in self.tensors.items():
             average.copy_(tensors[name])
 
@@ -67,7 +67,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 def load_optimizer(
     optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what :func:`optimizer_tensors` gave; the optimizer is one over all of the network."""
+    """Load the state of :func:`optimizer_tensors` into an optimizer over all parameters of a network."""
     order = {parameter: i for i, parameter in enumerate(optimizer.param_groups[0]["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     for name, parameter in network.named_parameters():

@@ -1,4 +1,4 @@
-"""How much of a set of images a tokenizer's codes keep."""
+"""Reconstruction quality of a tokenizer on a set of images."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from torch import Tensor
 from maskgit_cli.data.loading import ImageDataset, collate_images
 from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError, counted
+from maskgit_cli.networks.base import ImageTokenizer
 from maskgit_cli.networks.pixels import to_model, to_pixels
-from maskgit_cli.networks.vqgan import VQGAN
 
 
 @torch.no_grad()
-def reconstruction_quality(network: VQGAN, source: ImageSource, batch_size: int = 32) -> dict[str, float]:
-    """How much of a set of images the codes keep.
+def reconstruction_quality(
+    network: ImageTokenizer, source: ImageSource, batch_size: int = 32
+) -> dict[str, float]:
+    """PSNR of reconstructions, and codebook use, on a set of images.
 
     Args:
         network: the tokenizer, in evaluation mode.
         source: the images, fitted to the tokenizer's resolution; unreadable ones are left out.
-        batch_size: images at a time.
+        batch_size: batch size.
 
     Returns:
         ``psnr``: mean over the images of 10·log10(255²/mean squared error) of their uint8 pixels, in dB;
-        ``usage``: share of the codebook that occurs; ``perplexity``: exp of the entropy of the codes.
+        ``usage``: fraction of the codebook in use; ``perplexity``: exp of the entropy of the indices.
 
     Raises:
         InputError: none of the images can be read.
@@ -38,9 +40,9 @@ def reconstruction_quality(network: VQGAN, source: ImageSource, batch_size: int 
         if batch.images is None:
             continue
         images = batch.images[:, 0].to(device)
-        codes = network.encode(to_model(images))
-        counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-        decoded = to_pixels(network.decode(codes)).cpu().double()  # Apple's GPUs have no float64
+        indices = network.encode(to_model(images))  # (B, h, w)
+        counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
+        decoded = to_pixels(network.decode(indices)).cpu().double()  # Apple GPUs have no float64
         error = (decoded - images.cpu().double()).pow(2).mean((1, 2, 3))
         psnr.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
     if not psnr:
@@ -50,10 +52,10 @@ def reconstruction_quality(network: VQGAN, source: ImageSource, batch_size: int 
 
 
 def check_readable(source: ImageSource) -> None:
-    """Make sure, before anything is done for them, that at least one of the images can be read.
+    """Check that at least one of the images can be read.
 
     Raises:
-        InputError: none can.
+        InputError: none of them can.
     """
     dataset = ImageDataset(source, 8)
     if all(dataset[i][1] is None for i in range(len(dataset))):
@@ -61,14 +63,13 @@ def check_readable(source: ImageSource) -> None:
 
 
 def _unreadable(source: ImageSource) -> str:
-    """What to say of a source that has no readable image."""
     found = counted(len(source), "image")
     return f"no image can be read, of {found} found; the first: {source.location(0)}"
 
 
 def codebook_use(counts: Tensor) -> tuple[float, float]:
-    """Share of codes that occur, and the perplexity exp(H), of counts (K,)."""
-    counts = counts.cpu()  # Apple's GPUs have no float64
+    """Fraction of indices that occur, and perplexity exp(H), of counts (K,)."""
+    counts = counts.cpu()  # Apple GPUs have no float64
     p = counts.double() / counts.sum()
     usage = float((counts > 0).double().mean())
     return round(usage, 4), round(float(torch.exp(-torch.xlogy(p, p).sum())), 2)

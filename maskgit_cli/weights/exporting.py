@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli import __version__
-from maskgit_cli.config.networks import VQGANConfig
+from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS, VQGANConfig
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ArtifactError, ConfigError
 from maskgit_cli.formats.atomic import parent, read_json, replacing_directory, sha256_file
@@ -35,8 +35,7 @@ from maskgit_cli.formats.records import Record
 from maskgit_cli.formats.runs import RUN_FORMAT, read_metrics
 from maskgit_cli.formats.tensors import read_tensors
 from maskgit_cli.networks.loading import Tokenizer, load_model, load_tokenizer, save_tokenizer
-from maskgit_cli.networks.maskgit import MaskGIT
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS, network_of
+from maskgit_cli.networks.registry import network_of
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.sampling.model import SamplerChoice, choose_sampler
@@ -231,7 +230,7 @@ def _v1_model(source: Path, weights: str, reporter: Reporter) -> Export:
     """``MaskGIT_RES.pth`` and ``VQGAN/``: what v1.0 calls its vit folder and its vqgan folder."""
     record, file, step = weights_of(source, weights)
     model = load_model(source, weights=weights)
-    if not isinstance(model.network, MaskGIT):
+    if model.entry.name != "maskgit":
         name = record["network"]
         raise ConfigError(f"{source} holds the network {name!r}; --to v1 writes the paper's only")
     codec = load_tokenizer(source)
@@ -272,7 +271,7 @@ def _epoch(source: Path, record: Mapping[str, Any], step: int | None) -> int | N
     return int(epochs[-1]) if epochs else None
 
 
-def _v1_optimizer(network: MaskGIT, record: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _v1_optimizer(network: torch.nn.Module, record: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The state of v1.0's AdamW. Averaged weights and models have none behind them: theirs is a new one's.
 
     v1.0 counts parameters in the order of its modules, which is that of ours.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from maskgit_cli.config.base import require
-from maskgit_cli.config.networks import VQGANConfig
+from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS, VQGANConfig
 from maskgit_cli.data.imagenet import imagenet_names
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import parent, replacing_directory, sha256_file
@@ -28,7 +28,7 @@ from maskgit_cli.formats.models import (
 )
 from maskgit_cli.formats.records import Record
 from maskgit_cli.networks.loading import load_tokenizer, save_tokenizer
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.networks.registry import build
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.weights.names import PUBLISHED_NETWORKS, PublishedWeights, recognize, to_native
 from maskgit_cli.weights.read_flax import read_flax
@@ -353,7 +353,7 @@ def _flat(value: Any) -> _Tensors:
 def _convert(published: PublishedWeights, sizes: Any, known: Mapping[str, Any]) -> _Converted:
     """A published network of these sizes under native names, checked."""
     with torch.device("meta"), _Unfilled():
-        network = known[published.spec.network].build(sizes)
+        network = build(known[published.spec.network], sizes)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return _Converted(published, sizes, to_native(published, sizes, network), parameters)
 

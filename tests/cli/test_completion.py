@@ -10,7 +10,7 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from maskgit_cli.cli import COMMANDS, group
 from maskgit_cli.config.catalogue import CATALOGUE
-from maskgit_cli.config.networks import SIZES
+from maskgit_cli.config.networks import SIZE_NAMES
 from maskgit_cli.config.samplers import PRESETS, SAMPLERS, SCHEDULES
 
 COMPLETE = [sys.executable, "-m", "maskgit_cli"]
@@ -35,7 +35,7 @@ def offered(line: str) -> list[str]:
         ("sample --schedule co", ["cosine"]),
         ("sample --schedule ", list(SCHEDULES)),
         ("sample --preset ", list(PRESETS)),
-        ("train t.h5 --size ", list(SIZES)),
+        ("train t.h5 --size ", list(SIZE_NAMES)),
         ("train t.h5 --warm", ["--warmup"]),
         ("fid --metrics ", ["fid", "is", "prdc"]),
         ("fid --metrics fid,p", ["fid,prdc"]),

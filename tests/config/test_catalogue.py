@@ -9,8 +9,8 @@ from documents import ROOT, Document
 from maskgit_cli.config.catalogue import CATALOGUE, ORIGINS, published_model
 from maskgit_cli.config.networks import GoogleConfig, HaltonConfig, TransformerConfig
 from maskgit_cli.errors import ConfigError
-from maskgit_cli.networks.google import Google
-from maskgit_cli.networks.halton import Halton
+from maskgit_cli.networks.google import GoogleMaskGIT
+from maskgit_cli.networks.halton import HaltonMaskGIT
 from maskgit_cli.networks.maskgit import MaskGIT
 
 # Width, depth, head width and MLP width of Halton-MaskGIT's sizes, in its repository.
@@ -29,10 +29,10 @@ def network(model):
         if model.family == "halton":
             width, depth, head_width, mlp_width = HALTON[model.name.rsplit("-", 1)[1]]
             sizes = HaltonConfig(width, depth, model.heads, head_width, mlp_width, 16384, 1000, grid)
-            return Halton(sizes)
+            return HaltonMaskGIT(sizes)
         sizes = (768, 24, model.heads, 3072, 1024, 1000, grid)
         if model.family == "google":
-            return Google(GoogleConfig(*sizes))
+            return GoogleMaskGIT(GoogleConfig(*sizes))
         return MaskGIT(TransformerConfig(*sizes))
 
 

@@ -14,7 +14,7 @@ from maskgit_cli.data.decoding import decode
 from maskgit_cli.errors import ArtifactError, ConfigError, OutputError
 from maskgit_cli.formats.token_writer import TokenWriter
 from maskgit_cli.formats.tokens import TokenMeta, open_tokens
-from maskgit_cli.networks.inference import decode_codes
+from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import load_tokenizer
 
 
@@ -52,7 +52,7 @@ def test_first_view_and_all(tokens, tokenizer, tmp_path):
     ).read_bytes()
 
     grids = torch.from_numpy(open_tokens(tokens).codes[3].astype(np.int64))
-    expected = decode_codes(load_tokenizer(tokenizer), grids, torch.device("cpu"))
+    expected = decode_tokens(load_tokenizer(tokenizer), grids, torch.device("cpu"))
     for view in range(2):
         stored = np.asarray(Image.open(tmp_path / "all" / f"000003-{view}.png"))
         assert np.array_equal(stored, expected[view].permute(1, 2, 0).numpy())

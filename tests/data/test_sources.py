@@ -17,7 +17,7 @@ from maskgit_cli.data.sources import ImageSource, Origin, csv_list, open_source,
 from maskgit_cli.data.sources.base import SourceKind
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.tokens import open_tokens
-from maskgit_cli.networks.inference import decode_codes
+from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.sampling.images import sample
 
@@ -235,7 +235,7 @@ def test_workers_read_any_source(source):
 
 def test_token_sources_are_the_decoded_tokens(made):
     tokens, tokenizer = open_tokens(made / "file.h5"), load_tokenizer(made / "model")
-    expected = decode_codes(
+    expected = decode_tokens(
         tokenizer, torch.from_numpy(tokens.codes[:, 0].astype(np.int64)), torch.device("cpu")
     )
     for name, kind in (("file.h5", "tokens"), ("tokens", "samples"), ("png", "samples")):

@@ -8,8 +8,10 @@ import torch
 from documents import CODE, ROOT, Document, Specification, check_shape
 from published import FAMILIES
 
+from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.config.recipes import RECIPES
 from maskgit_cli.networks.loading import load_model, load_tokenizer
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.networks.registry import build
 from maskgit_cli.weights.importing import import_weights
 
 PAGE = Document(ROOT / "docs" / "networks.md")
@@ -30,8 +32,17 @@ def imported(tmp_path_factory):
 
 
 def test_networks_and_their_keys():
-    rows = [(CODE.findall(row[0])[0], CODE.findall(row[2])[0]) for row in PAGE.rows("published-networks")]
-    assert rows == [(name, network.key) for name, network in NETWORKS.items()]
+    rows = [(CODE.findall(row[0])[0], row[1], CODE.findall(row[2])[0]) for row in PAGE.rows("networks")]
+    assert rows == [(name, entry.title, entry.key) for name, entry in NETWORKS.items()]
+
+
+def test_named_sizes_and_recipes():
+    rows = {CODE.findall(row[0])[0]: CODE.findall(row[1]) for row in PAGE.rows("training-from-scratch")}
+    assert rows == {name: list(entry.sizes) for name, entry in TRANSFORMERS.items()}
+    recipes = {
+        CODE.findall(row[0])[0]: CODE.findall(row[1])[0] for row in PAGE.rows("training-from-scratch", 1)
+    }
+    assert recipes == {name: recipe(100).network or "maskgit" for name, recipe in RECIPES.items()}
 
 
 @pytest.mark.parametrize("name", ["halton", "google", "google_vqgan"])
@@ -69,6 +80,6 @@ def test_tensors(imported, name):
 def test_llamagens_tensors_are_those_of_a_vqgan(imported):
     record, network = imported["llamagen"]
     with torch.device("meta"):
-        vqgan = NETWORKS["vqgan"].build(network.config).state_dict()
+        vqgan = build(NETWORKS["vqgan"], network.config).state_dict()
     assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in vqgan.items()}
     assert record["llamagen"] == network.config.to_json()

@@ -1,4 +1,4 @@
-"""The networks, held against the published implementations on small random weights."""
+"""The networks against the published implementations, with small random weights."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.weights.names import v1_transformer_name
 
 GOLDEN = Path(__file__).parent.parent / "data" / "maskgit_v1"
-# What the project holds float32 results to.
+# Tolerance of float32 results.
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
 
 
@@ -77,14 +77,14 @@ def vqgan():
 
 def test_transformer_gives_the_published_logits(transformer):
     golden = io("transformer_io.npz")
-    assert (golden["tokens"] == transformer.mask_code).any()
+    assert (golden["tokens"] == transformer.mask_token).any()
     assert golden["drop_label"].any()
     assert not golden["drop_label"].all()
     logits = transformer(golden["tokens"], golden["labels"], golden["drop_label"])
     torch.testing.assert_close(logits, golden["logits"], **TOLERANCE)
 
 
-def test_no_label_is_the_dropped_label(transformer):
+def test_no_label_is_the_null_class(transformer):
     golden = io("transformer_io.npz")
     none = torch.full_like(golden["labels"], -1)
     dropped = transformer(golden["tokens"], golden["labels"], torch.ones(4, dtype=torch.bool))
@@ -94,9 +94,9 @@ def test_no_label_is_the_dropped_label(transformer):
     assert not torch.allclose(labeled, dropped, atol=1e-2)
 
 
-def test_a_published_tensor_that_is_not_known_is_an_error():
+def test_an_unknown_published_tensor_is_an_error():
     for name in ("tok_emb.bias", "transformer.layers.0.2.norm.weight", "x.pos_emb", "first_layer.1.weight"):
-        with pytest.raises(ArtifactError, match="is not one of the paper's transformer"):
+        with pytest.raises(ArtifactError, match="transformer"):
             v1_transformer_name(name)
 
 
@@ -124,7 +124,7 @@ def test_attention_is_fused(monkeypatch, training):
     assert calls == [((2, 4, 17, 8), {"dropout_p": 0.25 if training else 0.0})] * 2
 
 
-def test_sizes_are_the_reports():
+def test_parameter_counts_are_the_papers():
     with torch.device("meta"):
         sizes = TransformerConfig(**vars(SIZES["base"]), codebook_size=1024, classes=1000, grid=16)
         base = sum(p.numel() for p in MaskGIT(sizes).parameters())
@@ -133,7 +133,7 @@ def test_sizes_are_the_reports():
     assert round(tokenizer / 1e6, 3) == 72.142
 
 
-def test_weights_begin_small_and_nothing_is_tied_to_a_seed_of_its_own():
+def test_initial_weights_are_small_and_follow_the_seed():
     torch.manual_seed(1)
     network = MaskGIT(tiny_sizes())
     for name, value in network.named_parameters():
@@ -149,33 +149,33 @@ def test_weights_begin_small_and_nothing_is_tied_to_a_seed_of_its_own():
 # --- tokenizer --------------------------------------------------------------------------------------
 
 
-def test_vqgan_gives_the_published_codes_and_pixels(vqgan):
+def test_vqgan_gives_the_published_indices_and_pixels(vqgan):
     golden = io("vqgan_io.npz")
     assert torch.equal(vqgan.encode(golden["images"]), golden["indices"])
     torch.testing.assert_close(vqgan.reconstruct(golden["images"]), golden["reconstruction"], **TOLERANCE)
     torch.testing.assert_close(vqgan.decode(golden["random_indices"]), golden["decoded"], **TOLERANCE)
 
 
-def test_vqgan_trains_through_the_codes_it_gives(vqgan):
+def test_vqgan_in_training_uses_the_same_indices(vqgan):
     golden = io("vqgan_io.npz")
     reconstruction, quantized = vqgan(golden["images"])
-    assert torch.equal(quantized.codes, golden["indices"])
+    assert torch.equal(quantized.indices, golden["indices"])
     torch.testing.assert_close(reconstruction, golden["reconstruction"], **TOLERANCE)
 
 
-def test_quantisation_passes_gradients_straight_through():
+def test_quantization_passes_gradients_straight_through():
     torch.manual_seed(0)
     book = VQGAN(VQGAN_SIZES).quantize
     torch.nn.init.normal_(book.embedding.weight)
     z = torch.randn(2, 4, 3, 3, requires_grad=True)
     out = book(z)
     wanted = torch.cdist(z.detach().movedim(1, -1).flatten(0, 2), book.embedding.weight).argmin(1)
-    assert torch.equal(out.codes.flatten(), wanted)
-    torch.testing.assert_close(out.z, book.lookup(out.codes))
+    assert torch.equal(out.indices.flatten(), wanted)
+    torch.testing.assert_close(out.z, book.lookup(out.indices))
     slope = torch.randn_like(z)
     (gradient,) = torch.autograd.grad((out.z * slope).sum(), z, retain_graph=True)
     assert torch.equal(gradient, slope)
-    # The codebook's loss pulls the codebook alone, the commitment's the encoder alone.
+    # The codebook loss moves the codebook alone, the commitment loss the encoder alone.
     codebook = torch.autograd.grad(out.codebook_loss, (z, book.embedding.weight), allow_unused=True)
     commitment = torch.autograd.grad(out.commitment_loss, (z, book.embedding.weight), allow_unused=True)
     assert codebook[0] is None
@@ -184,33 +184,33 @@ def test_quantisation_passes_gradients_straight_through():
     assert commitment[1] is None
 
 
-def test_half_precision_mistakes_no_code_for_another():
+def test_half_precision_does_not_confuse_close_vectors():
     torch.manual_seed(0)
     book = VQGAN(VQGAN_SIZES).quantize
-    near = torch.linspace(1, 1.01, 12)[:, None].expand(12, 4)  # bfloat16 tells three of them apart
+    near = torch.linspace(1, 1.01, 12)[:, None].expand(12, 4)  # bfloat16 distinguishes three of them
     book.embedding.weight.data.copy_(near)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        codes = book.nearest(near.T[None, :, :, None])
-    assert codes.flatten().tolist() == list(range(12))
+        indices = book.nearest(near.T[None, :, :, None])
+    assert indices.flatten().tolist() == list(range(12))
 
 
 def test_vqgan_takes_any_multiple_of_its_factor():
     network = VQGAN(VQGAN_SIZES).eval()
-    codes = network.encode(torch.zeros(1, 3, 24, 8))
-    assert codes.shape == (1, 6, 2)
-    assert network.decode(codes).shape == (1, 3, 24, 8)
+    indices = network.encode(torch.zeros(1, 3, 24, 8))
+    assert indices.shape == (1, 6, 2)
+    assert network.decode(indices).shape == (1, 3, 24, 8)
 
 
 # --- discriminator ----------------------------------------------------------------------------------
 
 
-# Every strided layer halves the side, each of the two after them takes one away.
+# Every strided layer halves the side; each of the two layers after them shortens it by one.
 @pytest.mark.parametrize(("layers", "side"), [(1, 30), (2, 14), (3, 6)])
-def test_discriminator_gives_a_logit_a_patch(layers, side):
+def test_discriminator_gives_one_logit_per_patch(layers, side):
     assert PatchDiscriminator(8, layers)(torch.randn(2, 3, 64, 64)).shape == (2, 1, side, side)
 
 
-def test_discriminator_judges_each_image_by_itself():
+def test_discriminator_is_batch_invariant():
     torch.manual_seed(0)
     network = PatchDiscriminator(8, 2)
     images = torch.randn(3, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Halton-MaskGIT's and Google's networks, imported from their containers, against their own outputs."""
+"""Halton-MaskGIT's and Google's networks, imported from their files, against their own outputs."""
 
 import pytest
 import torch
@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from published import FAMILIES, golden
 
 from maskgit_cli.config.networks import (
+    TOKENIZERS,
+    TRANSFORMERS,
     GoogleConfig,
     GoogleVQGANConfig,
     HaltonConfig,
@@ -13,9 +15,9 @@ from maskgit_cli.config.networks import (
     VQGANConfig,
 )
 from maskgit_cli.errors import ConfigError
+from maskgit_cli.networks.base import Codebook
 from maskgit_cli.networks.loading import load_model, load_tokenizer
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
-from maskgit_cli.networks.vqgan import Codebook
+from maskgit_cli.networks.registry import build
 from maskgit_cli.weights.importing import import_weights
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
@@ -37,13 +39,13 @@ def imported(tmp_path_factory):
 def test_transformers_give_the_published_logits(imported, name):
     network = load_model(imported / name).network
     io = golden(f"{FOLDERS[name]}/transformer_io.npz")
-    assert (io["tokens"] == network.mask_code).any()
+    assert (io["tokens"] == network.mask_token).any()
     logits = network(io["tokens"], io["labels"], io.get("drop_label"))
     torch.testing.assert_close(logits, io["logits"], **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["maskgit", "halton"])
-def test_tokenizers_give_the_published_codes_and_pixels(imported, name):
+def test_tokenizers_give_the_published_indices_and_pixels(imported, name):
     network = load_tokenizer(imported / name).network
     io = golden(f"{FOLDERS[name]}/vqgan_io.npz")
     assert torch.equal(network.encode(io["images"]), io["indices"])
@@ -51,7 +53,7 @@ def test_tokenizers_give_the_published_codes_and_pixels(imported, name):
     torch.testing.assert_close(network.decode(io["random_indices"]), io["decoded"], **TOLERANCE)
 
 
-def test_googles_tokenizer_gives_the_published_codes_and_pixels(imported):
+def test_googles_tokenizer_gives_the_published_indices_and_pixels(imported):
     network = load_tokenizer(imported / "google").network
     io = golden("official_jax/vqgan_io.npz")
     images = io["images_0_1_nhwc"].permute(0, 3, 1, 2) * 2 - 1
@@ -76,14 +78,14 @@ SIZES = {
 def test_parameters_at_the_published_sizes(name):
     sizes, millions = SIZES[name]
     with torch.device("meta"):
-        network = (TRANSFORMERS | TOKENIZERS)[name].build(sizes)
+        network = build((TRANSFORMERS | TOKENIZERS)[name], sizes)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 3) == millions
 
 
 # --- labels -----------------------------------------------------------------------------------------
 
 
-def test_haltons_dropped_label_is_no_label(imported):
+def test_haltons_null_class_is_no_label(imported):
     network = load_model(imported / "halton").network
     io = golden("halton/transformer_io.npz")
     none = torch.full_like(io["labels"], -1)
@@ -92,7 +94,7 @@ def test_haltons_dropped_label_is_no_label(imported):
     assert not torch.allclose(network(io["tokens"], io["labels"]), dropped, atol=1e-2)
 
 
-def test_googles_transformer_wants_a_label_for_every_image(imported):
+def test_googles_transformer_needs_a_label_for_every_image(imported):
     network = load_model(imported / "google").network
     io = golden("official_jax/transformer_io.npz")
     keep = torch.zeros(3, dtype=torch.bool)
@@ -101,10 +103,10 @@ def test_googles_transformer_wants_a_label_for_every_image(imported):
         (torch.tensor([1, -1, 2]), None),
         (io["labels"], torch.tensor([False, True, False])),
     ):
-        with pytest.raises(ConfigError, match="name one with --label"):
+        with pytest.raises(ConfigError, match="--label"):
             network(io["tokens"], labels, drop)
-    assert not network.config.drops_labels
-    assert load_model(imported / "halton").config.drops_labels
+    assert not network.config.has_null_class
+    assert load_model(imported / "halton").config.has_null_class
 
 
 # --- parts ------------------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ def test_googles_transformer_wants_a_label_for_every_image(imported):
 
 @pytest.mark.parametrize("name", ["halton", "google"])
 @pytest.mark.parametrize("training", [False, True])
-def test_attention_is_fused_and_drops_out_in_training_alone(imported, monkeypatch, name, training):
+def test_attention_is_fused_and_has_dropout_in_training_alone(imported, monkeypatch, name, training):
     network = load_model(imported / name).network.train(training)
     calls = []
     fused = F.scaled_dot_product_attention
@@ -126,29 +128,29 @@ def test_attention_is_fused_and_drops_out_in_training_alone(imported, monkeypatc
     assert calls == [((2, 4, 65, 12), {"dropout_p": 0.1 if training else 0.0})] * 2
 
 
-def test_heads_need_not_fill_haltons_width():
+def test_haltons_heads_may_be_narrower_than_a_token():
     sizes = HaltonConfig(16, 1, 3, 5, 32, 8, 2, 2, dropout=0.0)
     torch.manual_seed(0)
-    network = TRANSFORMERS["halton"].build(sizes)
+    network = build(TRANSFORMERS["halton"], sizes)
     assert network.blocks[0].attention.wq.weight.shape == (15, 16)
     logits = network(torch.zeros(1, 2, 2, dtype=torch.int64), torch.tensor([0]))
     assert logits.shape == (1, 4, 9)
 
 
-def test_llamagens_codes_do_not_depend_on_lengths(imported):
+def test_llamagens_indices_do_not_depend_on_lengths(imported):
     book = load_tokenizer(imported / "halton").network.quantize
     z = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(0))
-    codes = book.nearest(z)
-    assert torch.equal(book.nearest(z * 1e3), codes)
-    torch.testing.assert_close(book.lookup(codes).norm(dim=1), torch.ones(2, 3, 3))
+    indices = book.nearest(z)
+    assert torch.equal(book.nearest(z * 1e3), indices)
+    torch.testing.assert_close(book.lookup(indices).norm(dim=1), torch.ones(2, 3, 3))
     plain = Codebook(*book.embedding.weight.shape)
     plain.load_state_dict(book.state_dict())
-    assert not torch.equal(plain.nearest(z), codes)
+    assert not torch.equal(plain.nearest(z), indices)
 
 
 def test_googles_tokenizer_takes_any_multiple_of_its_factor(imported):
     network = load_tokenizer(imported / "google").network
-    codes = network.encode(torch.zeros(1, 3, 24, 8))
-    assert codes.shape == (1, 6, 2)
-    assert network.decode(codes).shape == (1, 3, 24, 8)
+    indices = network.encode(torch.zeros(1, 3, 24, 8))
+    assert indices.shape == (1, 6, 2)
+    assert network.decode(indices).shape == (1, 3, 24, 8)
     assert network.latents(torch.zeros(1, 3, 8, 8)).shape == (1, 32, 2, 2)

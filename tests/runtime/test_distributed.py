@@ -1,4 +1,6 @@
-"""Devices, precision, and processes that find one another."""
+"""Devices, precision, and several processes."""
+
+import contextlib
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from maskgit_cli.runtime.distributed import (
 CPU = torch.device("cpu")
 
 
-def test_one_process_works_without_any_launch():
+def test_one_process_needs_no_launcher():
     assert world() == World(0, 1)
     assert world().main
     assert gather_objects("x") == ["x"]
@@ -30,7 +32,7 @@ def test_one_process_works_without_any_launch():
     barrier()
 
 
-def _meet():
+def _join():
     place = world()
     assert place.size == 2
     assert place.main == (place.rank == 0)
@@ -43,8 +45,8 @@ def _meet():
     assert accelerator.reduce(torch.tensor(place.rank + 1.0)).item() == 3
 
 
-def test_two_processes_meet():
-    in_processes(2, _meet)
+def test_two_processes_join():
+    in_processes(2, _join)
 
 
 def test_devices_by_name(monkeypatch):
@@ -54,21 +56,21 @@ def test_devices_by_name(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert resolve_device("auto") == torch.device("cuda", 1)
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="--device cuda:2: not on this machine"):
+    with pytest.raises(ConfigError, match="--device cuda:2"):
         resolve_device("cuda:2")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert resolve_device("auto") == CPU
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:x", "", "meta", "xpu"])
-def test_devices_that_are_none(name):
-    with pytest.raises(ConfigError, match=f"--device {name}: not "):
+def test_unknown_devices(name):
+    with pytest.raises(ConfigError, match=f"--device {name}: "):
         resolve_device(name)
 
 
-def test_an_absent_gpu_is_said_to_be_absent(monkeypatch):
+def test_a_missing_gpu_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="--device cuda: not on this machine; use auto, or cpu"):
+    with pytest.raises(ConfigError, match="--device cuda"):
         resolve_device("cuda")
 
 
@@ -78,16 +80,33 @@ def test_precision_by_name(monkeypatch):
         torch.float32, torch.float32, torch.bfloat16
     ]  # fmt: skip
     assert resolve_dtype("fp16", gpu) == torch.float16
-    for has_it, wanted in [(True, torch.bfloat16), (False, torch.float32)]:
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
-        assert resolve_dtype("auto", gpu) == wanted
-    with pytest.raises(ConfigError, match="--dtype fp8: must be one of auto, fp32, bf16, fp16"):
+    with pytest.raises(ConfigError, match=r"--dtype fp8: .*bf16"):
         resolve_dtype("fp8", CPU)
-    with pytest.raises(ConfigError, match="--dtype fp16: too slow on a CPU"):
+    with pytest.raises(ConfigError, match="--dtype fp16"):
         resolve_dtype("fp16", CPU)
 
 
-def test_products_run_at_the_precision_asked_for():
+def test_auto_is_bf16_where_the_chosen_gpu_has_it(monkeypatch):
+    """A Turing GPU next to an Ampere one: each is asked itself, and emulation does not count."""
+    current = [0]
+
+    @contextlib.contextmanager
+    def device(chosen):
+        before, current[0] = current[0], chosen.index
+        yield
+        current[0] = before
+
+    def is_bf16_supported(including_emulation=True):
+        return including_emulation or current[0] == 1
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert resolve_dtype("auto", torch.device("cuda", 0)) == torch.float32
+    assert resolve_dtype("auto", torch.device("cuda", 1)) == torch.bfloat16
+    assert current == [0]
+
+
+def test_products_run_at_the_requested_precision():
     a = torch.randn(4, 4)
     for dtype in (torch.float32, torch.bfloat16):
         with autocast(CPU, dtype):
@@ -99,7 +118,7 @@ def test_a_script_may_train_twice_at_different_precision():
         assert make_accelerator(CPU, dtype).mixed_precision == name
 
 
-def test_processes_without_gpus_are_joined_even_if_the_launcher_does_not_say_so(monkeypatch):
+def test_processes_without_gpus_join_without_a_word_of_the_launcher(monkeypatch):
     """torchrun on a machine without GPUs sets WORLD_SIZE and nothing else."""
     asked = []
 

@@ -61,7 +61,7 @@ def test_sweep(samples, run, tmp_path):
 
 
 def test_previews(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr("maskgit_cli.training.transformer.preset_for", lambda *_: "raster")
+    monkeypatch.setattr("maskgit_cli.training.previews.preset_for", lambda *_: "raster")
     path = train_tiny(tokens, tmp_path / "run", steps=2, preview_every=2)
     with Image.open(path / "previews" / "step-00000002.png") as preview:
         assert len(preview.getcolors(preview.width * preview.height)) > 2

@@ -1,4 +1,4 @@
-"""Averaged weights, learning-rate shapes, and optimizer state that survives a checkpoint."""
+"""EMA weights, learning-rate schedules, and optimizer state in checkpoints."""
 
 import copy
 
@@ -25,7 +25,7 @@ def network(value=None):
     return net
 
 
-def test_average_begins_as_the_weights_and_warms_up():
+def test_the_ema_starts_at_the_weights_and_warms_up():
     net = network(1.0)
     ema = EMA(net, 0.9)
     for parameter in net.parameters():
@@ -38,7 +38,7 @@ def test_average_begins_as_the_weights_and_warms_up():
             torch.testing.assert_close(average, torch.full_like(average, expected))
 
 
-def test_average_is_a_copy_in_float32():
+def test_the_ema_is_a_copy_in_float32():
     net = network(1.0).half()
     ema = EMA(net, 0.0)
     assert {t.dtype for t in ema.tensors.values()} == {torch.float32}
@@ -48,7 +48,7 @@ def test_average_is_a_copy_in_float32():
     assert ema.tensors["0.weight"].eq(5).all()
 
 
-def test_average_is_taken_up_from_a_checkpoint():
+def test_the_ema_is_loaded_from_a_checkpoint():
     ema = EMA(network(1.0), 0.9)
     ema.load({name: torch.full_like(t, 3.0) for name, t in ema.tensors.items()})
     assert all(t.eq(3).all() for t in ema.tensors.values())
@@ -56,12 +56,12 @@ def test_average_is_taken_up_from_a_checkpoint():
         ema.load({})
 
 
-def test_warm_up_is_linear_then_constant():
+def test_warmup_is_linear_then_constant():
     assert [warmup_factor(step, 4) for step in (1, 2, 4, 5, 100)] == [0.25, 0.5, 1, 1, 1]
     assert warmup_factor(1, 0) == 1
 
 
-def test_cosine_falls_to_its_floor():
+def test_cosine_decays_to_its_floor():
     assert cosine_factor(0, 10, 0.1) == 1
     assert cosine_factor(5, 10, 0.1) == pytest.approx(0.55)
     assert cosine_factor(10, 10, 0.1) == pytest.approx(0.1)
@@ -70,7 +70,7 @@ def test_cosine_falls_to_its_floor():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_restored_optimiser_goes_on_the_same(fused):
+def test_a_restored_optimizer_continues_the_same(fused):
     def step(net, optimizer, seed):
         torch.manual_seed(seed)
         net(torch.randn(5, 3)).square().sum().backward()
@@ -94,7 +94,7 @@ def test_a_restored_optimiser_goes_on_the_same(fused):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
-def test_learning_rate_reaches_every_group():
+def test_the_learning_rate_is_set_in_every_group():
     net = network()
     optimizer = torch.optim.SGD([{"params": net[0].parameters()}, {"params": net[1].parameters()}], lr=1.0)
     set_lr(optimizer, 0.25)

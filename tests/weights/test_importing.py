@@ -22,7 +22,7 @@ from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputErr
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.tensors import write_tensors
 from maskgit_cli.formats.tokens import open_tokens
-from maskgit_cli.networks.halton import Halton
+from maskgit_cli.networks.halton import HaltonMaskGIT
 from maskgit_cli.networks.loading import load_model, load_tokenizer
 from maskgit_cli.weights.importing import import_weights
 from maskgit_cli.weights.names import PUBLISHED_NETWORKS, renamed
@@ -136,7 +136,7 @@ def test_the_number_of_heads_is_the_published_one_and_reported(tmp_path):
 def widened(width, inner):
     """A Halton-MaskGIT of this width as its authors would publish it, with weights of no meaning."""
     family = next(f for f in PUBLISHED_NETWORKS if f.network == "halton")
-    network = Halton(HaltonConfig(width, 1, 1, inner, 8, 64, 10, 8))
+    network = HaltonMaskGIT(HaltonConfig(width, 1, 1, inner, 8, 64, 10, 8))
     backwards = [(right, left) for left, right in family.names(network.config)]
     return {renamed(name, backwards): value for name, value in network.state_dict().items()}
 

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from maskgit_cli.config.networks import (
+    TOKENIZERS,
+    TRANSFORMERS,
     GoogleConfig,
     GoogleVQGANConfig,
     HaltonConfig,
@@ -12,7 +14,7 @@ from maskgit_cli.config.networks import (
     VQGANConfig,
 )
 from maskgit_cli.errors import WeightsError
-from maskgit_cli.networks.registry import TOKENIZERS, TRANSFORMERS
+from maskgit_cli.networks.registry import build
 from maskgit_cli.weights.names import (
     PUBLISHED_NETWORKS,
     PublishedWeights,
@@ -37,7 +39,7 @@ BY_NETWORK = {family.network: family for family in PUBLISHED_NETWORKS}
 
 def network(name) -> nn.Module:
     with torch.device("meta"):
-        return (TRANSFORMERS | TOKENIZERS)[name].build(SIZES[name])
+        return build((TRANSFORMERS | TOKENIZERS)[name], SIZES[name])
 
 
 def names(name) -> dict[str, str]:

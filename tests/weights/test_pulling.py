@@ -101,7 +101,7 @@ def test_a_model_that_stages_take(hub, name, tmp_path):
     model, tokenizer = load_model(path), load_tokenizer(path)
     assert model.config.heads == 4
     assert model.tokenizer_sha256 == tokenizer.sha256
-    codes = torch.full((1, model.config.grid, model.config.grid), model.network.mask_code)
+    codes = torch.full((1, model.config.grid, model.config.grid), model.network.mask_token)
     logits = model.network(codes, torch.zeros(1, dtype=torch.long))
     assert torch.isfinite(logits).all()
 
@@ -128,7 +128,7 @@ def test_what_is_there_already(hub):
     with pytest.raises(OutputError, match="exists"):
         pull("tiny-v1", weights="raw")  # which may be others than those that are there
     pull("tiny-google", Path("models/tiny-v1"), overwrite=True)
-    assert load_model(Path("models/tiny-v1")).config.drops_labels is False
+    assert load_model(Path("models/tiny-v1")).config.has_null_class is False
 
 
 def test_no_requests_where_the_place_is_taken(hub):

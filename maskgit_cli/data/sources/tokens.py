@@ -53,11 +53,11 @@ class TokenImages(ImageSource):
     def _decode(self, indices: Sequence[int]) -> list[Tensor]:
         import torch
 
-        from maskgit_cli.networks.inference import decode_codes
+        from maskgit_cli.networks.inference import decode_tokens
 
         device = next(self.tokenizer.network.parameters()).device
         tokens = self.tokens.codes[indices, 0].astype(np.int64)  # (B, h, w)
-        return list(decode_codes(self.tokenizer, torch.from_numpy(tokens), device))
+        return list(decode_tokens(self.tokenizer, torch.from_numpy(tokens), device))
 
 
 def is_token_file(path: Path) -> bool:

@@ -88,7 +88,7 @@ def plan_edit(edit: Edit, model: Model) -> tuple[Region, WindowPlan]:
     def label_of(text: str | None, option: str) -> int:
         if text is not None:
             return find_label(text, model.config.classes, model.class_names, option)
-        if not model.config.drops_labels:
+        if not model.config.has_null_class:
             raise ConfigError("--label: this network has no null class; specify a class")
         return NO_CLASS
 

@@ -1,0 +1,94 @@
+"""What all transformers and all tokenizers have in common, as other rooms use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskgit_cli.config.networks import MaskedTransformerConfig, Pyramid
+
+
+class MaskedTransformer(nn.Module):
+    """Base of the transformers: masked tokens and class labels in, logits out."""
+
+    config: Any
+
+    def __init__(self, config: MaskedTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def mask_token(self) -> int:
+        """The token K of a masked position, after the K tokens of the codebook."""
+        return int(self.config.codebook_size)
+
+    def null_labels(self, labels: Tensor, drop: Tensor | None) -> Tensor:
+        """Labels (B,) with the null class C where they are -1 or ``drop`` (B,) is True."""
+        dropped = labels < 0 if drop is None else drop | (labels < 0)
+        return torch.where(dropped, self.config.classes, labels)
+
+    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Predict every token from the unmasked ones.
+
+        Args:
+            tokens: integers (B, h, w) in [0, K], where K is the mask.
+            labels: integers (B,) in [0, C), or -1 for no label.
+            drop: booleans (B,); True replaces the label by the null class.
+
+        Returns:
+            Logits (B, h·w, K) or (B, h·w, K+1), where the last column is the mask's.
+        """
+        raise NotImplementedError
+
+
+class Codebook(nn.Module):
+    """K vectors of D numbers; quantization replaces a latent by the nearest of them."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, width)
+        nn.init.uniform_(self.embedding.weight, -1.0 / size, 1.0 / size)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Indices (B, h, w) of the codebook vectors nearest to z (B, D, h, w) in Euclidean distance."""
+        flat = z.movedim(1, -1).flatten(0, 2).float()  # (B·h·w, D)
+        weight = self.embedding.weight.float()  # (K, D)
+        # Half precision would confuse vectors that are close. |z|² is the same for every vector, so it is
+        # left out of the comparison.
+        with torch.autocast(z.device.type, enabled=False):
+            distance = weight.pow(2).sum(1) - 2.0 * flat @ weight.T  # (B·h·w, K)
+        return distance.argmin(1).view(z.shape[0], *z.shape[2:])  # (B, h, w)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codebook vectors (B, D, h, w) of indices (B, h, w)."""
+        return self.embedding(indices).movedim(-1, 1)
+
+
+class ImageTokenizer(nn.Module):
+    """Base of the tokenizers: images to codebook indices and back."""
+
+    config: Any
+    quantize: Codebook
+
+    def __init__(self, config: Pyramid) -> None:
+        super().__init__()
+        self.config = config
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Encoder outputs before quantization (B, D, h, w) of images (B, 3, H, W) in -1..1."""
+        raise NotImplementedError
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), nominally in -1..1 and not clamped, of codebook indices (B, h, w)."""
+        raise NotImplementedError
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codebook indices (B, h, w), int64, of images (B, 3, H, W) in -1..1."""
+        return self.quantize.nearest(self.latents(images))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in -1..1 through the quantizer and back."""
+        return self.decode(self.encode(images))

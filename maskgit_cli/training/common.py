@@ -1,0 +1,260 @@
+"""The parts that ``train`` and ``train-vqgan`` share: networks with optimizers, checkpoints, and the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Set
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
+from maskgit_cli.errors import MaskGITError
+from maskgit_cli.formats.runs import MetricsLog, held, load_checkpoint, save_checkpoint, settle_record
+from maskgit_cli.runtime.distributed import on_main, world
+from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
+from maskgit_cli.training.reconstruction import codebook_use
+
+# --- the directory ----------------------------------------------------------------------------------
+
+
+def claim(out: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]) -> bool:
+    """Claim a training directory, on rank 0 alone; True if a training there is resumed.
+
+    Args:
+        out: the directory.
+        record: its ``config.json``.
+        overwrite: whether to remove an earlier training there.
+        what: what the directory is, for errors.
+        free: settings that may differ when resuming.
+
+    Raises:
+        OutputError: the directory holds something else, or a training with other settings, or is locked.
+    """
+    return settle_record(out, record, overwrite, what, free)
+
+
+def locked(out: Path) -> AbstractContextManager[None]:
+    """A context in which no other training can use the directory; rank 0 holds the lock."""
+    return held(out, world().main)
+
+
+# --- networks ---------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """A network that is trained.
+
+    Attributes:
+        network: the bare network, for weights.
+        wrapped: the network as wrapped by Accelerate, for gradients.
+        optimizer: its optimizer, as wrapped by Accelerate.
+        files: names of the checkpoint files of the network and of its optimizer.
+    """
+
+    network: Any
+    wrapped: nn.Module
+    optimizer: Any
+    files: tuple[str, str]
+
+
+def prepare(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,
+    files: tuple[str, str] = ("model", "optimizer"),
+) -> Trained:
+    """A network and its optimizer, ready for training: all ranks have the weights of rank 0.
+
+    Args:
+        network: with initial weights, on its device.
+        optimizer: over all of its parameters.
+        accelerator: an ``accelerate.Accelerator``.
+        files: names of the checkpoint files of network and optimizer.
+    """
+    wrapped, prepared = accelerator.prepare(network, optimizer)
+    return Trained(network, wrapped, prepared, files)
+
+
+class TrainState(NamedTuple):
+    """Everything that a checkpoint stores; all other state is a function of the step.
+
+    Attributes:
+        trained: the networks with their optimizers.
+        ema: the EMA of the first network's weights.
+        meter: the means since the last line of the log.
+        extra: further tensors, by file and name.
+    """
+
+    trained: tuple[Trained, ...]
+    ema: EMA
+    meter: Meter
+    extra: Mapping[str, Mapping[str, Tensor]]
+
+
+def save_state(out: Path, step: int, state: TrainState, keep: int) -> None:
+    """Write a checkpoint on rank 0.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    groups: dict[str, Mapping[str, Tensor]] = {"ema": state.ema.tensors, **state.extra}
+    for part in state.trained:
+        model, optimizer = part.files
+        groups[model] = part.network.state_dict()
+        groups[optimizer] = optimizer_tensors(part.optimizer, part.network)
+    window = state.meter.tensors()
+    if window:
+        groups["window"] = window
+    on_main(lambda: save_checkpoint(out, step, groups, keep))
+
+
+def load_state(out: Path, state: TrainState) -> int:
+    """Load the newest checkpoint into a state; returns its step, 0 without one.
+
+    Raises:
+        ArtifactError: the checkpoint is damaged.
+    """
+    checkpoint = load_checkpoint(out)
+    if checkpoint is None:
+        return 0
+    groups = checkpoint.tensors
+    for part in state.trained:
+        model, optimizer = part.files
+        part.network.load_state_dict(groups[model])
+        load_optimizer(part.optimizer, part.network, groups[optimizer])
+    state.ema.load(groups["ema"])
+    for file, tensors in state.extra.items():
+        for name, tensor in tensors.items():
+            tensor.copy_(groups[file][name])
+    state.meter.load(groups.get("window", {}))
+    return checkpoint.step
+
+
+def check_finite(step: int, values: Mapping[str, Tensor]) -> None:
+    """Stop a diverged run before its checkpoint.
+
+    Args:
+        step: the step that was just done.
+        values: tensors by name, the same on all ranks, so that all of them stop.
+
+    Raises:
+        MaskGITError: a number is NaN or infinite.
+    """
+    for name, tensor in values.items():
+        if not bool(torch.isfinite(tensor).all()):
+            shown = f"is {float(tensor)}" if tensor.numel() == 1 else "is not finite"
+            raise MaskGITError(
+                f"training diverged at step {step}, {name} {shown}; the previous checkpoint is intact, "
+                "restart with a lower --lr, or with --dtype fp32"
+            )
+
+
+# --- the log ----------------------------------------------------------------------------------------
+
+
+def due(step: int, config: TrainConfig | VQGANTrainConfig) -> tuple[bool, bool, bool]:
+    """Whether a line of the log, a checkpoint and a preview are due at a step; all are at the last one.
+
+    A preview that is made every 0 steps is never due.
+    """
+    last = step == config.steps
+    line, checkpoint = (last or step % every == 0 for every in (config.log_every, config.checkpoint_every))
+    return line, checkpoint, config.preview_every > 0 and (last or step % config.preview_every == 0)
+
+
+class _NoLog:
+    """The log of all ranks but 0."""
+
+    def append(self, **values: float | int | None) -> None:
+        """Write nothing."""
+
+
+def open_log(out: Path, step: int) -> MetricsLog | _NoLog:
+    """The log of a training directory, cut at the step that is resumed; only rank 0 writes it.
+
+    Raises:
+        ArtifactError: its lines are damaged.
+    """
+    return MetricsLog(out, step) if world().main else _NoLog()
+
+
+class Meter:
+    """Means of scalars since the last line of the log, and the throughput.
+
+    Scalars stay on their device until a line is due: reading them would wait for the GPU at every step.
+    The checkpoint formats of the two trainings differ: ``train`` stores every value of its two scalars,
+    ``train-vqgan`` the sum of each scalar, and how often each codebook vector was used.
+
+    Args:
+        device: device of the scalars.
+        series: the scalars to keep value by value, with their names in the checkpoint; all others are
+            summed.
+        codebook_size: K, to count the use of a codebook.
+    """
+
+    def __init__(
+        self, device: torch.device, series: Mapping[str, str] | None = None, codebook_size: int = 0
+    ) -> None:
+        self.device, self.names = device, dict(series or {})
+        self.counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values, and restart the clock."""
+        self.series: dict[str, list[Tensor]] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.steps: dict[str, int] = {}
+        self.counts.zero_()
+        self.images = 0
+        self.began = time.perf_counter()
+
+    def add(self, values: Mapping[str, Tensor], images: int, counts: Tensor | None = None) -> None:
+        """Add the scalars of one step, its number of images, and the counts (K,) of codebook indices."""
+        for name, value in values.items():
+            if name in self.names:
+                self.series.setdefault(name, []).append(value)
+            else:
+                self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float()
+                self.steps[name] = self.steps.get(name, 0) + 1
+        if counts is not None:
+            self.counts += counts
+        self.images += images
+
+    def flush(self) -> dict[str, float]:
+        """The values of a line of the log: means, codebook use, images/s; then reset."""
+        line = {name: float(torch.stack(values).mean()) for name, values in self.series.items()}
+        line |= {name: float(total) / self.steps[name] for name, total in self.sums.items()}
+        line = {name: round(mean, 6) for name, mean in line.items()}
+        if len(self.counts):
+            line["usage"], line["perplexity"] = codebook_use(self.counts)
+        line["images_per_second"] = round(self.images / (time.perf_counter() - self.began), 2)
+        self.reset()
+        return line
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state for a checkpoint, so that a resumed run logs the same line; {} right after a line."""
+        if not self.series and not self.sums:
+            return {}
+        state = {self.names[name]: torch.stack(values) for name, values in self.series.items()}
+        state |= {f"sums/{name}": total for name, total in self.sums.items()}
+        state |= {f"steps/{name}": torch.tensor(n) for name, n in self.steps.items()}
+        return state | ({"counts": self.counts} if len(self.counts) else {})
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the state of a checkpoint; throughput counts from now."""
+        self.reset()
+        for name, stored in self.names.items():
+            if stored in tensors:
+                self.series[name] = list(tensors[stored].to(self.device))
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == "sums":
+                self.sums[name] = value.to(self.device)
+            elif kind == "steps":
+                self.steps[name] = int(value)
+            elif kind == "counts":
+                self.counts.copy_(value)
