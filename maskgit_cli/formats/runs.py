@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,8 +24,7 @@ from maskgit_cli.formats.atomic import (
     write_bytes,
     write_json,
 )
-from maskgit_cli.formats.claim import Claim, Found, Outcome, OutputKind, claim
-from maskgit_cli.formats.locks import Warn, lock
+from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.records import Record
 from maskgit_cli.formats.tensors import read_tensors, write_tensors
 
@@ -130,7 +126,18 @@ def is_finished(path: Path, record: Record) -> bool:
 
 
 def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
-    """How a training directory is claimed; see :func:`claim_run`."""
+    """How a training directory is claimed.
+
+    A finished training that is replaced is renamed to ``.NAME.replaced`` (see
+    :func:`~maskgit_cli.formats.claim.replaced_path`) and removed by the claim's ``finish``, so that a long
+    training is found by its name while it runs. An unfinished one is always resumed if its settings are the
+    same.
+
+    Args:
+        record: what ``config.json`` is to hold.
+        what: name of the kind of directory, for messages.
+        free: settings that may differ when resuming: how far to train, and what to log.
+    """
 
     def find(path: Path) -> Found | None:
         config = path / CONFIG_FILE
@@ -152,76 +159,13 @@ def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
     return OutputKind(what, find, compared=compared, start=start, keeps_name=True, out="--out")
 
 
-@contextmanager
-def claim_run(
-    path: Path, record: Record, overwrite: bool, what: str, free: Set[str], warn: Warn = warnings.warn
-) -> Iterator[Claim]:
-    """Claim a training directory; its ``config.json`` is then ``record``.
-
-    A finished training that is replaced is renamed to ``.NAME.replaced`` (see
-    :func:`~maskgit_cli.formats.claim.replaced_path`) and removed by the claim's ``finish``. An unfinished one
-    is always resumed if its settings are the same.
-
-    Args:
-        path: the directory.
-        record: what ``config.json`` is to hold.
-        overwrite: replace a finished training, and an unfinished one of other settings.
-        what: name of the kind of directory, for messages.
-        free: settings that may differ when resuming: how far to train, and what to log.
-        warn: receives warnings.
-
-    Raises:
-        As :func:`~maskgit_cli.formats.claim.claim`.
-    """
-    with claim(path, training_kind(record, what, free), record, overwrite=overwrite, warn=warn) as claimed:
-        if claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE):
-            _prepare_to_resume(claimed.path, record)
-            finished = is_finished(claimed.path, record)  # there may be more steps to do than before
-            outcome = Outcome.COMPLETE if finished else Outcome.RESUME
-            claimed = dataclasses.replace(claimed, outcome=outcome)
-        yield claimed
-
-
-def _prepare_to_resume(path: Path, record: Record) -> None:
+def prepare_to_resume(path: Path, record: Record) -> None:
     """Remove what killed processes left in a training directory, and store the settings that have changed."""
     remove_leftovers_below(path)
     remove_old_checkpoints(path, record["settings"]["keep"])
     config = path / CONFIG_FILE
     if read_json(config, "a training directory") != record:
         write_json(config, record)
-
-
-def settle_record(path: Path, record: Record, overwrite: bool, what: str, free: Set[str]) -> bool:
-    """Claim a training directory only while its record is compared and written; see :func:`claim_run`.
-
-    Returns:
-        True if a training is resumed or is complete.
-    """
-    with claim_run(path, record, overwrite, what, free) as claimed:
-        return claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE)
-
-
-@contextmanager
-def held(path: Path, main: bool = True) -> Iterator[None]:
-    """Hold the lock of a training directory; a complete one at last replaces the one set aside.
-
-    Args:
-        path: the directory.
-        main: False does nothing, for other ranks than 0.
-
-    Raises:
-        OutputError: another process trains there.
-    """
-    if not main:
-        yield
-        return
-    with lock(path):
-        yield
-        newest, record = newest_checkpoint(path), path / CONFIG_FILE
-        if newest is not None and record.exists():
-            steps = read_json(record, "a training directory").get("settings", {}).get("steps")
-            if steps is not None and int(newest.name.removeprefix("step-")) >= steps:
-                Claim(path, path, Outcome.REPLACE).finish()
 
 
 # --- the log ----------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Set
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,33 +13,52 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import MaskGITError
-from maskgit_cli.formats.runs import MetricsLog, held, load_checkpoint, save_checkpoint, settle_record
-from maskgit_cli.runtime.distributed import on_main, world
+from maskgit_cli.formats.claim import Outcome, replaced_path
+from maskgit_cli.formats.runs import (
+    MetricsLog,
+    is_finished,
+    load_checkpoint,
+    prepare_to_resume,
+    save_checkpoint,
+    training_kind,
+)
+from maskgit_cli.runtime.distributed import claim_on_main, on_main, world
+from maskgit_cli.runtime.progress import Reporter
 from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
 from maskgit_cli.training.reconstruction import codebook_use
 
 # --- the directory ----------------------------------------------------------------------------------
 
 
-def claim(out: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str]) -> bool:
-    """Claim a training directory, on rank 0 alone; True if a training there is resumed.
+@contextmanager
+def claim_training(
+    out: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str], reporter: Reporter
+) -> Iterator[Outcome]:
+    """Claim a training directory for the time of the ``with`` block, by rank 0 for all.
+
+    A finished training that is replaced is kept under another name until this one is finished.
 
     Args:
         out: the directory.
         record: its ``config.json``.
-        overwrite: whether to remove an earlier training there.
+        overwrite: replace a finished training there, and an unfinished one of other settings.
         what: what the directory is, for errors.
         free: settings that may differ when resuming.
+        reporter: receives warnings, and the name of a training that is replaced.
+
+    Yields:
+        What there is to do: ``NEW``, ``RESUME``, ``COMPLETE`` or ``REPLACE``.
 
     Raises:
         OutputError: the directory holds something else, or a training with other settings, or is locked.
     """
-    return settle_record(out, record, overwrite, what, free)
-
-
-def locked(out: Path) -> AbstractContextManager[None]:
-    """A context in which no other training can use the directory; rank 0 holds the lock."""
-    return held(out, world().main)
+    with claim_on_main(out, training_kind(record, what, free), record, overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.REPLACE:
+            reporter.info(f"the finished training is kept as {replaced_path(out)} until this one is finished")
+        if claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE):
+            on_main(lambda: prepare_to_resume(out, record))
+        yield claimed.outcome
+        on_main(lambda: claimed.finish() if is_finished(out, record) else None)
 
 
 # --- networks ---------------------------------------------------------------------------------------

@@ -24,10 +24,9 @@ from maskgit_cli.training.common import (
     Meter,
     TrainState,
     check_finite,
-    claim,
+    claim_training,
     due,
     load_state,
-    locked,
     open_log,
     prepare,
     save_state,
@@ -83,38 +82,43 @@ def train(
     initial, config = _resolve(data, held_out, config, recipe, res, init_from, reporter)
     out = out or Path("runs") / f"{tokens.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
-    _begin(out, data, initial, config, tokenizer, overwrite)
-    state = _build(config, initial, accelerator)
-    (trained,), ema, meter, _ = state
-    step = load_state(out, state)
-    assert config.steps
-    assert config.batch_size
-    if step >= config.steps:
-        reporter.info(_already_trained(out, step, config))
-        return out
-    previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
-    progress = reporter.task("train", config.steps, step, unit="steps")
-    with locked(out), Interrupts(accelerator, reporter) as interrupts, progress as task:
-        while step < config.steps:
-            step += 1
-            values = train_step(step, data, config, trained, ema, accelerator)
-            meter.add(values, config.batch_size)
-            task.advance(1, loss=values["loss"])
-            line, checkpoint, preview = due(step, config)
-            stop = interrupts.asked(step, last=step == config.steps)
-            if line or checkpoint or stop:
-                check_finite(step, values)
-            if line:
-                epoch, lr = round(step * config.batch_size / len(data), 4), learning_rate(step, config)
-                log.append(step=step, epoch=epoch, lr=lr, **meter.flush())
-            if checkpoint and held_out is not None:
-                loss = validation_loss(previews.network(ema), held_out, config, accelerator)
-                log.append(step=step, val_loss=round(loss, 6))
-            if preview and world().main:
-                previews.save(step, ema)
-            if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
-                save_state(out, step, state, config.keep)
-                interrupts.checkpointed(step)
+    near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
+    doomed, sha256 = out if overwrite else None, data.meta.tokenizer_sha256
+    source = on_main(lambda: find_tokenizer(sha256, tokenizer, near, doomed))
+    record = _record(data, config, initial)
+    with claim_training(out, record, overwrite, "a run directory", _may_change(config), reporter):
+        on_main(lambda: _copy_tokenizer_once(source, out))
+        state = _build(config, initial, accelerator)
+        (trained,), ema, meter, _ = state
+        step = load_state(out, state)
+        assert config.steps
+        assert config.batch_size
+        if step >= config.steps:
+            reporter.info(_already_trained(out, step, config))
+            return out
+        previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
+        progress = reporter.task("train", config.steps, step, unit="steps")
+        with Interrupts(accelerator, reporter) as interrupts, progress as task:
+            while step < config.steps:
+                step += 1
+                values = train_step(step, data, config, trained, ema, accelerator)
+                meter.add(values, config.batch_size)
+                task.advance(1, loss=values["loss"])
+                line, checkpoint, preview = due(step, config)
+                stop = interrupts.asked(step, last=step == config.steps)
+                if line or checkpoint or stop:
+                    check_finite(step, values)
+                if line:
+                    epoch = round(step * config.batch_size / len(data), 4)
+                    log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
+                if checkpoint and held_out is not None:
+                    loss = validation_loss(previews.network(ema), held_out, config, accelerator)
+                    log.append(step=step, val_loss=round(loss, 6))
+                if preview and world().main:
+                    previews.save(step, ema)
+                if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
+                    save_state(out, step, state, config.keep)
+                    interrupts.checkpointed(step)
     return out
 
 
@@ -168,26 +172,10 @@ def _resolve(
     )
 
 
-def _begin(
-    out: Path,
-    data: TokenFile,
-    initial: InitialWeights,
-    config: TrainConfig,
-    tokenizer: Path | None,
-    overwrite: bool,
-) -> None:
-    """Claim the run directory, and copy the tokenizer to it."""
-    record = _record(data, config, initial)
-    free = FREE if _fixed_length(config) else FREE | {"steps", "epochs"}
-
-    def work() -> None:
-        near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
-        source = find_tokenizer(data.meta.tokenizer_sha256, tokenizer, near, out if overwrite else None)
-        claim(out, record, overwrite, "a run directory", free)
-        if not (out / "tokenizer").exists():
-            copy_tokenizer(source, out / "tokenizer")
-
-    on_main(work)
+def _copy_tokenizer_once(source: Path, out: Path) -> None:
+    """Copy the tokenizer to the run directory, unless it is there."""
+    if not (out / "tokenizer").exists():
+        copy_tokenizer(source, out / "tokenizer")
 
 
 def _record(data: TokenFile, config: TrainConfig, initial: InitialWeights) -> dict[str, Any]:
@@ -212,6 +200,11 @@ def _record(data: TokenFile, config: TrainConfig, initial: InitialWeights) -> di
 def _fixed_length(config: TrainConfig) -> bool:
     """Whether the number of steps cannot be changed: a decaying learning rate depends on it at every step."""
     return config.lr_floor != 1
+
+
+def _may_change(config: TrainConfig) -> set[str]:
+    """The settings that may differ when resuming."""
+    return FREE if _fixed_length(config) else FREE | {"steps", "epochs"}
 
 
 def _already_trained(out: Path, step: int, config: TrainConfig) -> str:

@@ -14,7 +14,8 @@ from maskgit_cli.config.stages import VQGANTrainConfig
 from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, WeightsError
 from maskgit_cli.formats.atomic import CREATED_BY, parent
-from maskgit_cli.formats.models import TOKENIZER_FORMAT, TOKENIZER_VERSION, WEIGHTS_FILE
+from maskgit_cli.formats.claim import Outcome
+from maskgit_cli.formats.models import TOKENIZER_FORMAT, TOKENIZER_VERSION
 from maskgit_cli.networks.discriminator import PatchDiscriminator
 from maskgit_cli.networks.loading import save_tokenizer
 from maskgit_cli.networks.pixels import to_model
@@ -26,10 +27,9 @@ from maskgit_cli.training.common import (
     Meter,
     TrainState,
     check_finite,
-    claim,
+    claim_training,
     due,
     load_state,
-    locked,
     open_log,
     prepare,
     save_state,
@@ -83,41 +83,41 @@ def train_vqgan(
     source, held_out = open_source(images), _validation_set(val)
     perceptual, config = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, sizes)
-    resumed = on_main(lambda: claim(out, record, overwrite, "a tokenizer directory", FREE))
-    if (out / WEIGHTS_FILE).exists():
-        reporter.info(f"{out} is already complete; use --overwrite to replace it")
-        return out
-    nets, state = _build(config, sizes, accelerator)
-    step = load_state(out, state) if resumed else 0
-    log = open_log(out, step)
-    batches = image_batches(source, config, step, workers, reporter)
-    progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
-    with locked(out), Interrupts(accelerator, reporter) as interrupts, progress as task:
-        while step < config.steps:
-            pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
-            pixels = pixels.to(memory_format=_memory_format(accelerator.device))
-            step += 1
-            done = train_step(pixels, step, nets, config, perceptual, accelerator)
-            counts = torch.bincount(done.indices.flatten(), minlength=sizes.codebook_size)
-            counts = accelerator.reduce(counts)
-            nets.last_used[counts > 0] = step
-            state.meter.add(done.values, config.batch_size, counts)
-            task.advance(1, loss=done.values["l1"])
-            line, checkpoint, preview = due(step, config)
-            stop = interrupts.asked(step, last=step == config.steps)
-            if line or checkpoint or stop:  # the EMA is the same on all ranks, which the losses are not
-                check_finite(step, nets.ema.tensors)
-            if line:
-                log.append(step=step, **state.meter.flush())
-            if preview and world().main:
-                save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
-            if checkpoint and held_out is not None and world().main:
-                log.append(step=step, **_validate(nets, sizes, held_out, config))
-            if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
-                save_state(out, step, state, config.keep)
-                interrupts.checkpointed(step)
-    tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
-    on_main(lambda: save_tokenizer(out, tensors, sizes, record["settings"], record["parents"]))
+    with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as outcome:
+        if outcome is Outcome.COMPLETE:
+            reporter.info(f"{out} is already complete; use --overwrite to replace it")
+            return out
+        nets, state = _build(config, sizes, accelerator)
+        step = load_state(out, state)
+        log = open_log(out, step)
+        batches = image_batches(source, config, step, workers, reporter)
+        progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
+        with Interrupts(accelerator, reporter) as interrupts, progress as task:
+            while step < config.steps:
+                pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
+                pixels = pixels.to(memory_format=_memory_format(accelerator.device))
+                step += 1
+                done = train_step(pixels, step, nets, config, perceptual, accelerator)
+                counts = torch.bincount(done.indices.flatten(), minlength=sizes.codebook_size)
+                counts = accelerator.reduce(counts)
+                nets.last_used[counts > 0] = step
+                state.meter.add(done.values, config.batch_size, counts)
+                task.advance(1, loss=done.values["l1"])
+                line, checkpoint, preview = due(step, config)
+                stop = interrupts.asked(step, last=step == config.steps)
+                if line or checkpoint or stop:  # the EMA is the same on all ranks, which the losses are not
+                    check_finite(step, nets.ema.tensors)
+                if line:
+                    log.append(step=step, **state.meter.flush())
+                if preview and world().main:
+                    save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
+                if checkpoint and held_out is not None and world().main:
+                    log.append(step=step, **_validate(nets, sizes, held_out, config))
+                if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
+                    save_state(out, step, state, config.keep)
+                    interrupts.checkpointed(step)
+        tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
+        on_main(lambda: save_tokenizer(out, tensors, sizes, record["settings"], record["parents"]))
     return out
 
 

@@ -18,6 +18,7 @@ from maskgit_cli import __version__
 from maskgit_cli.errors import ArtifactError, InputError, OutputError
 from maskgit_cli.formats import atomic, models, runs, tensors
 from maskgit_cli.formats.atomic import replacing_directory, sha256_bytes, sha256_file, write_bytes, write_json
+from maskgit_cli.formats.claim import Outcome, claim
 from maskgit_cli.networks import loading
 
 
@@ -540,11 +541,18 @@ def test_another_size_of_any_network_is_another_run(tmp_path, network):
     """Under whatever key they are, the sizes have to be those of the run that is resumed."""
     record = {"format": runs.RUN_FORMAT, "version": 1, "network": network, network: {"width": 8}}
     record |= {"settings": {"keep": 2}, "parents": [], "created_by": "maskgit-cli 0.0.1"}
-    assert not runs.settle_record(tmp_path / "run", record, False, "a run", set())
+
+    def outcome(record):
+        kind = runs.training_kind(record, "a run", set())
+        with claim(tmp_path / "run", kind, record, overwrite=False) as claimed:
+            return claimed.outcome
+
+    record["settings"]["steps"] = 2
+    assert outcome(record) is Outcome.NEW
     later = {**record, "created_by": "maskgit-cli 0.0.2"}
-    assert runs.settle_record(tmp_path / "run", later, False, "a run", set())
+    assert outcome(later) is Outcome.RESUME
     with pytest.raises(OutputError, match=rf"{network}\.width 8, not 16"):
-        runs.settle_record(tmp_path / "run", {**later, network: {"width": 16}}, False, "a run", set())
+        outcome({**later, network: {"width": 16}})
 
 
 def test_a_full_disk_in_the_middle_of_training_is_one_line_and_resumable(run, tokens, tmp_path, monkeypatch):

@@ -31,7 +31,8 @@ from tiny_training import (
 from maskgit_cli.config.networks import SIZES, Size
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ArtifactError, ConfigError, MaskGITError, OutputError
-from maskgit_cli.formats.runs import held, load_checkpoint, newest_checkpoint
+from maskgit_cli.formats.locks import lock
+from maskgit_cli.formats.runs import load_checkpoint, newest_checkpoint
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.networks.loading import load_model
 from maskgit_cli.networks.maskgit import MaskGIT
@@ -553,7 +554,7 @@ def test_the_learning_rate_may_decay(tokens, tmp_path):
 @pytest.mark.parametrize("extra", [{}, {"overwrite": True}])
 def test_two_trainings_never_share_a_directory(run, tokens, tmp_path, extra):
     twin = shutil.copytree(run, tmp_path / "run")
-    with held(twin), pytest.raises(OutputError, match=f"run is in use by process {os.getpid()}"):
+    with lock(twin), pytest.raises(OutputError, match=f"run is in use by process {os.getpid()}"):
         train_tiny(tokens, twin, extra, steps=8)
     assert contents(twin) == contents(run)
     train_tiny(tokens, twin, extra, steps=8)
