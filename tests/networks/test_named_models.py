@@ -67,7 +67,7 @@ def test_a_published_model_that_was_not_pulled(words, here, tmp_path, maskgit):
     outcome = maskgit(*(names.get(word, word) for word in words), "--quiet")
     assert outcome.status == 1
     assert (
-        "at maskgit-512, nor at models/maskgit-512; `maskgit pull maskgit-512` fetches it" in outcome.stderr
+        "at maskgit-512, nor at models/maskgit-512; `maskgit pull maskgit-512`" in outcome.stderr
     )
     assert outcome.stderr.count("\n") == 1, outcome.stderr
     assert not (tmp_path / "new").exists()
