@@ -327,7 +327,7 @@ def test_damaged_sample_directories(model, tmp_path):
         open_samples(path)
     (path / "settings.json").write_text(json.dumps(record))
     (path / "tokens.h5").unlink()
-    with pytest.raises(ArtifactError, match=r"tokens\.h5"):
+    with pytest.raises(OutputError, match=r"tokens\.h5.*--overwrite"):
         generate(model, path, n=2)
 
 
