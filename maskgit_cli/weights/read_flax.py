@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,18 @@ def read_flax(path: Path) -> dict[str, Any]:
         InputError: the file is missing, damaged, or not a msgpack file.
     """
     try:
-        value = msgpack.unpackb(path.read_bytes(), ext_hook=_array)
+        # Mapped, so that the file itself is not in memory beside its tensors.
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            value = msgpack.unpackb(mapped, ext_hook=_array)
         if not isinstance(value, dict):
             raise ValueError("it does not hold a dict")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     # msgpack's own errors are of several families, and the text of some is empty.
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise InputError(f"{path} cannot be read as flax's msgpack: {error or 'it is damaged'}") from None
+        deep = isinstance(error, msgpack.StackError)
+        reason = "it is nested too deeply" if deep else str(error) or "it is damaged"
+        raise InputError(f"{path} cannot be read as flax's msgpack: {reason}") from None
     return value
 
 

@@ -10,7 +10,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,17 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.errors import InputError
+
+# What torch allows by itself and no checkpoint of weights needs, as its arguments can ask for any amount of
+# memory or time: bytearray(10**12), a sparse tensor whose indices are checked one by one.
+_REFUSED = re.compile(
+    r"builtins\.bytearray|torch\.(cuda\.)?(sparse\.)?\w+Tensor|torch\.storage\.\w+"
+    r"|torch\._utils\._rebuild_(?!tensor(_v[23])?$|parameter(_with_state)?$)\w+"
+)
+# Different names in one checkpoint (torch looks through all of them at each call), and values in one tuple
+# with those nested in it (hashing one that holds another twice, 40 levels deep, would never end).
+_MAX_NAMES, _MAX_TUPLE = 1000, 20_000
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class StandIn:
@@ -53,7 +64,7 @@ def read_checkpoint(path: Path) -> Any:
                 names = _names_in_pickles(file)
             else:
                 raise InputError(f"{path} is not a PyTorch checkpoint")
-        stand_ins: list[Any] = [(type("StandIn", (StandIn,), {}), name) for name in names]
+        stand_ins: list[Any] = [(_stand_in(name), name) for name in names]
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old storages
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=begin == b"PK")
@@ -72,6 +83,11 @@ def _reason(error: Exception) -> str:
     blocked = re.search(r"unsupported GLOBAL (\S+)", text)
     if blocked:
         return f"it names {blocked[1]}, which no checkpoint needs"
+    opcode = re.search(r"Unsupported operand (\d+)", text)
+    if opcode and (known := pickletools.code2op.get(chr(int(opcode[1])))):
+        return f"its pickle has the opcode {known.name}, which torch.load does not support"
+    if isinstance(error, LookupError):
+        return "its pickle is damaged"
     return (found[1] if found else text)[:200] or type(error).__name__
 
 
@@ -97,23 +113,67 @@ def _check_zip(path: Path) -> tuple[set[str], list[int]]:
         folder = pickles[0].removesuffix("data.pkl") + "data/"
         sizes = [r.file_size for r in archive.infolist() if r.filename.startswith(folder)]
         with archive.open(pickles[0]) as file:
-            return set(_names(file)), sizes
+            return _scan(file), sizes
 
 
 def _names_in_pickles(file: IO[bytes]) -> set[str]:
     """What the five pickles of a checkpoint before PyTorch 1.6 name."""
-    return {name for _ in range(5) for name in _names(file)}
+    return {name for _ in range(5) for name in _scan(file)}
 
 
-def _names(file: IO[bytes]) -> Iterator[str]:
-    """The full names of the classes and functions that the next pickle in a file names."""
+def _stand_in(name: str) -> type[StandIn]:
+    """An inert class that errors show by the name that it stands for."""
+    module, _, last = name.rpartition(".")
+    return type(last, (StandIn,), {"__module__": module})
+
+
+def _scan(file: IO[bytes]) -> set[str]:
+    """The full names of the classes and functions that the next pickle in a file names; nothing is run.
+
+    Raises:
+        ValueError: unpickling could take more memory or time than the file's size explains.
+    """
+    names: set[str] = set()
+    # The unpickler's stack with the size of each value: of a tuple all that hashing it visits, else 1.
+    stack: list[int] = []
+    marked: list[list[int]] = []
+    memo: dict[int, int] = {}
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
-            name = str(argument).replace(" ", ".", 1)
-            yield name
-            # Protocol 2 has Python 2's name of that module, which torch translates.
-            if name.startswith("__builtin__."):
-                yield name.replace("__builtin__", "builtins", 1)
+            names.add(_translated(argument))
+        if opcode.name == "MARK":
+            marked.append(stack)
+            stack = []
+        elif opcode.name in ("APPENDS", "SETITEMS"):
+            stack = marked.pop()
+        elif opcode.name == "TUPLE" or opcode.name in _TUPLES:
+            count = _TUPLES.get(opcode.name, len(stack))
+            size = 1 + sum(stack[len(stack) - count :])
+            stack = stack[: len(stack) - count] if opcode.name in _TUPLES else marked.pop()
+            stack.append(size)
+            if size > _MAX_TUPLE:
+                raise ValueError(f"it has a tuple of more than {_MAX_TUPLE} values")
+        elif opcode.name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            del stack[len(stack) - len(opcode.stack_before) :]
+            stack += [1] * len(opcode.stack_after)
+    refused = sorted(filter(_REFUSED.fullmatch, names))
+    if refused:
+        raise ValueError(f"it names {refused[0]}, which no checkpoint of weights needs")
+    if len(names) > _MAX_NAMES:
+        raise ValueError(f"it names {len(names)} classes and functions")
+    return names
+
+
+def _translated(argument: str) -> str:
+    """What torch looks up for a GLOBAL: protocol 2 has Python 2's names, ``__builtin__ xrange`` for range."""
+    module, name = argument.split(" ", 1)
+    if (module, name) in NAME_MAPPING:
+        module, name = NAME_MAPPING[module, name]
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _check_tensors(value: Any, sizes: list[int] | None) -> None:

@@ -64,3 +64,9 @@ def test_bytes_that_were_changed_do_no_harm(tmp_path):
         except InputError:
             refused += 1
     assert 0 < refused < 500
+
+
+def test_deep_nesting_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(b"\x81\xa1a" + b"\x91" * 100_000 + b"\x00")
+    with pytest.raises(InputError, match="nested too deeply"):
+        read_flax(tmp_path / "x")

@@ -444,3 +444,53 @@ def test_numbers_at_odd_places_are_read(tmp_path):
     for pad in range(4):
         path = container(tmp_path / "x.pt", tensor((4,), (1,)), **{"pad": b"x" * pad, "data/0": numbers})
         assert torch.equal(read_checkpoint(path), torch.arange(4.0))
+
+
+# --- out of proportion ------------------------------------------------------------------------------
+
+NESTED = b"".join(b"q\x01h\x01\x86" for _ in range(60))  # each tuple holds the one before it twice
+
+OUT_OF_PROPORTION = {
+    "bytearray": b"c__builtin__\nbytearray\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85R.",
+    "a tensor's class": b"ctorch\nFloatTensor\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85R.",
+    "a sparse tensor": b"ctorch._utils\n_rebuild_sparse_tensor\n.",
+    "a key that is hashed for ever": b"}N" + NESTED + b"K\x01s.",
+    "a key that overflows the stack": b"})" + b"\x85" * 1_000_000 + b"K\x01s.",
+    "classes": b"(" + b"".join(b"cm%d\nx\n" % i for i in range(1001)) + b"t.",
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("case", OUT_OF_PROPORTION)
+def test_no_memory_or_time_out_of_proportion(tmp_path, case, zipped):
+    """A few bytes that torch.load would follow into a crash, or for ever."""
+    pickled = b"\x80\x02" + OUT_OF_PROPORTION[case]
+    path = tmp_path / "x.pt"
+    if zipped:
+        container(path, pickled)
+    else:
+        head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+        path.write_bytes(b"".join(pickle.dumps(x, 2) for x in head) + pickled + pickle.dumps([], 2))
+    with pytest.raises(InputError, match=r"it (names|has a tuple)") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("value", [range(3), frozenset([1]), slice(1, 2)], ids=lambda v: type(v).__name__)
+def test_builtins_have_stand_ins(tmp_path, value, zipped):
+    """Protocol 2 names them as Python 2 did."""
+    path = tmp_path / "x.pt"
+    torch.save({"x": value, "w": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    found = read_checkpoint(path)
+    assert isinstance(found["x"], StandIn)
+    assert torch.equal(found["w"], torch.ones(2))
+
+
+def test_what_torch_cannot_build_is_named(tmp_path):
+    torch.save({"x": collections.defaultdict(list, a=[1])}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=r"collections\.defaultdict"):
+        read_checkpoint(tmp_path / "x.pt")
+    torch.save({"x": 2**3000}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="LONG4"):
+        read_checkpoint(tmp_path / "x.pt")
