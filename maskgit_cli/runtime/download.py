@@ -201,6 +201,7 @@ def download_from_hub(repository: str, path: str, remote: RemoteFile, reporter: 
     Raises:
         UnreachableError: there is no answer.
         WeightsError: the hub refuses, or sends other bytes than it announces; those are removed.
+        OutputError: the file system refuses.
     """
     url = hf_hub_url(repository, path, endpoint=hub_endpoint())
     try:
@@ -209,7 +210,7 @@ def download_from_hub(repository: str, path: str, remote: RemoteFile, reporter: 
         reporter.warn(f"{error}; downloading it again")
         cached = None
     options: dict[str, Any] = {"endpoint": hub_endpoint(), "cache_dir": constants.HF_HUB_CACHE}
-    with _errors(url, transfer=True):
+    with _errors(url, transfer=True), disk_errors(Path(constants.HF_HUB_CACHE)):
         if cached is not None and not difference(cached, remote.size, remote.digest):
             return Path(hf_hub_download(repository, path, **options))  # asks for the newest revision only
         with _progress(path.rsplit("/", 1)[-1], remote.size, 0, reporter) as bar:
@@ -281,13 +282,15 @@ def download_url(url: str, path: Path, remote: RemoteFile, reporter: Reporter = 
 def _fill(url: str, partial: Path, remote: RemoteFile, reporter: Reporter) -> None:
     """Append to the partial file until it has all of the remote one."""
     with open(partial, "ab") as file:
-        if remote.size is not None and file.tell() > remote.size:
+        # Without a size, a whole partial file could not be told from a part; asking for more would fail.
+        if remote.size is None or file.tell() > remote.size:
             file.truncate(0)
             file.seek(0)
         done = file.tell()
         with (
             _progress(url.rsplit("/", 1)[-1], remote.size, done, reporter) as bar,
             _errors(url, transfer=True),
+            disk_errors(partial),
         ):
             http_get(url, file, resume_size=done, expected_size=remote.size, tqdm_class=bar)
         file.flush()

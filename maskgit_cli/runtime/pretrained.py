@@ -14,7 +14,7 @@ from maskgit_cli.config.base import offline
 from maskgit_cli.config.features import INCEPTION_SHA256
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.runtime.distributed import on_main
-from maskgit_cli.runtime.download import RemoteFile, digest_file, download_url
+from maskgit_cli.runtime.download import RemoteFile, difference, download_url
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 
@@ -24,15 +24,15 @@ class PretrainedFile(NamedTuple):
     Attributes:
         url: where it is published.
         name: of the file in the cache.
-        sha256: of its bytes, or as many leading digits as are published.
-        size: in bytes, where known.
+        sha256: of its bytes.
+        size: in bytes.
         other_names: names under which other projects cache the same bytes.
     """
 
     url: str
     name: str
     sha256: str
-    size: int | None = None
+    size: int
     other_names: tuple[str, ...] = ()
 
 
@@ -46,11 +46,19 @@ INCEPTION = PretrainedFile(
     95_628_359,
     ("pt_inception-2015-12-05-6726825d.pth",),
 )
-# LPIPS' heads; the file's name has no digest, torch-fidelity publishes none.
-LPIPS_HEADS = PretrainedFile(f"{_FIDELITY}/weights-vgg16-lpips.pth", "weights-vgg16-lpips.pth", "")
-# torchvision's VGG16; the name holds the first digits of its digest, as all of torch's hub.
+# LPIPS' heads; the same bytes as weights/v0.1/vgg.pth of the package lpips 0.1.4, its authors' own.
+LPIPS_HEADS = PretrainedFile(
+    f"{_FIDELITY}/weights-vgg16-lpips.pth",
+    "weights-vgg16-lpips.pth",
+    "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    7_289,
+)
+# torchvision's VGG16; the name has the first digits of its digest, as in all of torch's hub.
 VGG16 = PretrainedFile(
-    "https://download.pytorch.org/models/vgg16-397923af.pth", "vgg16-397923af.pth", "397923af"
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "vgg16-397923af.pth",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    553_433_881,
 )
 
 
@@ -79,15 +87,9 @@ def _find_or_download(file: PretrainedFile, reporter: Reporter) -> Path:
     forbidden = offline()
     if forbidden is not None:
         raise WeightsError(f"{file.name} is not in {cache_folder()}, and {forbidden} forbids downloads")
-    # A server's announcement of size and digest is not needed: the published ones are checked.
-    whole = f"sha256:{file.sha256}" if len(file.sha256) == 64 else None
-    path = download_url(file.url, cache_folder() / file.name, RemoteFile(file.size, whole), reporter)
-    try:
-        check_pretrained(file, path)
-    except WeightsError:
-        path.unlink()
-        raise
-    return path
+    # The published size and digest are checked, whatever the server announces.
+    remote = RemoteFile(file.size, f"sha256:{file.sha256}")
+    return download_url(file.url, cache_folder() / file.name, remote, reporter)
 
 
 def check_pretrained(file: PretrainedFile, path: Path) -> None:
@@ -96,6 +98,5 @@ def check_pretrained(file: PretrainedFile, path: Path) -> None:
     Raises:
         WeightsError: they are not the published ones.
     """
-    right_size = file.size in (None, path.stat().st_size)
-    if not right_size or not digest_file(path, "sha256").startswith(file.sha256):
+    if difference(path, file.size, f"sha256:{file.sha256}"):
         raise WeightsError(f"{path} is not the published file (sha256 {file.sha256}); remove it")
