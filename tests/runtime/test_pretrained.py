@@ -135,7 +135,7 @@ def test_the_disks_errors_are_not_the_servers(server, tmp_path, monkeypatch):
 def test_names_have_the_first_digits_of_the_digest():
     for file in (INCEPTION, VGG16):
         assert file.sha256.startswith(file.name.removesuffix(".pth").rsplit("-", 1)[1])
-    assert sample_similarity_lpips.URL_VGG16_LPIPS == LPIPS_HEADS.url
+    assert LPIPS_HEADS.url == sample_similarity_lpips.URL_VGG16_LPIPS
 
 
 def test_lpips_of_cached_weights_offline(cache, monkeypatch, capfd):
