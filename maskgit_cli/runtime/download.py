@@ -1,7 +1,9 @@
 """Downloads: files of the Hugging Face hub, and files of plain web servers, held to size and digest.
 
 ``huggingface_hub`` does the work, so HF_HOME, HF_ENDPOINT and HF_TOKEN mean what they mean to it. It checks
-no digest; that is done here, after every download and whenever a cached file is used.
+no digest, and since version 1.18 ``hf_hub_download`` starts over after an interruption. So its ``http_get``
+fills the blob of its cache here, which continues and is checked before it gets its name; then
+``hf_hub_download`` finds the blob and links it.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.file_download import get_hf_file_metadata, http_get
-from huggingface_hub.utils import tqdm
+from huggingface_hub.file_download import get_hf_file_metadata, http_get, repo_folder_name
+from huggingface_hub.utils import build_hf_headers, tqdm
 
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.formats.atomic import disk_errors
@@ -45,15 +48,28 @@ class AbsentError(WeightsError):
 
 
 class RemoteFile(NamedTuple):
-    """What a server says about a file.
+    """A file on a server, and what the server says about it.
 
     Attributes:
+        url: its address; may be signed.
         size: in bytes, where known.
         digest: ``sha256:…``, ``md5:…`` or ``git:…`` (git's blob id), in hexadecimal; None where unknown.
+        tag: the name of its blob in the hub's cache; None on other servers.
+        headers: of the request.
+        address: what messages call it; None is the url without its signature.
     """
 
+    url: str
     size: int | None
     digest: str | None
+    tag: str | None = None
+    headers: dict[str, str] | None = None
+    address: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its address in messages."""
+        return self.address or self.url.split("?")[0]
 
 
 # --- digests ----------------------------------------------------------------------------------------
@@ -176,7 +192,12 @@ def ask_hub(repository: str, path: str) -> RemoteFile:
     url = hf_hub_url(repository, path, endpoint=hub_endpoint())
     with _errors(url):
         found = get_hf_file_metadata(url, timeout=TIMEOUT, endpoint=hub_endpoint())
-    return RemoteFile(found.size, _digest_of(found.etag))
+    if found.etag is None:
+        raise WeightsError(f"cannot download {url}: its server does not say which version it has")
+    # Large files are on other hosts, which must not see the user's token.
+    same_host = urlsplit(found.location).netloc == urlsplit(hub_endpoint()).netloc
+    headers = build_hf_headers() if same_host else None
+    return RemoteFile(found.location, found.size, _digest_of(found.etag), found.etag, headers, url)
 
 
 def cached_from_hub(repository: str, path: str) -> Path | None:
@@ -203,24 +224,12 @@ def download_from_hub(repository: str, path: str, remote: RemoteFile, reporter: 
         WeightsError: the hub refuses, or sends other bytes than it announces; those are removed.
         OutputError: the file system refuses.
     """
-    url = hf_hub_url(repository, path, endpoint=hub_endpoint())
-    try:
-        cached = cached_from_hub(repository, path)
-    except WeightsError as error:
-        reporter.warn(f"{error}; downloading it again")
-        cached = None
-    options: dict[str, Any] = {"endpoint": hub_endpoint(), "cache_dir": constants.HF_HUB_CACHE}
-    with _errors(url, transfer=True), disk_errors(Path(constants.HF_HUB_CACHE)):
-        if cached is not None and not difference(cached, remote.size, remote.digest):
-            return Path(hf_hub_download(repository, path, **options))  # asks for the newest revision only
-        with _progress(path.rsplit("/", 1)[-1], remote.size, 0, reporter) as bar:
-            found = hf_hub_download(repository, path, force_download=True, tqdm_class=bar, **options)
-    wrong = difference(Path(found), remote.size, remote.digest)
-    if wrong:
-        Path(found).resolve().unlink()
-        Path(found).unlink(missing_ok=True)
-        raise WeightsError(f"{url} sent other bytes than it announces ({wrong}); try again")
-    return Path(found)
+    assert remote.tag is not None
+    cache = constants.HF_HUB_CACHE
+    folder = Path(cache) / repo_folder_name(repo_id=repository, repo_type="model")
+    download(remote, folder / "blobs" / remote.tag, reporter)
+    with _errors(remote.shown, transfer=True), disk_errors(folder):
+        return Path(hf_hub_download(repository, path, endpoint=hub_endpoint(), cache_dir=cache))
 
 
 # --- plain web servers ------------------------------------------------------------------------------
@@ -244,11 +253,11 @@ def ask_server(url: str) -> RemoteFile:
         raise UnreachableError(f"{url} cannot be reached: {brief(error)}") from error
     md5 = re.search(r"md5=([A-Za-z0-9+/]{22}==)", sent)
     digest = "md5:" + base64.b64decode(md5[1]).hex() if md5 else None
-    return RemoteFile(int(length) if length else None, digest)
+    return RemoteFile(url, int(length) if length else None, digest)
 
 
-def download_url(url: str, path: Path, remote: RemoteFile, reporter: Reporter = SILENT) -> Path:
-    """A file of a web server at ``path``, downloaded unless the right bytes are there.
+def download(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -> Path:
+    """A file of a server at ``path``, downloaded unless the right bytes are there.
 
     What arrives is kept in ``PATH.incomplete`` until it is whole, so a later call continues a download that
     broke off. Other bytes than ``remote`` says are removed.
@@ -268,18 +277,18 @@ def download_url(url: str, path: Path, remote: RemoteFile, reporter: Reporter = 
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(partial.with_name(f".{partial.name}.lock"), timeout=0):
-                _fill(url, partial, remote, reporter)
+                _fill(remote, partial, reporter)
                 wrong = difference(partial, remote.size, remote.digest)
                 if wrong:
                     partial.unlink()
-                    raise WeightsError(f"{url} sent other bytes than expected ({wrong}); try again")
+                    raise WeightsError(f"{remote.shown} sent other bytes than expected ({wrong}); try again")
                 os.replace(partial, path)
         except Timeout:
-            raise WeightsError(f"another process is downloading {url}") from None
+            raise WeightsError(f"another process is downloading {remote.shown}") from None
     return path
 
 
-def _fill(url: str, partial: Path, remote: RemoteFile, reporter: Reporter) -> None:
+def _fill(remote: RemoteFile, partial: Path, reporter: Reporter) -> None:
     """Append to the partial file until it has all of the remote one."""
     with open(partial, "ab") as file:
         # Without a size, a whole partial file could not be told from a part; asking for more would fail.
@@ -288,10 +297,17 @@ def _fill(url: str, partial: Path, remote: RemoteFile, reporter: Reporter) -> No
             file.seek(0)
         done = file.tell()
         with (
-            _progress(url.rsplit("/", 1)[-1], remote.size, done, reporter) as bar,
-            _errors(url, transfer=True),
+            _progress(remote.shown.rsplit("/", 1)[-1], remote.size, done, reporter) as bar,
+            _errors(remote.shown, transfer=True),
             disk_errors(partial),
         ):
-            http_get(url, file, resume_size=done, expected_size=remote.size, tqdm_class=bar)
+            http_get(
+                remote.url,
+                file,
+                resume_size=done,
+                headers=remote.headers,
+                expected_size=remote.size,
+                tqdm_class=bar,
+            )
         file.flush()
         os.fsync(file.fileno())

@@ -23,8 +23,8 @@ from maskgit_cli.runtime.download import (
     ask_server,
     cached_from_hub,
     difference,
+    download,
     download_from_hub,
-    download_url,
 )
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.weights.importing import plan_import
@@ -94,7 +94,7 @@ def _wanted(name: str, model: CatalogueEntry | None, out: Path, weights: str, of
         OutputError: another model than the published one is there.
     """
     if model is None:
-        return read_json(download(PublishedFile(name, "config.json"), offline), "a model directory")
+        return read_json(download_published(PublishedFile(name, "config.json"), offline), "a model directory")
     if not holds_model(out, model, weights):
         raise OutputError(
             f"{out} exists and is not {name} (--weights {weights}); choose another place with --out, "
@@ -106,7 +106,7 @@ def _wanted(name: str, model: CatalogueEntry | None, out: Path, weights: str, of
 def _download_all(name: str, model: CatalogueEntry, offline: bool, reporter: Reporter) -> list[Path]:
     """The files of a published model."""
     try:
-        return [download(file, offline, reporter) for file in model.files]
+        return [download_published(file, offline, reporter) for file in model.files]
     except AbsentError as error:
         if model.listed:
             raise
@@ -127,7 +127,7 @@ def holds_model(path: Path, model: CatalogueEntry, weights: str) -> bool:
 
 def _pull_native(repository: str, out: Path, offline: bool, reporter: Reporter) -> Path:
     """A model directory that ``export --push`` uploaded; it is opened and checked before it is renamed."""
-    paths = [download(PublishedFile(repository, name), offline, reporter) for name in NATIVE_FILES]
+    paths = [download_published(PublishedFile(repository, name), offline, reporter) for name in NATIVE_FILES]
     with replacing_directory(out) as temporary:
         for name, path in zip(NATIVE_FILES, paths, strict=True):
             (temporary / name).parent.mkdir(exist_ok=True)
@@ -141,7 +141,7 @@ def _pull_native(repository: str, out: Path, offline: bool, reporter: Reporter) 
 # --- one file ---------------------------------------------------------------------------------------
 
 
-def download(file: PublishedFile, offline: bool = False, reporter: Reporter = SILENT) -> Path:
+def download_published(file: PublishedFile, offline: bool = False, reporter: Reporter = SILENT) -> Path:
     """A published file in a cache, downloaded if necessary.
 
     Raises:
@@ -175,7 +175,7 @@ def _download(file: PublishedFile, reporter: Reporter) -> Path:
     _check_catalogue(file, remote)
     if file.on_hub:
         return download_from_hub(file.source, file.path, remote, reporter)
-    return download_url(url, _cache_path(file), remote, reporter)
+    return download(remote, _cache_path(file), reporter)
 
 
 def _check_catalogue(file: PublishedFile, remote: RemoteFile) -> None:

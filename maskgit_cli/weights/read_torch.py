@@ -84,8 +84,10 @@ def _reason(error: Exception) -> str:
     if blocked:
         return f"it names {blocked[1]}, which no checkpoint needs"
     opcode = re.search(r"Unsupported operand (\d+)", text)
-    if opcode and (known := pickletools.code2op.get(chr(int(opcode[1])))):
-        return f"its pickle has the opcode {known.name}, which torch.load does not support"
+    if opcode:
+        names = {ord(op.code): op.name for op in pickletools.opcodes}
+        name = names.get(int(opcode[1]), opcode[1])
+        return f"its pickle has the opcode {name}, which torch.load does not support"
     if isinstance(error, LookupError):
         return "its pickle is damaged"
     return (found[1] if found else text)[:200] or type(error).__name__
@@ -138,6 +140,7 @@ def _scan(file: IO[bytes]) -> set[str]:
     stack: list[int] = []
     marked: list[list[int]] = []
     memo: dict[int, int] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
             names.add(_translated(argument))
