@@ -227,7 +227,7 @@ def download_from_hub(repository: str, path: str, remote: RemoteFile, reporter: 
     assert remote.tag is not None
     cache = constants.HF_HUB_CACHE
     folder = Path(cache) / repo_folder_name(repo_id=repository, repo_type="model")
-    download(remote, folder / "blobs" / remote.tag, reporter)
+    download_file(remote, folder / "blobs" / remote.tag, reporter)
     with _errors(remote.shown, transfer=True), disk_errors(folder):
         return Path(hf_hub_download(repository, path, endpoint=hub_endpoint(), cache_dir=cache))
 
@@ -256,7 +256,7 @@ def ask_server(url: str) -> RemoteFile:
     return RemoteFile(url, int(length) if length else None, digest)
 
 
-def download(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -> Path:
+def download_file(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -> Path:
     """A file of a server at ``path``, downloaded unless the right bytes are there.
 
     What arrives is kept in ``PATH.incomplete`` until it is whole, so a later call continues a download that

@@ -14,7 +14,7 @@ from maskgit_cli.config.base import offline
 from maskgit_cli.config.features import INCEPTION_SHA256
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.runtime.distributed import on_main
-from maskgit_cli.runtime.download import RemoteFile, difference, download
+from maskgit_cli.runtime.download import RemoteFile, difference, download_file
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 
@@ -89,7 +89,7 @@ def _find_or_download(file: PretrainedFile, reporter: Reporter) -> Path:
         raise WeightsError(f"{file.name} is not in {cache_folder()}, and {forbidden} forbids downloads")
     # The published size and digest are checked, whatever the server announces.
     remote = RemoteFile(file.url, file.size, f"sha256:{file.sha256}")
-    return download(remote, cache_folder() / file.name, reporter)
+    return download_file(remote, cache_folder() / file.name, reporter)
 
 
 def check_pretrained(file: PretrainedFile, path: Path) -> None:

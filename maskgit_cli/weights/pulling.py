@@ -23,7 +23,7 @@ from maskgit_cli.runtime.download import (
     ask_server,
     cached_from_hub,
     difference,
-    download,
+    download_file,
     download_from_hub,
 )
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -175,7 +175,7 @@ def _download(file: PublishedFile, reporter: Reporter) -> Path:
     _check_catalogue(file, remote)
     if file.on_hub:
         return download_from_hub(file.source, file.path, remote, reporter)
-    return download(remote, _cache_path(file), reporter)
+    return download_file(remote, _cache_path(file), reporter)
 
 
 def _check_catalogue(file: PublishedFile, remote: RemoteFile) -> None:

@@ -10,7 +10,7 @@ from torch_fidelity import sample_similarity_lpips
 from maskgit_cli.config.features import INCEPTION_SHA256
 from maskgit_cli.errors import OutputError, WeightsError
 from maskgit_cli.runtime import pretrained as module
-from maskgit_cli.runtime.download import RemoteFile, ask_server, download
+from maskgit_cli.runtime.download import RemoteFile, ask_server, download_file
 from maskgit_cli.runtime.pretrained import INCEPTION, LPIPS_HEADS, VGG16, PretrainedFile, pretrained
 from maskgit_cli.scoring.features.inception import inception_weights
 from maskgit_cli.training import perceptual
@@ -117,7 +117,7 @@ def test_lpips_is_available_offline_when_its_weights_are_cached(cache, monkeypat
 def test_a_whole_partial_file_of_unknown_size(server, tmp_path):
     """Asking for what follows it would fail each time."""
     (tmp_path / "x.incomplete").write_bytes(DATA)
-    path = download(RemoteFile(f"{server.url}/files/weights.pth", None, None), tmp_path / "x")
+    path = download_file(RemoteFile(f"{server.url}/files/weights.pth", None, None), tmp_path / "x")
     assert path.read_bytes() == DATA
 
 
@@ -129,7 +129,7 @@ def test_the_disks_errors_are_not_the_servers(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr("maskgit_cli.runtime.download.http_get", full)
     with pytest.raises(OutputError, match="disk is full"):
-        download(ask_server(url), tmp_path / "x")
+        download_file(ask_server(url), tmp_path / "x")
 
 
 def test_names_have_the_first_digits_of_the_digest():
