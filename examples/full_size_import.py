@@ -1,9 +1,10 @@
 """Import networks of published sizes with random weights: parameters, seconds, and the memory it takes.
 
 For each name of `maskgit pull --list`, files are written in the published containers, `maskgit import` makes
-a model directory of them in a process of its own, and a row of the table says what came of it. The last
-column is that process's highest memory, less what importing torch alone takes, over the size of the files.
-Up to 7 GB of disk and 5 GB of memory.
+a model directory of them in a separate process, and prints a row of a table. Resident memory includes the
+pages of the mapped files, which the system takes back when it needs memory; private memory does not. The
+last column is the highest private memory, less that of importing torch alone, over the size of the files.
+Linux only. Up to 7 GB of disk and 5 GB of memory.
 
 python examples/full_size_import.py maskgit-256 halton-256-base google-256
 """
@@ -48,17 +49,25 @@ TOKENIZER_SIZES = {
     "google": ("google_vqgan", GoogleVQGANConfig()),
 }
 
-# What a process does last: it says its highest memory in kB. (What its parent is told of it counts the
-# parent's own memory.) Linux has it in this file.
-SAY_MEMORY = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
-IMPORT = f"""
-import sys
-from maskgit_cli.cli import main
-try:
-    main(sys.argv[1:])
-finally:
-    {SAY_MEMORY}
+# The system keeps the highest resident memory of a process, but not the highest private one, which is
+# sampled every 5 ms. Both are printed last, in kB.
+MEASURE = """
+import atexit, sys, threading, time
+
+def memory(key):
+    with open("/proc/self/status") as file:
+        return int(file.read().split(key + ":")[1].split()[0])
+
+def watch():
+    while True:
+        highest[0] = max(highest[0], memory("RssAnon"))
+        time.sleep(0.005)
+
+highest = [0]
+threading.Thread(target=watch, daemon=True).start()
+atexit.register(lambda: print(max(highest[0], memory("RssAnon")), memory("VmHWM")))
 """
+IMPORT = f"{MEASURE}\nfrom maskgit_cli.cli import main\nmain(sys.argv[1:])"
 
 
 def transformer_sizes(model: CatalogueEntry) -> Any:
@@ -71,14 +80,14 @@ def transformer_sizes(model: CatalogueEntry) -> Any:
 
 
 def published_tensors(network: nn.Module, family: str, sizes: Any) -> dict[str, Tensor]:
-    """A network's tensors under their published names."""
+    """Tensors of a network under their published names."""
     names = next(n for n in PUBLISHED_NETWORKS if n.network == family).names(sizes)
-    backwards = [(ours, theirs) for theirs, ours in names]
+    backwards = [(native, published) for published, native in names]
     return {renamed(name, backwards) or "": tensor for name, tensor in network.state_dict().items()}
 
 
 def write_torch(path: Path, tensors: dict[str, Tensor], key: str, rest: int) -> None:
-    """A checkpoint of PyTorch with ``rest`` bytes beside the weights, which optimizers and losses take."""
+    """A PyTorch checkpoint with ``rest`` bytes in addition to the weights, as of optimizers and losses."""
     others = {
         "optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros(max(rest, 0), dtype=torch.uint8)}}}
     }
@@ -99,12 +108,12 @@ def as_flax(name: str, tensor: Tensor, heads: int) -> Tensor:
 def write_flax(path: Path, tensors: dict[str, Tensor], heads: int) -> None:
     """A msgpack file of nested maps, an array in it an extension of type 1."""
     tree: dict[str, Any] = {}
-    for name, ours in tensors.items():
+    for name, tensor in tensors.items():
         *folders, last = name.split("/")
         place = tree
         for folder in folders:
             place = place.setdefault(folder, {})
-        array = as_flax(name, ours, heads).numpy()
+        array = as_flax(name, tensor, heads).numpy()
         place[last] = msgpack.ExtType(1, msgpack.packb((array.shape, str(array.dtype), array.tobytes())))
     path.write_bytes(msgpack.packb({"params": tree}))
 
@@ -113,11 +122,11 @@ def write_files(model: CatalogueEntry, folder: Path) -> list[Path]:
     """The published files of a model, with random weights."""
     torch.manual_seed(0)
     paths = [folder / model.weights.name, folder / model.tokenizer[0].name]
-    tokenizer, codec_sizes = TOKENIZER_SIZES[model.family]
+    tokenizer, sizes_of_tokenizer = TOKENIZER_SIZES[model.family]
     sizes = transformer_sizes(model)
     networks = (
         (TRANSFORMERS[model.family], model.family, sizes),
-        (TOKENIZERS[tokenizer], tokenizer, codec_sizes),
+        (TOKENIZERS[tokenizer], tokenizer, sizes_of_tokenizer),
     )
     for path, file, (entry, family, own) in zip(
         paths, (model.weights, model.tokenizer[0]), networks, strict=True
@@ -133,42 +142,42 @@ def write_files(model: CatalogueEntry, folder: Path) -> list[Path]:
         write_torch(path, tensors, key, (file.bytes or 0) - 4 * sum(t.numel() for t in network.parameters()))
     if model.family == "maskgit":
         paths.append(folder / "model.yaml")
-        paths[-1].write_text(v1_model_yaml(codec_sizes))
+        paths[-1].write_text(v1_model_yaml(sizes_of_tokenizer, {}))
     return paths
 
 
-def measured(program: str, *words: str) -> tuple[float, int]:
-    """Seconds that a program takes in a Python of its own, and that process's highest memory in bytes."""
+def measured(program: str, *arguments: str) -> tuple[float, int, int]:
+    """Seconds that a program takes in a new process, its highest private and resident memory in bytes."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(words)} ended with status {done.returncode}")
-    return time.monotonic() - began, int(done.stdout.split()[-1]) * 1024
+        sys.exit(f"{' '.join(arguments)} ended with status {done.returncode}")
+    private, resident = (int(kilobytes) * 1024 for kilobytes in done.stdout.split()[-2:])
+    return time.monotonic() - began, private, resident
 
 
 def main(names: list[str]) -> None:
     """Print a row for each model."""
-    _, alone = measured(f"import torch\n{SAY_MEMORY}")
-    print(
-        "| name | transformer | tokenizer | files | seconds | highest memory | torch alone | rest / files |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    _, alone, _ = measured(f"{MEASURE}\nimport torch")
+    print("| name | transformer | tokenizer | files | seconds | resident | private | torch | rest / files |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             files = write_files(CATALOGUE[name], Path(folder))
             out = Path(folder) / "model"
-            words = ("import", *map(str, files), str(out), "--quiet")
-            seconds, highest = measured(IMPORT, *words)
+            arguments = ("import", *map(str, files), str(out), "--quiet")
+            seconds, private, resident = measured(IMPORT, *arguments)
             size = sum(file.stat().st_size for file in files)
             counts = [describe(path)["parameters"] / 1e6 for path in (out, out / "tokenizer")]
         cells = [f"{count:.3f} M" for count in counts]
         cells += [
             f"{size / 1e9:.2f} GB",
             f"{seconds:.1f}",
-            f"{highest / 1e9:.2f} GB",
+            f"{resident / 1e9:.2f} GB",
+            f"{private / 1e9:.2f} GB",
             f"{alone / 1e9:.2f} GB",
         ]
-        print(f"| `{name}` | {' | '.join(cells)} | {(highest - alone) / size:.2f} |", flush=True)
+        print(f"| `{name}` | {' | '.join(cells)} | {(private - alone) / size:.2f} |", flush=True)
 
 
 main(sys.argv[1:] or list(CATALOGUE))

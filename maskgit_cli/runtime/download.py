@@ -1,6 +1,6 @@
 """Downloads: files of the Hugging Face hub, and files of plain web servers, held to size and digest.
 
-``huggingface_hub`` does the work, so HF_HOME, HF_ENDPOINT and HF_TOKEN mean what they mean to it. It checks
+``huggingface_hub`` does the work, so HF_HOME, HF_ENDPOINT and HF_TOKEN have their usual meaning. It checks
 no digest, and since version 1.18 ``hf_hub_download`` starts over after an interruption. So its ``http_get``
 fills the blob of its cache here, which continues and is checked before it gets its name; then
 ``hf_hub_download`` finds the blob and links it.

@@ -1,6 +1,6 @@
 """``export``: a run's weights as a model directory, or a tokenizer's as a smaller one, to share.
 
-``to="v1"`` writes the files of the paper's own release instead, which its code and others' read.
+``to="v1"`` writes the files of the paper's own release instead, which its code and its descendants read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _BY_US = "# Written by maskgit-cli"
 
 
 class Export(NamedTuple):
-    """What can be written: its record, and a function that writes it at a path."""
+    """A directory to write: its record, and a function that writes it at a path."""
 
     record: Record
     write: Callable[[Path], None]
@@ -79,12 +79,12 @@ def export(
         weights: ``ema`` or ``raw``, of a run.
         half: store float16, which halves the size and changes weights by 5e-4 of their value at most.
         to: ``native``, or ``v1`` for the files of the paper's own release.
-        sampler: what the model is best drawn with, which its record then says: all settings, or changes to
-            those of the source. Without, the record says what that of the source does, if anything.
+        sampler: default sampling settings to record: all of them, or changes to those of the source. None
+            keeps the source's, if it has any.
         push: a repository ``user/name`` of the Hugging Face hub to upload the directory to.
-        license: of the weights, for the page there; ``mit``, ``apache-2.0`` ...
+        license: of the weights, for the model card; ``mit``, ``apache-2.0`` ...
         overwrite: replace a directory that is there.
-        reporter: told of the upload.
+        reporter: receives updates about the upload.
 
     Returns:
         ``out``.
@@ -94,8 +94,8 @@ def export(
         ConfigError: settings contradict one another, v1.0 has no such network, or the sampler does not fit
             the model.
         ArtifactError: it is incomplete or damaged.
-        OutputError: ``out`` exists and ``overwrite`` is false, or is no result of ours of the same kind; or
-            the hub refuses.
+        OutputError: ``out`` exists and ``overwrite`` is false, or it is not an artifact of the same kind, or
+            the hub rejects the upload.
     """
     if to not in TARGETS:
         raise ConfigError(f"--to {to}: must be one of {', '.join(TARGETS)}")
@@ -105,12 +105,12 @@ def export(
         check_repository(push)
     source = find_named(source, "run, model or tokenizer")
     if source.resolve() == out.resolve():
-        raise ConfigError(f"{out} is what is to be exported; choose another place to write to")
+        raise ConfigError(f"{out} is both source and output; choose another output")
     record = read_json(source / "config.json", "a run, model or tokenizer directory")
     is_tokenizer = record.get("format") == TOKENIZER_FORMAT
     if sampler and (is_tokenizer or to == "v1"):
-        what = "a tokenizer is not sampled" if is_tokenizer else "v1.0's files hold none"
-        raise ConfigError(f"settings of a sampler: {what}; leave those options out")
+        what = "a tokenizer is not sampled" if is_tokenizer else "v1.0's files have none"
+        raise ConfigError(f"sampling settings: {what}; leave those options out")
     kind = _TOKENIZER_EXPORT if is_tokenizer else _MODEL_EXPORT
     plan = functools.cache(lambda: _plan(source, is_tokenizer, weights, half, to, sampler, reporter))
     with claim(out, kind, lambda: plan().record, overwrite=overwrite, warn=reporter.warn) as claimed:
@@ -174,28 +174,28 @@ def _check_keys(source: Path, record: Mapping[str, Any], keys: Sequence[str]) ->
             raise ArtifactError(f"{source / 'config.json'} has no {key!r}")
 
 
-# --- our own directories ----------------------------------------------------------------------------
+# --- native directories -----------------------------------------------------------------------------
 
 
 def _stored(tensors: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
-    """Tensors at the precision they are stored with."""
+    """Tensors in the dtype they are stored with."""
     return {name: t.half() if half and t.dtype == torch.float32 else t for name, t in tensors.items()}
 
 
 def _export_tokenizer(source: Path, half: bool) -> Export:
     record = read_tokenizer_record(source)
     _check_keys(source, record, ("settings", "parents"))
-    codec = load_tokenizer(source)
-    parents = [parent("tokenizer", source.resolve(), codec.sha256), *record["parents"]]
+    tokenizer = load_tokenizer(source)
+    parents = [parent("tokenizer", source.resolve(), tokenizer.sha256), *record["parents"]]
     settings = {**record["settings"], "half": half}
-    tensors = _stored(codec.network.state_dict(), half)
+    tensors = _stored(tokenizer.network.state_dict(), half)
     network = record.get("network", "vqgan")
 
     def write(out: Path) -> None:
         with replacing_directory(out) as temporary:
-            save_tokenizer(temporary, tensors, codec.config, settings, parents, network)
+            save_tokenizer(temporary, tensors, tokenizer.config, settings, parents, network)
 
-    sizes = {TOKENIZERS[network].key: codec.config.to_json()}
+    sizes = {TOKENIZERS[network].key: tokenizer.config.to_json()}
     return Export({"network": network, **sizes, "settings": settings, "parents": parents}, write)
 
 
@@ -227,14 +227,14 @@ def _export_model(source: Path, weights: str, half: bool, choice: SamplerChoice)
 
 
 def _v1_model(source: Path, weights: str, reporter: Reporter) -> Export:
-    """``MaskGIT_RES.pth`` and ``VQGAN/``: what v1.0 calls its vit folder and its vqgan folder."""
+    """``MaskGIT_RES.pth`` and ``VQGAN/``: v1.0's ``--vit-folder`` and ``--vqgan-folder``."""
     record, file, step = weights_of(source, weights)
     model = load_model(source, weights=weights)
     if model.entry.name != "maskgit":
         name = record["network"]
-        raise ConfigError(f"{source} holds the network {name!r}; --to v1 writes the paper's only")
-    codec = load_tokenizer(source)
-    _check_v1_tokenizer(codec)
+        raise ConfigError(f"{source} has the network {name!r}; --to v1 writes the paper's only")
+    tokenizer = load_tokenizer(source)
+    _check_v1_tokenizer(tokenizer)
     names = {name: v1_published_name(name) for name in model.network.state_dict()}
     content = {
         "iter": step or 0,
@@ -244,14 +244,14 @@ def _v1_model(source: Path, weights: str, reporter: Reporter) -> Export:
     }
     heads = model.config.heads
     if heads != V1_HEADS:
-        reporter.warn(f"v1.0's files don't tell the number of heads: say --heads {heads} to import them")
+        reporter.warn(f"v1.0's files do not contain the number of heads: import them with --heads {heads}")
     own = "run" if record["format"] == RUN_FORMAT else "model"
     new = _v1_record(parent(own, source.resolve(), sha256_file(file)), weights)
 
     def write(out: Path) -> None:
         with replacing_directory(out) as temporary:
             torch.save(content, temporary / f"MaskGIT_{model.resolution}.pth")
-            _write_v1_tokenizer(codec, temporary / "VQGAN", new)
+            _write_v1_tokenizer(tokenizer, temporary / "VQGAN", new)
 
     return Export(new, write)
 
@@ -261,10 +261,7 @@ def _v1_record(source: Mapping[str, str], weights: str) -> Record:
 
 
 def _epoch(source: Path, record: Mapping[str, Any], step: int | None) -> int | None:
-    """Whole passes over the images behind the weights: a model's record says it, or a run's log.
-
-    None where neither does.
-    """
+    """Completed epochs, from a model's record or a run's log; None where neither has them."""
     if record["format"] == MODEL_FORMAT:
         return record.get("epoch")
     epochs = [v["epoch"] for v in read_metrics(source) if "epoch" in v and v["step"] <= (step or 0)]
@@ -272,9 +269,9 @@ def _epoch(source: Path, record: Mapping[str, Any], step: int | None) -> int | N
 
 
 def _v1_optimizer(network: torch.nn.Module, record: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The state of v1.0's AdamW. Averaged weights and models have none behind them: theirs is a new one's.
+    """The state of v1.0's AdamW; for EMA weights and models, which have none, that of a new optimizer.
 
-    v1.0 counts parameters in the order of its modules, which is that of ours.
+    v1.0 numbers parameters in the order of its modules, which is also the native one.
     """
     settings = {**TrainConfig().to_json(), **record.get("settings", {})}
     optimizer = torch.optim.AdamW(
@@ -290,50 +287,50 @@ def _v1_optimizer(network: torch.nn.Module, record: Mapping[str, Any], file: Pat
 
 
 def _v1_tokenizer(source: Path) -> Export:
-    codec = load_tokenizer(source)
-    _check_v1_tokenizer(codec)
-    record = _v1_record(parent("tokenizer", source.resolve(), codec.sha256), "raw")
+    tokenizer = load_tokenizer(source)
+    _check_v1_tokenizer(tokenizer)
+    record = _v1_record(parent("tokenizer", source.resolve(), tokenizer.sha256), "raw")
 
     def write(out: Path) -> None:
         with replacing_directory(out) as temporary:
-            _write_v1_tokenizer(codec, temporary, record)
+            _write_v1_tokenizer(tokenizer, temporary, record)
 
     return Export(record, write)
 
 
-def _check_v1_tokenizer(codec: Tokenizer) -> None:
-    """Make sure that the paper's code can build a tokenizer's network.
+def _check_v1_tokenizer(tokenizer: Tokenizer) -> None:
+    """Check that the paper's code can build a tokenizer's network.
 
     Raises:
         ConfigError: it cannot.
     """
-    if type(codec.network) is not VQGAN:
-        name = read_tokenizer_record(codec.path).get("network")
-        raise ConfigError(f"{codec.path} holds the network {name!r}; --to v1 writes VQGANs only")
-    assert isinstance(codec.config, VQGANConfig)
-    if not codec.config.middle_attention:
+    if type(tokenizer.network) is not VQGAN:
+        name = read_tokenizer_record(tokenizer.path).get("network")
+        raise ConfigError(f"{tokenizer.path} has the network {name!r}; --to v1 writes VQGANs only")
+    assert isinstance(tokenizer.config, VQGANConfig)
+    if not tokenizer.config.middle_attention:
         raise ConfigError(
-            f"{codec.path} has no attention in the middle; v1.0's VQGAN always has it, so it cannot read "
+            f"{tokenizer.path} has no attention in the middle; v1.0's VQGAN always has it, so it cannot read "
             "this one"
         )
-    groups = codec.config.norm_groups
+    groups = tokenizer.config.norm_groups
     if groups != V1_GROUPS:
         raise ConfigError(
-            f"{codec.path} normalizes in {groups} groups; v1.0's VQGAN always has {V1_GROUPS}, so it cannot "
-            "read this one"
+            f"{tokenizer.path} normalizes in {groups} groups; v1.0's VQGAN always has {V1_GROUPS}, so it "
+            "cannot read this one"
         )
 
 
-def _write_v1_tokenizer(codec: Tokenizer, folder: Path, record: Record) -> None:
-    """Write ``last.ckpt`` and ``model.yaml`` in a folder; the tensors' names are v1.0's already."""
-    assert isinstance(codec.config, VQGANConfig)
+def _write_v1_tokenizer(tokenizer: Tokenizer, folder: Path, record: Record) -> None:
+    """Write ``last.ckpt`` and ``model.yaml`` in a folder; tensor names are the same in v1.0."""
+    assert isinstance(tokenizer.config, VQGANConfig)
     folder.mkdir(exist_ok=True)
-    torch.save({"state_dict": dict(codec.network.state_dict())}, folder / V1_TOKENIZER)
-    (folder / V1_SIZES).write_text(v1_model_yaml(codec.config, record), encoding="utf-8")
+    torch.save({"state_dict": dict(tokenizer.network.state_dict())}, folder / V1_TOKENIZER)
+    (folder / V1_SIZES).write_text(v1_model_yaml(tokenizer.config, record), encoding="utf-8")
 
 
 def v1_model_yaml(sizes: VQGANConfig, record: Record) -> str:
-    """The sizes of a VQGAN as v1.0's code reads them, in YAML; a comment holds the export's record."""
+    """The sizes of a VQGAN as v1.0's code reads them, in YAML; the export's record is in a comment."""
     return f"""\
 {_BY_US} {__version__}
 # {json.dumps(record)}

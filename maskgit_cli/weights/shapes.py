@@ -120,7 +120,7 @@ def _google(weights: PublishedWeights, codes: int, heads: int | None) -> GoogleC
     query = "TransformerLayer_0/Attention_0/self_attention/query/kernel"
     found = _shape(weights, query, 3)[1]
     if heads not in (None, found):
-        raise ConfigError(f"--heads {heads}: the shapes in {weights.path} say {found}")
+        raise ConfigError(f"--heads {heads}: the shapes in {weights.path} have {found}")
     return GoogleConfig(
         width=width,
         depth=_count(weights, r"TransformerLayer_(\d+)/"),

@@ -54,7 +54,7 @@ def upload(folder: Path, repository: str, license: str | None = None, reporter: 
     api = HfApi(endpoint=hub_endpoint(), library_name="maskgit-cli")
     with _rejections(folder, repository):
         api.create_repo(repository, exist_ok=True)
-        # One commit, so that nobody ever downloads a part of it.
+        # One commit, so that no download gets a part of it.
         message = f"Upload with {CREATED_BY}"
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     if license is None:

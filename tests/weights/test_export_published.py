@@ -154,16 +154,17 @@ def test_what_v1_cannot_hold(tmp_path, maskgit):
     other = import_weights([GOOGLE.transformer], tmp_path / "google", tokenizer=GOOGLE.tokenizer)
     outcome = maskgit("export", other, tmp_path / "v1", "--to", "v1")
     assert outcome.status == 1
-    assert "holds the network 'google'; --to v1 writes the paper's only" in outcome.stderr
-    with pytest.raises(ConfigError, match="holds the network 'google_vqgan'"):
+    assert "'google'" in outcome.stderr
+    assert "--to v1" in outcome.stderr
+    with pytest.raises(ConfigError, match="'google_vqgan'"):
         export(other / "tokenizer", tmp_path / "v1", to="v1")
     assert not (tmp_path / "v1").exists()
 
 
-def test_another_number_of_heads_is_said_aloud(imported, tmp_path, maskgit):
+def test_another_number_of_heads_is_a_warning(imported, tmp_path, maskgit):
     outcome = maskgit("export", imported, tmp_path / "v1", "--to", "v1")
     assert (outcome.status, outcome.stdout) == (0, f"{tmp_path / 'v1'}\n")
-    assert "say --heads 4 to import them" in outcome.stderr
+    assert "--heads 4" in outcome.stderr
 
 
 def test_overwriting_only_what_an_export_made(imported, tmp_path):
@@ -239,7 +240,7 @@ def test_the_page_of_a_model(hub, run, tmp_path):
     assert "| run run |" in text
 
 
-def test_a_page_without_licence_is_said_aloud(hub, tmp_path, maskgit):
+def test_a_card_without_a_license_is_a_warning(hub, tmp_path, maskgit):
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     outcome = maskgit("export", tokenizer, tmp_path / "mine", "--push", "user/codec")
     assert outcome.status == 0, outcome.stderr
