@@ -1,4 +1,4 @@
-"""A Hugging Face hub and a bucket of Google's in one server on loopback, which can be told to misbehave."""
+"""A Hugging Face hub and a bucket of Google's in one server on loopback that can be made to misbehave."""
 
 import base64
 import hashlib

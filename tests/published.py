@@ -1,4 +1,4 @@
-"""The published containers in tests/data, small but true to form, and changed ones made from them."""
+"""The published containers in tests/data, small versions of the published ones, and changed copies."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ DATA = Path(__file__).parent / "data"
 
 
 class Family(NamedTuple):
-    """The files of one origin, and the heads that its transformer's shapes do not tell."""
+    """The files of one origin, and the heads, which cannot be inferred from its transformer's shapes."""
 
     transformer: Path
     tokenizer: tuple[Path, ...]

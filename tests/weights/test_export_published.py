@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import time
 
 import pytest
 import torch
@@ -65,12 +66,12 @@ def test_published_files_come_back_as_they_were(imported, tmp_path):
         "VQGAN/last.ckpt",
         "VQGAN/model.yaml",
     ]
-    ours, theirs = load(out / "MaskGIT_32.pth"), load(GOLDEN_FILES[0])
-    assert list(ours) == list(theirs)
-    assert_equal(ours["model_state_dict"], theirs["model_state_dict"])
-    assert ours["iter"] == theirs["iter"] == 12345
-    assert ours["global_epoch"] == theirs["global_epoch"] == 7
-    groups = [content["optimizer_state_dict"]["param_groups"][0] for content in (ours, theirs)]
+    native, published = load(out / "MaskGIT_32.pth"), load(GOLDEN_FILES[0])
+    assert list(native) == list(published)
+    assert_equal(native["model_state_dict"], published["model_state_dict"])
+    assert native["iter"] == published["iter"] == 12345
+    assert native["global_epoch"] == published["global_epoch"] == 7
+    groups = [content["optimizer_state_dict"]["param_groups"][0] for content in (native, published)]
     for key in ("lr", "betas", "eps", "weight_decay", "amsgrad", "params"):
         assert groups[0][key] == groups[1][key], key
     sizes = [
@@ -104,10 +105,10 @@ def test_a_run_with_its_optimizer(v1_run, tmp_path):
     own = torch.optim.AdamW(network.parameters())
     (state,) = v1_run.glob("checkpoints/step-*6/optimizer.safetensors")
     load_optimizer(own, network, read_tensors(state))
-    for theirs, ours in zip(parameters, network.parameters(), strict=True):
-        assert torch.equal(theirs, ours)
-        assert torch.equal(optimizer.state[theirs]["exp_avg"], own.state[ours]["exp_avg"])
-        assert optimizer.state[theirs]["step"] == 6
+    for published, native in zip(parameters, network.parameters(), strict=True):
+        assert torch.equal(published, native)
+        assert torch.equal(optimizer.state[published]["exp_avg"], own.state[native]["exp_avg"])
+        assert optimizer.state[published]["step"] == 6
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.96)
 
 
@@ -193,9 +194,9 @@ def test_native_exports_of_published_networks(family, tmp_path):
     out = export(model, tmp_path / "out")
     assert_equal(load_model(out).network.state_dict(), load_model(model).network.state_dict())
     assert type(load_model(out).network) is type(load_model(model).network)
-    codec = export(model / "tokenizer", tmp_path / "codec")
-    assert load_tokenizer(codec).sha256 == load_tokenizer(model).sha256
-    assert type(load_tokenizer(codec).network) is type(load_tokenizer(model).network)
+    tokenizer = export(model / "tokenizer", tmp_path / "codec")
+    assert load_tokenizer(tokenizer).sha256 == load_tokenizer(model).sha256
+    assert type(load_tokenizer(tokenizer).network) is type(load_tokenizer(model).network)
 
 
 # --- the hub ----------------------------------------------------------------------------------------
@@ -206,6 +207,7 @@ def hub(monkeypatch):
     with serving() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub's library waits between retries
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         yield server
 

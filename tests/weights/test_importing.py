@@ -31,7 +31,7 @@ from maskgit_cli.weights.shapes import check_model_yaml
 
 
 class Heard:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps its messages."""
 
     def __init__(self):
         self.text = self.warned = ""
@@ -56,7 +56,7 @@ def models(tmp_path_factory):
     return {name: take(family, root / name) for name, family in FAMILIES.items()}
 
 
-# --- what is told by names and shapes ---------------------------------------------------------------
+# --- what names and shapes determine -----------------------------------------------------------------
 
 SIZES = {
     "maskgit": (
@@ -74,10 +74,10 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_read_off_the_shapes(models, name):
     transformer, tokenizer = SIZES[name]
-    model, codec = load_model(models[name]), load_tokenizer(models[name])
-    assert (model.config, codec.config) == (transformer, tokenizer)
+    model, native_tokenizer = load_model(models[name]), load_tokenizer(models[name])
+    assert (model.config, native_tokenizer.config) == (transformer, tokenizer)
     assert model.resolution == 32
-    assert model.tokenizer_sha256 == codec.sha256
+    assert model.tokenizer_sha256 == native_tokenizer.sha256
 
 
 def test_a_vqgan_needs_no_yaml_for_what_shapes_tell(models, tmp_path):
@@ -90,11 +90,11 @@ def test_order_and_place_of_the_files_do_not_matter(models, tmp_path):
     files = [*reversed(V1.tokenizer), V1.transformer]
     other = import_weights(files, tmp_path / "model", heads=4)
     for name in ("config.json", "model.safetensors", "tokenizer/config.json", "tokenizer/model.safetensors"):
-        ours, theirs = ((path / name).read_bytes() for path in (other, models["maskgit"]))
+        native, published = ((path / name).read_bytes() for path in (other, models["maskgit"]))
         if name == "config.json":  # files and tokenizer stand in the same places of the record
-            assert json.loads(ours) == json.loads(theirs)
+            assert json.loads(native) == json.loads(published)
         else:
-            assert ours == theirs
+            assert native == published
 
 
 def test_a_folder_of_published_files_is_a_tokenizer(models, tmp_path):
@@ -175,9 +175,11 @@ def test_a_model_names_what_it_was_made_from(models):
             for path in (family.transformer, family.tokenizer[0])
         ]
         assert record["tokenizer_sha256"] == sha256_file(models[name] / "tokenizer" / "model.safetensors")
-        codec = json.loads((models[name] / "tokenizer" / "config.json").read_text())
-        assert codec["parents"] == record["parents"][1:]
-        assert codec["network"] == {"maskgit": "vqgan", "halton": "llamagen"}.get(name, "google_vqgan")
+        native_tokenizer = json.loads((models[name] / "tokenizer" / "config.json").read_text())
+        assert native_tokenizer["parents"] == record["parents"][1:]
+        assert native_tokenizer["network"] == {"maskgit": "vqgan", "halton": "llamagen"}.get(
+            name, "google_vqgan"
+        )
     assert load_model(models["maskgit"]).step == 12345
     assert load_model(models["google"]).step is None
 
@@ -198,20 +200,20 @@ def test_a_tokenizer_alone_becomes_a_tokenizer_directory(tmp_path):
     heard = Heard()
     path = import_weights(HALTON.tokenizer, tmp_path / "codec", reporter=heard)
     assert sorted(p.name for p in path.iterdir()) == ["config.json", "model.safetensors"]
-    codec = load_tokenizer(path)
-    assert codec.config.resolution == 256
+    native_tokenizer = load_tokenizer(path)
+    assert native_tokenizer.config.resolution == 256
     assert "256 px, as published" in heard.text
     io = golden("halton/vqgan_io.npz")
-    assert torch.equal(codec.network.encode(io["images"]), io["indices"])
+    assert torch.equal(native_tokenizer.network.encode(io["images"]), io["indices"])
     assert load_tokenizer(import_weights(V1.tokenizer, tmp_path / "v1")).config.resolution == 32
 
 
 def test_a_tokenizer_directory_may_stand_for_its_file(models, tmp_path):
-    codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
-    for place in (codec, models["halton"]):
+    native_tokenizer = import_weights(HALTON.tokenizer, tmp_path / "codec")
+    for place in (native_tokenizer, models["halton"]):
         out = tmp_path / f"with-{place.name}"
         model = load_model(import_weights([HALTON.transformer], out, tokenizer=[place], heads=4))
-        assert model.tokenizer_sha256 == load_tokenizer(codec).sha256
+        assert model.tokenizer_sha256 == load_tokenizer(native_tokenizer).sha256
         kinds = [p["kind"] for p in json.loads((out / "config.json").read_text())["parents"]]
         assert kinds == ["published", "tokenizer"]
 
@@ -344,8 +346,8 @@ def test_transformer_and_tokenizer_belong_together(tmp_path, refused):
 
 def test_another_kind_of_tokenizer_is_taken_with_a_warning(tmp_path):
     """Somebody may have trained so; but shapes alone would let a slip through."""
-    codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
-    for i, tokenizer in enumerate((HALTON.tokenizer, [codec])):
+    native_tokenizer = import_weights(HALTON.tokenizer, tmp_path / "codec")
+    for i, tokenizer in enumerate((HALTON.tokenizer, [native_tokenizer])):
         heard = Heard()
         import_weights([GOOGLE.transformer], tmp_path / str(i), tokenizer=tokenizer, reporter=heard)
         assert "Google's tokenizer" in heard.warned
@@ -391,11 +393,13 @@ def test_calls_that_make_no_sense_are_refused(tmp_path, refused):
     torch.save({"some": {"network.weight": torch.ones(1)}}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="not a supported checkpoint"):
         import_weights([tmp_path / "other.pth"], tmp_path / "out")
-    codec = import_weights(HALTON.tokenizer, tmp_path / "codec")
+    native_tokenizer = import_weights(HALTON.tokenizer, tmp_path / "codec")
     with pytest.raises(ConfigError, match="directory of this package already"):
-        import_weights([codec], tmp_path / "out")
+        import_weights([native_tokenizer], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"model\.yaml"):
-        import_weights([HALTON.transformer, V1.tokenizer[1]], tmp_path / "out", tokenizer=[codec], heads=4)
+        import_weights(
+            [HALTON.transformer, V1.tokenizer[1]], tmp_path / "out", tokenizer=[native_tokenizer], heads=4
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -420,7 +424,7 @@ def test_files_that_are_taken_for_weights(tmp_path, data, says):
 
 
 def test_a_folder_of_files_beside_others(tmp_path):
-    """Google's files have no suffix; a config.json that is not ours makes no directory of ours."""
+    """Google's files have no suffix; a foreign config.json does not make a native directory."""
     folder = tmp_path / "google"
     folder.mkdir()
     for path in (GOOGLE.transformer, *GOOGLE.tokenizer):
@@ -528,7 +532,7 @@ def test_every_stage_takes_it(models, images, tmp_path, maskgit, name):
     assert facts["network"] in facts
 
 
-def test_googles_network_is_drawn_with_unguided(models, tmp_path, maskgit):
+def test_googles_network_is_sampled_without_guidance(models, tmp_path, maskgit):
     done = maskgit("sample", models["google"], "--n", 1, "--steps", 2, "--out", tmp_path / "a")
     assert done.status == 0, done.stderr
     settings = json.loads((tmp_path / "a" / "settings.json").read_text())["settings"]

@@ -1,4 +1,4 @@
-"""Which published tensor is which of ours: the tables are whole, and strict."""
+"""Published and native tensor names: the tables are complete, and strict."""
 
 import pytest
 import torch
@@ -43,25 +43,25 @@ def network(name) -> nn.Module:
 
 
 def names(name) -> dict[str, str]:
-    """Published names by ours."""
+    """Published names by native name."""
     backwards = [(right, left) for left, right in BY_NETWORK[name].names(SIZES[name])]
-    return {ours: renamed(ours, backwards) for ours in network(name).state_dict()}
+    return {native: renamed(native, backwards) for native in network(name).state_dict()}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_tensor_has_one_published_name_and_back(name):
-    theirs = names(name)
-    assert None not in theirs.values()
-    assert len(set(theirs.values())) == len(theirs)
+    published_names = names(name)
+    assert None not in published_names.values()
+    assert len(set(published_names.values())) == len(published_names)
     pairs = BY_NETWORK[name].names(SIZES[name])
-    assert {renamed(published, pairs) for published in theirs.values()} == theirs.keys()
+    assert {renamed(published, pairs) for published in published_names.values()} == published_names.keys()
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_family_is_told_by_its_names_even_if_some_are_missing(name):
-    theirs = sorted(names(name).values())
-    assert recognize(theirs).network == name
-    assert recognize(theirs[len(theirs) // 2 :]).network == name
+    published_names = sorted(names(name).values())
+    assert recognize(published_names).network == name
+    assert recognize(published_names[len(published_names) // 2 :]).network == name
     assert recognize(["some.weight", "tok_emb.weight"]) is None
 
 
@@ -71,11 +71,13 @@ def test_names_of_the_reports_transformer_go_back():
 
 
 def test_llamagens_decoder_counts_the_other_way():
-    theirs = names("llamagen")
-    assert theirs["decoder.up.0.block.1.conv2.weight"] == "decoder.conv_blocks.2.res.1.conv2.weight"
-    assert theirs["decoder.up.2.upsample.conv.bias"] == "decoder.conv_blocks.0.upsample.conv.bias"
-    assert theirs["encoder.down.0.block.1.conv2.weight"] == "encoder.conv_blocks.0.res.1.conv2.weight"
-    assert theirs["decoder.mid.attn_1.q.weight"] == "decoder.mid.1.q.weight"
+    published_names = names("llamagen")
+    assert published_names["decoder.up.0.block.1.conv2.weight"] == "decoder.conv_blocks.2.res.1.conv2.weight"
+    assert published_names["decoder.up.2.upsample.conv.bias"] == "decoder.conv_blocks.0.upsample.conv.bias"
+    assert (
+        published_names["encoder.down.0.block.1.conv2.weight"] == "encoder.conv_blocks.0.res.1.conv2.weight"
+    )
+    assert published_names["decoder.mid.attn_1.q.weight"] == "decoder.mid.1.q.weight"
 
 
 # --- strictness -------------------------------------------------------------------------------------
@@ -83,8 +85,8 @@ def test_llamagens_decoder_counts_the_other_way():
 
 def published(name, **changes) -> PublishedWeights:
     """Zeros for all of a network in the layout of torch; a change to None leaves a tensor out."""
-    shapes = {ours: value.shape for ours, value in network(name).state_dict().items()}
-    tensors = {theirs: torch.zeros(shapes[ours]) for ours, theirs in names(name).items()}
+    shapes = {native: value.shape for native, value in network(name).state_dict().items()}
+    tensors = {published: torch.zeros(shapes[native]) for native, published in names(name).items()}
     tensors |= changes
     kept = {key: value for key, value in tensors.items() if value is not None}
     return PublishedWeights("file.pth", BY_NETWORK[name], kept, "raw", None, None)
@@ -159,9 +161,9 @@ def test_flax_layouts_are_turned_and_come_out_contiguous():
             whole.tensors[key] = value.T if "self_attention" not in key else torch.zeros(8, 2, 4)
         if key.endswith("out/kernel") and key not in turned:
             whole.tensors[key] = torch.zeros(2, 4, 8)
-    ours = to_native(whole, SIZES["google"], network("google"))
-    assert torch.equal(ours["blocks.0.query.weight"], query.reshape(8, 8).T)
-    assert torch.equal(ours["blocks.0.query.bias"], torch.arange(8.0))
-    assert torch.equal(ours["blocks.0.out.weight"], torch.arange(64.0).reshape(8, 8).T)
-    assert torch.equal(ours["blocks.0.mlp_in.weight"], torch.arange(128.0).reshape(8, 16).T)
-    assert all(tensor.is_contiguous() for tensor in ours.values())
+    native = to_native(whole, SIZES["google"], network("google"))
+    assert torch.equal(native["blocks.0.query.weight"], query.reshape(8, 8).T)
+    assert torch.equal(native["blocks.0.query.bias"], torch.arange(8.0))
+    assert torch.equal(native["blocks.0.out.weight"], torch.arange(64.0).reshape(8, 8).T)
+    assert torch.equal(native["blocks.0.mlp_in.weight"], torch.arange(128.0).reshape(8, 16).T)
+    assert all(tensor.is_contiguous() for tensor in native.values())

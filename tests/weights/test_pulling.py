@@ -36,7 +36,7 @@ WEIGHTS = "user/v1/MaskGIT/tiny.pth"
 
 
 class Heard:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps its messages."""
 
     def __init__(self):
         self.texts = []
@@ -83,7 +83,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def pin(monkeypatch, name, **facts):
-    """Let the catalogue know more of a model's weights."""
+    """Add facts about a model's weights to the catalogue."""
     model = CATALOGUE[name]
     monkeypatch.setitem(CATALOGUE, name, model._replace(weights=model.weights._replace(**facts)))
 
@@ -115,7 +115,7 @@ def test_files_stay_in_the_hubs_cache(hub, tmp_path):
     assert kept.read_bytes() == hub.files[WEIGHTS]
     assert not list((tmp_path / "home").rglob("*.incomplete"))
     pull("tiny-v1", Path("again"))
-    assert hub.fetched(WEIGHTS) == [""], "fetched once"
+    assert hub.fetched(WEIGHTS) == [""], "downloaded once"
     assert load_model(Path("again")).sha256 == load_model(Path("models/tiny-v1")).sha256
 
 
@@ -237,7 +237,7 @@ def test_a_wrong_byte(hub, name, file, tmp_path, maskgit):
 
 @pytest.mark.parametrize("facts", [{"sha256": "0" * 64}, {"size": 7}])
 def test_a_file_that_is_not_the_published_one(hub, facts, monkeypatch, tmp_path):
-    """It isn't even fetched, where its server says so."""
+    """It is not downloaded if its server states other facts."""
     pin(monkeypatch, "tiny-v1", **facts)
     with pytest.raises(WeightsError, match="not the published file"):
         pull("tiny-v1")
@@ -344,7 +344,7 @@ def test_offline(hub, name, monkeypatch, tmp_path):
 
 @pytest.fixture
 def uploaded(hub, tmp_path):
-    """A model directory of ours in the repository user/mine."""
+    """A native model directory in the repository user/mine."""
     model = make_model(tmp_path / "mine")
     for path in model.rglob("*"):
         if path.is_file():
