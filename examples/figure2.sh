@@ -7,12 +7,12 @@
 #
 # The arguments are the model, what `fid` compares with, where to put the sweeps, and the number of images a point (the
 # report's numbers are of 50000). What follows goes to every sweep; --features vqgan needs no Inception weights.
-# Killed or stopped, it goes on where it was when it is run again. Plots: OUT/*/plots/, best points: OUT/*/sweep.json.
+# Killed or stopped, it resumes when it is run again. Plots: OUT/*/plots/, best points: OUT/*/sweep.json.
 set -euo pipefail
 run=$1 ref=$2 out=$3 n=$4
 shift 4
 common=(--ref "$ref" --n "$n" "$@")
-# The paper's sampler, also for a model that is drawn with another by default.
+# The paper's sampler, also for a model whose default sampler is another.
 sampler=(--sampler confidence "${common[@]}")
 
 maskgit sweep "$run" --out "$out/steps" --steps 4,6,8,10,12,15 "${sampler[@]}"

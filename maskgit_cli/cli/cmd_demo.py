@@ -31,15 +31,15 @@ def _lines(out: Path) -> list[str]:
         return shlex.quote(str(out / name))
 
     return [
-        f"tokenize {at('pictures')} {at('tokens.h5')}",
+        f"tokenize {at('images')} {at('tokens.h5')}",
         f"decode {at('tokens.h5')} {at('reconstructions')}",
         f"train {at('tokens.h5')} --out {at('run')} --size tiny --steps {TRAIN_STEPS} --batch-size 32 "
         f"--lr 1e-3 --warmup 50 --ema 0.99 --checkpoint-every {half} --preview-every {half}",
         f"sample {at('run')} --out {at('samples-of-run')} --n 36",
         f"sample builtin --out {at('samples')} --n 81",
-        f"inpaint {at('pictures/' + IMAGE)} builtin --label smileys --box 8,8,48,24 --n 7 "
+        f"inpaint {at('images/' + IMAGE)} builtin --label smileys --box 8,8,48,24 --n 7 "
         f"--out {at('inpainted')}",
-        f"fid {at('samples')} --ref {at('pictures')} --features vqgan{again}",
+        f"fid {at('samples')} --ref {at('images')} --features vqgan{again}",
         f"info {at('samples')}",
     ]
 
@@ -76,12 +76,12 @@ def command(out: Path, as_json: bool, quiet: bool) -> None:
     Each command is shown before it runs, so that you can repeat it on your own images. Run the demo again
     to resume an interrupted one.
     """
-    from maskgit_cli.formats.models import builtin_pictures
+    from maskgit_cli.formats.models import builtin_images
 
     start = time.monotonic()
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; choose a folder")
-    _unpack(builtin_pictures(), out / "pictures")
+    _unpack(builtin_images(), out / "images")
     lines = _lines(out)
     for line in lines:
         _run(line, quiet)

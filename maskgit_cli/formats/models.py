@@ -47,9 +47,9 @@ def builtin_model() -> Path:
     return _ASSETS / "model"
 
 
-def builtin_pictures() -> Path:
+def builtin_images() -> Path:
     """Zip file of the images in the package, one folder per class, with their credits."""
-    return _ASSETS / "pictures.zip"
+    return _ASSETS / "images.zip"
 
 
 def named(path: Path) -> Path:

@@ -291,7 +291,7 @@ def download_file(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -
 def _fill(remote: RemoteFile, partial: Path, reporter: Reporter) -> None:
     """Append to the partial file until it has all of the remote one."""
     with open(partial, "ab") as file:
-        # Without a size, a whole partial file could not be told from a part; asking for more would fail.
+        # Without a size, a whole file looks like a part of it, and asking for more would fail.
         if remote.size is None or file.tell() > remote.size:
             file.truncate(0)
             file.seek(0)

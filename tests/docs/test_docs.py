@@ -33,7 +33,7 @@ from maskgit_cli.config.stages import SampleConfig, ScoreConfig, SweepConfig, To
 from maskgit_cli.data.decoding import decode
 from maskgit_cli.data.tokenizing import tokenize
 from maskgit_cli.formats.feature_statistics import Statistics, moments_of, write_statistics
-from maskgit_cli.formats.models import builtin_model, builtin_pictures, builtin_tokenizer
+from maskgit_cli.formats.models import builtin_images, builtin_model, builtin_tokenizer
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.reports.sweeping import sweep
 from maskgit_cli.sampling.images import sample
@@ -69,9 +69,9 @@ def run(words: list[str], where: str) -> None:
     assert end.value.code == 0, f"{where}: maskgit {shlex.join(words)} ended with {end.value.code}"
 
 
-def unpack_pictures(folder: Path, texts: str) -> None:
+def unpack_images(folder: Path, texts: str) -> None:
     """Three of the built-in images of each class, and those that a document names."""
-    with zipfile.ZipFile(builtin_pictures()) as archive:
+    with zipfile.ZipFile(builtin_images()) as archive:
         names = [name for name in archive.namelist() if name.endswith(".png")]
         classes = sorted({name.split("/")[0] for name in names})
         few = [name for kind in classes for name in [n for n in names if n.startswith(f"{kind}/")][:3]]
@@ -83,7 +83,7 @@ def test_blocks_run(document, tmp_path, monkeypatch):
     """Every call in sh blocks succeeds and Python blocks run, in order, in a folder with the images."""
     blocks = [block for block in document.blocks if block.language in (RUN, PYTHON)]
     if any(block.language == RUN for block in blocks):
-        unpack_pictures(tmp_path / "maskgit-demo" / "pictures", "".join(block.text for block in blocks))
+        unpack_images(tmp_path / "maskgit-demo" / "images", "".join(block.text for block in blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKGIT_OFFLINE", "1")
     monkeypatch.setitem(SIZES, "tiny", Size(32, 2, 4, 64))  # the training need not converge
@@ -216,10 +216,10 @@ def make_samples(root, run, picture):
 
 def make_scores(root, tokenizer, images):
     vqgan = {"config": ScoreConfig(features="vqgan"), "tokenizer": tokenizer, "device": "cpu"}
-    fid_stats([images, root / "samples" / "samples.npz"], root / "pictures.npz", with_features=True, **vqgan)
+    fid_stats([images, root / "samples" / "samples.npz"], root / "reference.npz", with_features=True, **vqgan)
     fid_stats([root / "flip.h5"], root / "codes.npz", **vqgan)
-    fid_stats([root / "codes.npz", root / "pictures.npz"], root / "merged.npz", **vqgan)
-    score(root / "samples", root / "pictures.npz", **vqgan)
+    fid_stats([root / "codes.npz", root / "reference.npz"], root / "merged.npz", **vqgan)
+    score(root / "samples", root / "reference.npz", **vqgan)
     score(root / "masked", root / "merged.npz", **vqgan)
     random = np.random.default_rng(0)
     features = random.random((12, 4), np.float32)
@@ -247,7 +247,7 @@ def make_sweeps(root, images):
     sweep(
         [root / "model"],
         {"steps": [2]},
-        root / "pictures.npz",
+        root / "reference.npz",
         root / "small-sweep",
         SweepConfig(n=4, keep="none"),
         **settings,
@@ -301,7 +301,7 @@ def test_records(made, run, tokenizer):
         held.check(read(path), "record-of-scores")
     for name in ("sweep", "small-sweep"):
         held.check(read(made / name / "sweep.json"), "record-of-a-sweep")
-    for name in ("pictures.npz", "codes.npz", "merged.npz"):
+    for name in ("reference.npz", "codes.npz", "merged.npz"):
         held.check(json.loads(str(np.load(made / name)["meta"])), "record-of-statistics")
     assert held.unmet() == {}
     keyed = {anchor for anchor, tables in FORMATS.tables.items() if tables and tables[0][0][0] == "key"}
@@ -334,7 +334,7 @@ def test_token_files(made, tokens):
 def test_statistics_files(made):
     specified = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows("arrays")}
     met = set()
-    for name in ("pictures.npz", "codes.npz", "merged.npz", "inception.npz"):
+    for name in ("reference.npz", "codes.npz", "merged.npz", "inception.npz"):
         arrays = dict(np.load(made / name))
         assert arrays.keys() <= specified.keys()
         assert {key for key, text in specified.items() if "optional" not in text} <= arrays.keys()
@@ -459,7 +459,7 @@ def test_tensors_of_the_vqgan():
 def test_kinds_of_parents(made, run):
     """Parents are of the kinds of the table, and each kind occurs."""
     records = [read(path) for path in [*made.rglob("*.json"), *run.rglob("*.json")]]
-    records += [json.loads(str(np.load(made / name)["meta"])) for name in ("pictures.npz", "merged.npz")]
+    records += [json.loads(str(np.load(made / name)["meta"])) for name in ("reference.npz", "merged.npz")]
     found = {parent["kind"] for record in records for parent in record.get("parents", [])}
     assert found == set(FORMATS.column("kinds-of-parents"))
 

@@ -261,7 +261,7 @@ def test_a_card_without_a_license_is_a_warning(hub, tmp_path, maskgit):
 )
 def test_a_hub_that_refuses(hub, run, tmp_path, maskgit, path, status, message):
     hub.status["POST", path] = status
-    if path == "/api/repos/create":  # where it is there already, nobody has to be allowed to make it
+    if path == "/api/repos/create":  # where it is there already, no permission to create it is needed
         hub.status["GET", "user/mine"] = status
     outcome = maskgit("export", run, tmp_path / "mine", "--push", "user/mine", "--quiet")
     assert (outcome.status, outcome.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""``import``: what is recognized, what is assumed aloud, what is refused, and what is written."""
+"""``import``: what is recognized, what is assumed and reported, what is refused, and what is written."""
 
 import dataclasses
 import json

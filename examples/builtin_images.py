@@ -1,6 +1,6 @@
-"""Choose the built-in pictures: 33 of each class, evenly spaced in order of name, in one zip.
+"""Choose the built-in images: 33 of each class, evenly spaced in order of name, in one zip.
 
-python examples/builtin_pictures.py emoji64/train maskgit_cli/assets/pictures.zip
+python examples/builtin_images.py emoji64/train maskgit_cli/assets/images.zip
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 PER_CLASS = 33
 CREDITS = """\
-These pictures are emoji of 64x64 pixels on white, rendered from vectors. A file's name begins with its set:
+These images are emoji of 64x64 pixels on white, rendered from vectors. A file's name begins with its set:
   noto, noto-v1   Noto Emoji, Copyright Google LLC, Apache License 2.0
                   https://github.com/googlefonts/noto-emoji
   twemoji         Twemoji, Copyright Twitter, Inc and other contributors, CC-BY 4.0
@@ -23,7 +23,7 @@ def main(source: Path, out: Path) -> None:
     with zipfile.ZipFile(out, "w") as archive:
 
         def add(name: str, data: bytes) -> None:
-            # A fixed date, so that the same pictures give the same bytes. PNGs are compressed already.
+            # A fixed date, so that the same images give the same bytes. PNGs are compressed already.
             archive.writestr(zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0)), data)
 
         add("CREDITS.txt", CREDITS.encode())
