@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
-
 from maskgit_cli.cli import console, options
 
 EXAMPLES = """
@@ -36,10 +34,10 @@ def _show(facts: dict[str, Any]) -> None:
     parents = facts.pop("parents", [])
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {_text(value)}")
+        console.echo(f"{name:<{width}}  {_text(value)}")
     for i, parent in enumerate(parents):
         label = "made from" if i == 0 else ""
-        click.echo(f"{label:<{width}}  {parent['kind']} {parent['name']} sha256 {parent['sha256'][:16]}…")
+        console.echo(f"{label:<{width}}  {parent['kind']} {parent['name']} sha256 {parent['sha256'][:16]}…")
 
 
 @options.command("info", examples=EXAMPLES)

@@ -61,10 +61,21 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """A text whose control characters are escaped: names and records can hold anything, also commands to
+    the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\xa0\u200d" else repr(c)[1:-1] for c in text)
+
+
 def _print(text: str, **style: Any) -> None:
     """Write a line to stderr. A closed stderr is no reason to stop working."""
     with suppress(BrokenPipeError):
-        click.secho(text, err=True, **style)
+        click.secho(printable(text), err=True, **style)
+
+
+def echo(text: str) -> None:
+    """Write a line to stdout: as it is for other programs, printable on a terminal."""
+    click.echo(printable(text) if sys.stdout.isatty() else text)
 
 
 class _PlainTask:
@@ -161,7 +172,7 @@ class ConsoleReporter:
         """Show the progress of a task; see :class:`~maskgit_cli.runtime.progress.Reporter`."""
         if not self.quiet and sys.stderr.isatty():
             with _progress_bar(unit) as progress:
-                name = shortened(description, LONGEST_NAME)
+                name = shortened(printable(description), LONGEST_NAME)
                 yield _BarTask(progress, progress.add_task(name, total=total, completed=done, stats=""))
             return
         plain = _PlainTask(description, total, done, unit)
@@ -212,7 +223,7 @@ def reporter(quiet: bool) -> ConsoleReporter:
 def result(path: Path | None, record: Mapping[str, Any], as_json: bool) -> None:
     """Print a command's result on stdout, on rank 0: its path, or with ``--json`` one object."""
     if rank() == 0:
-        click.echo(json.dumps(dict(record), ensure_ascii=False) if as_json else str(path))
+        echo(json.dumps(dict(record), ensure_ascii=sys.stdout.isatty()) if as_json else str(path))
 
 
 def log(*lines: str) -> None:

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import rich_click as click
 
+from maskgit_cli.cli import console
+
 FAILED, INTERRUPTED = 1, 130
 # An error in one of several processes is mostly an error in all. Rank 0 reports it, and the launcher ends
 # the others within this many seconds.
@@ -50,7 +52,7 @@ def fail(message: str, status: int = FAILED) -> NoReturn:
             sys.exit(status)
         time.sleep(OTHERS_WAIT)
     with contextlib.suppress(BrokenPipeError):  # of `2>&1 | tee`, which Ctrl-C has ended too
-        click.echo(f"maskgit: {' '.join(message.split())}", err=True)
+        click.echo(console.printable(f"maskgit: {' '.join(message.split())}"), err=True)
     sys.exit(status)
 
 

@@ -21,13 +21,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
 
 RUN, OUTPUT = "Device and speed", "Output"
-# A path that may not be read is an error of the stage (exit status 1), not a usage error (2).
-_PATH = click.Path(path_type=Path, readable=False)
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 # Characters of choices that the help page shows as [a|b|c]; more are part of the help text, where they wrap.
 _LONGEST_CHOICES = 20
 # What a model is on the command line.
 MODEL = "Run or model directory, or `builtin`. [default: the newest run under runs/, else builtin]"
+
+
+class _Path(click.Path):
+    """A path; an empty one is an error: not the working directory, but a value that a script has lost."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a ``Path`` of text."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+# A path that may not be read is an error of the stage (exit status 1), not a usage error (2).
+_PATH = _Path(path_type=Path, readable=False)
 
 
 def matching(choices: Iterable[str], incomplete: str) -> list[CompletionItem]:

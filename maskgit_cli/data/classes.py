@@ -16,6 +16,7 @@ import numpy as np
 
 from maskgit_cli.data.imagenet import imagenet_meanings
 from maskgit_cli.errors import ConfigError, InputError
+from maskgit_cli.formats.atomic import LARGEST_LIST, regular
 from maskgit_cli.runtime import rng
 
 NO_CLASS = -1
@@ -158,6 +159,7 @@ def _one_item(item: str, classes: int, class_names: Sequence[str], option: str) 
 
 def _read_lines(path: Path, option: str) -> list[str]:
     """The lines of a text file that are not blank."""
+    regular(path, LARGEST_LIST)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import os
-import stat
 import struct
 import warnings
 from pathlib import Path
@@ -21,6 +20,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from maskgit_cli.config.stages import VIEWS
 from maskgit_cli.errors import InputError
+from maskgit_cli.formats.atomic import regular
 
 # Common image formats, by the names PIL gives them. Formats that PIL hands to an external program (EPS)
 # or merely recognizes (HDF5, GRIB) are left out on purpose.
@@ -65,9 +65,7 @@ def read_image(path: Path, side: int | None = None) -> Tensor:
         InputError: the file is missing, empty, truncated, too large, or not an image.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: not a file")  # opening a pipe would wait forever
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return decode_image(file, str(path), side)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_cli import __version__
-from maskgit_cli.errors import ArtifactError, OutputError
+from maskgit_cli.errors import ArtifactError, InputError, OutputError
 
 CREATED_BY = f"maskgit-cli {__version__}"
+# Bytes of a record that is read whole. The largest, an unfinished sweep's, has a few MiB.
+LARGEST_RECORD = 64 << 20
+# Bytes of a list of images or classes: ten million lines of 100 bytes.
+LARGEST_LIST = 1 << 30
 # Hidden names next to an output, which error messages do not show.
 _HIDDEN = re.compile(r"\.(.+)\.(?:[0-9a-f]{12}\.tmp|new|old)")
 _TEMPORARY = "????????????.tmp"
@@ -71,6 +76,29 @@ def sha256_file(path: Path) -> str:
     """Hexadecimal sha256 of a file, as ``sha256sum`` prints it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def regular(path: Path, limit: int | None = None) -> Path:
+    """A path to open for reading; pipes, sockets and devices are refused, as reading them may never end.
+
+    Whatever else is wrong with the path is left to whoever opens it.
+
+    Args:
+        path: the path.
+        limit: largest size in bytes, for files that are read whole.
+
+    Raises:
+        InputError: it is no regular file or directory, or is larger than ``limit``.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path}: a pipe or device, not a file; store what it sends in a file")
+    if limit is not None and stat.S_ISREG(found.st_mode) and found.st_size > limit:
+        raise InputError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read of such a file")
+    return path
 
 
 def temporary_sibling(path: Path) -> Path:
@@ -220,14 +248,18 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
     Raises:
         ArtifactError: the file is missing or is not a JSON object.
+        InputError: it is not a regular file, or larger than :data:`LARGEST_RECORD`.
     """
+    regular(path, LARGEST_RECORD)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path.parent} is not {what}: it has no {path.name}") from None
     except NotADirectoryError:
         raise ArtifactError(f"{path.parent} is a file, not {what}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise ArtifactError(f"{path} cannot be read as JSON: it is nested too deeply") from None
+    except (OSError, ValueError) as error:  # bytes that are not UTF-8, bad JSON, or an endless integer
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} does not hold a JSON object")

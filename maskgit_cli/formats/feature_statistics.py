@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskgit_cli.errors import ArtifactError, InputError, counted
-from maskgit_cli.formats.atomic import CREATED_BY, check_format, parent, replacing_file, sha256_file
+from maskgit_cli.formats.atomic import CREATED_BY, check_format, parent, regular, replacing_file, sha256_file
 from maskgit_cli.formats.claim import Found, OutputKind
 
 STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 2
@@ -165,6 +165,7 @@ def npz_names(path: Path) -> set[str]:
     Raises:
         InputError: the file is missing or is not an ``.npz``.
     """
+    regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from maskgit_cli.errors import ArtifactError, counted
-from maskgit_cli.formats.atomic import replacing_file
+from maskgit_cli.formats.atomic import regular, replacing_file
 
 if TYPE_CHECKING:  # `maskgit info` reads shapes without torch
     from torch import Tensor, nn
@@ -48,6 +48,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
+    regular(path)
     try:
         return dict(load_file(path))
     except FileNotFoundError:
@@ -62,6 +63,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ArtifactError: as :func:`read_tensors`.
     """
+    regular(path)
     try:
         with safe_open(path, framework="np") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -17,7 +17,7 @@ from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS, VQGANConfig
 from maskgit_cli.data.imagenet import imagenet_names
 from maskgit_cli.errors import ConfigError, InputError
-from maskgit_cli.formats.atomic import parent, replacing_directory, sha256_file
+from maskgit_cli.formats.atomic import LARGEST_RECORD, parent, regular, replacing_directory, sha256_file
 from maskgit_cli.formats.claim import Outcome, claim
 from maskgit_cli.formats.models import (
     MODEL_OR_TOKENIZER,
@@ -259,6 +259,7 @@ def _expanded(path: Path) -> list[Path]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     """The ``model.params`` of a VQGAN's ``model.yaml``."""
+    regular(path, LARGEST_RECORD)
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -291,6 +292,7 @@ def _read(path: Path, weights: str) -> PublishedWeights:
 
 def _open(path: Path) -> Any:
     """The content of a published file of any kind, which its first bytes determine."""
+    regular(path)
     try:
         with open(path, "rb") as file:
             begin = file.read(64)

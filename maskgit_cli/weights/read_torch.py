@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.errors import InputError
+from maskgit_cli.formats.atomic import regular
 
 # What torch allows by itself and no checkpoint of weights needs, as its arguments can ask for any amount of
 # memory or time: bytearray(10**12), a sparse tensor whose indices are checked one by one.
@@ -54,6 +55,7 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         InputError: the file is missing, damaged, or not a PyTorch checkpoint.
     """
+    regular(path)
     try:
         with open(path, "rb") as file:
             begin, sizes = file.read(2), None

@@ -9,6 +9,7 @@ import numpy as np
 
 from maskgit_cli.data.sources.base import Decoding, ImageFiles, Origin, SourceKind
 from maskgit_cli.errors import InputError
+from maskgit_cli.formats.atomic import LARGEST_LIST, regular
 
 # The largest label a CSV may hold; a larger one suggests that the wrong column was read.
 MAX_LABEL = 1_000_000
@@ -41,6 +42,7 @@ def open_csv(path: Path, _: Decoding) -> ImageFiles:
 
 def _read_rows(path: Path) -> list[tuple[str, str]]:
     """(path, label) of each line that is not blank or the header."""
+    regular(path, LARGEST_LIST)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in row] for row in csv.reader(file)]

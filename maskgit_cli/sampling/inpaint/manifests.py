@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint, check_boxes, check_outpaint
 from maskgit_cli.errors import InputError, MaskGITError
+from maskgit_cli.formats.atomic import LARGEST_LIST, regular
 from maskgit_cli.sampling.inpaint.regions import Edit
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
 
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Number and cells of each line that isn't blank."""
+    regular(path, LARGEST_LIST)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
