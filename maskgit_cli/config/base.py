@@ -126,9 +126,21 @@ class Settings:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def at_least(minimum: float) -> dict[str, Any]:
-    """The value is ``minimum`` or more."""
-    return {"rule": (lambda value: value >= minimum, f"{minimum:g} or more")}
+# Largest values of settings: far beyond what anyone uses, and small enough that a mistyped number is an error
+# rather than days of planning or all memory.
+LARGEST_SIDE = 16384  # of an image in pixels; a VQGAN's activations then take about 100 GB
+LARGEST_COUNT = 100_000_000  # steps, classes, or parts of a score
+LARGEST_SAMPLES = 10_000_000  # images of one directory, whose classes are planned at once
+LARGEST_BATCH = 1_000_000  # images of one optimizer step
+LARGEST_WIDTH = 65536  # channels or features of a layer
+LARGEST_DEPTH = 1024  # layers or heads
+
+
+def at_least(minimum: float, maximum: float = math.inf) -> dict[str, Any]:
+    """The value is ``minimum`` or more, and ``maximum`` at most."""
+    if maximum == math.inf:
+        return {"rule": (lambda value: value >= minimum, f"{minimum:g} or more")}
+    return {"rule": (lambda value: minimum <= value <= maximum, f"between {minimum:g} and {maximum:,}")}
 
 
 def above(minimum: float, maximum: float = math.inf) -> dict[str, Any]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from maskgit_cli.config.base import Settings, a_seed, among, at_least, option, require, setting
+from maskgit_cli.config.base import (
+    LARGEST_SAMPLES,
+    LARGEST_SIDE,
+    Settings,
+    a_seed,
+    among,
+    at_least,
+    option,
+    require,
+    setting,
+)
 from maskgit_cli.errors import ConfigError
 
 
@@ -69,6 +79,8 @@ class Outpaint(NamedTuple):
                 raise ValueError(f"{text!r} has {side} twice")
             if not colon or side not in cls._fields or not number.isdecimal():
                 raise ValueError(f"{item!r} is not SIDE:PIXELS with one of {', '.join(cls._fields)}")
+            if len(number) > 6 or int(number) > LARGEST_SIDE:
+                raise ValueError(f"{item!r} is more than {LARGEST_SIDE:,} pixels")
             sides[side] = int(number)
         return cls(**sides)
 
@@ -85,7 +97,7 @@ class InpaintConfig(Settings):
     With kept boxes and neither mask nor box, it is everything else.
     """
 
-    n: int = setting(1, at_least(1), help="Number of variants.")
+    n: int = setting(1, at_least(1, LARGEST_SAMPLES), help="Number of variants.")
     label: str | None = setting(
         None,
         help="Class of the generated content, by number or name, where a box names none.",
@@ -105,7 +117,7 @@ class InpaintConfig(Settings):
         among("any", "majority"),
         help="Regenerate a token if any pixel of its cell is masked, or if the majority is.",
     )
-    feather: int = setting(0, at_least(0), help="Feather width in pixels, inside the mask.")
+    feather: int = setting(0, at_least(0, LARGEST_SIDE), help="Feather width in pixels, inside the mask.")
     weights: str = setting("ema", among("ema", "raw"), help="EMA weights (ema) or raw weights (raw).")
     seed: int = setting(0, a_seed(), help="Random seed.")
 

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from maskgit_cli.config.base import (
+    LARGEST_COUNT,
+    LARGEST_DEPTH,
+    LARGEST_SIDE,
+    LARGEST_WIDTH,
     Settings,
     at_least,
     below_one,
@@ -100,13 +104,13 @@ class TransformerConfig(MaskedTransformerConfig):
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
 
-    width: int = setting(rule=at_least(1))
-    depth: int = setting(rule=at_least(1))
-    heads: int = setting(rule=at_least(1))
-    mlp_width: int = setting(rule=at_least(1))
+    width: int = setting(rule=at_least(1, LARGEST_WIDTH))
+    depth: int = setting(rule=at_least(1, LARGEST_DEPTH))
+    heads: int = setting(rule=at_least(1, LARGEST_DEPTH))
+    mlp_width: int = setting(rule=at_least(1, LARGEST_WIDTH))
     codebook_size: int = setting(rule=between(2, 65535))
-    classes: int = setting(rule=at_least(0))
-    grid: int = setting(rule=at_least(1))
+    classes: int = setting(rule=at_least(0, LARGEST_COUNT))
+    grid: int = setting(rule=at_least(1, LARGEST_WIDTH))
     dropout: float = setting(0.1, below_one())
 
     def __post_init__(self) -> None:
@@ -131,15 +135,15 @@ class HaltonConfig(MaskedTransformerConfig):
         dropout: probability, during training, of zeroing an activation or attention weight.
     """
 
-    width: int = setting(rule=at_least(1))
-    depth: int = setting(rule=at_least(1))
-    heads: int = setting(rule=at_least(1))
-    head_width: int = setting(rule=at_least(1))
-    mlp_width: int = setting(rule=at_least(1))
+    width: int = setting(rule=at_least(1, LARGEST_WIDTH))
+    depth: int = setting(rule=at_least(1, LARGEST_DEPTH))
+    heads: int = setting(rule=at_least(1, LARGEST_DEPTH))
+    head_width: int = setting(rule=at_least(1, LARGEST_WIDTH))
+    mlp_width: int = setting(rule=at_least(1, LARGEST_WIDTH))
     codebook_size: int = setting(rule=between(2, 65535))
-    classes: int = setting(rule=at_least(0))
-    grid: int = setting(rule=at_least(1))
-    registers: int = setting(1, at_least(1))
+    classes: int = setting(rule=at_least(0, LARGEST_COUNT))
+    grid: int = setting(rule=at_least(1, LARGEST_WIDTH))
+    registers: int = setting(1, at_least(1, LARGEST_DEPTH))
     dropout: float = setting(0.1, below_one())
 
 
@@ -279,15 +283,15 @@ class VQGANConfig(Pyramid):
         middle_attention: whether the middle of encoder and decoder has attention, as published.
     """
 
-    resolution: int = setting(256, at_least(1))
-    channels: int = setting(128, at_least(1))
+    resolution: int = setting(256, at_least(1, LARGEST_SIDE))
+    channels: int = setting(128, at_least(1, LARGEST_WIDTH))
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    residual_blocks: int = setting(2, at_least(1))
+    residual_blocks: int = setting(2, at_least(1, LARGEST_DEPTH))
     attention_resolutions: tuple[int, ...] = (16,)
-    z_channels: int = setting(256, at_least(1))
-    embed_dim: int = setting(256, at_least(1))
+    z_channels: int = setting(256, at_least(1, LARGEST_WIDTH))
+    embed_dim: int = setting(256, at_least(1, LARGEST_WIDTH))
     codebook_size: int = setting(1024, between(2, 65535))
-    norm_groups: int = setting(32, at_least(1))
+    norm_groups: int = setting(32, at_least(1, LARGEST_WIDTH))
     dropout: float = setting(0.0, below_one())
     middle_attention: bool = True
 
@@ -303,13 +307,13 @@ class GoogleVQGANConfig(Pyramid):
     The others are those of :class:`VQGANConfig`.
     """
 
-    resolution: int = setting(256, at_least(1))
-    channels: int = setting(128, at_least(1))
+    resolution: int = setting(256, at_least(1, LARGEST_SIDE))
+    channels: int = setting(128, at_least(1, LARGEST_WIDTH))
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    residual_blocks: int = setting(2, at_least(1))
-    embed_dim: int = setting(256, at_least(1))
+    residual_blocks: int = setting(2, at_least(1, LARGEST_DEPTH))
+    embed_dim: int = setting(256, at_least(1, LARGEST_WIDTH))
     codebook_size: int = setting(1024, between(2, 65535))
-    norm_groups: int = setting(32, at_least(1))
+    norm_groups: int = setting(32, at_least(1, LARGEST_WIDTH))
 
 
 # The paper's tokenizer, and smaller ones that two CPU cores can train.

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from maskgit_cli.config.base import (
+    LARGEST_BATCH,
+    LARGEST_COUNT,
+    LARGEST_SAMPLES,
+    LARGEST_SIDE,
+    LARGEST_WIDTH,
     Settings,
     a_seed,
     above,
@@ -36,7 +41,9 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 class TokenizeConfig(Settings):
     """Settings of ``tokenize``."""
 
-    res: int | None = setting(None, at_least(1), help="Image side in pixels.", unset="the tokenizer's own")
+    res: int | None = setting(
+        None, at_least(1, LARGEST_SIDE), help="Image side in pixels.", unset="the tokenizer's own"
+    )
     views: str = setting("none", among(*VIEWS), help="Views per image.")
     on_error: str = setting(
         "skip", among("skip", "fail"), help="Skip and list unreadable images, or fail at the first."
@@ -66,14 +73,16 @@ class TrainConfig(Settings):
         unset="base, or that of --init-from",
         panel="Model",
     )
-    epochs: int = setting(300, at_least(1), help="Number of epochs (ignored with --steps).")
+    epochs: int = setting(300, at_least(1, LARGEST_COUNT), help="Number of epochs (ignored with --steps).")
     steps: int | None = setting(
-        None, at_least(1), help="Total number of optimizer steps.", unset="from --epochs"
+        None, at_least(1, LARGEST_COUNT), help="Total number of optimizer steps.", unset="from --epochs"
     )
     batch_size: int | None = setting(
-        None, at_least(1), help="Global batch size.", unset="512 up to 256 px, 128 above"
+        None, at_least(1, LARGEST_BATCH), help="Global batch size.", unset="512 up to 256 px, 128 above"
     )
-    accumulate: int = setting(1, at_least(1), help="Gradient-accumulation steps per optimizer step.")
+    accumulate: int = setting(
+        1, at_least(1, LARGEST_BATCH), help="Gradient-accumulation steps per optimizer step."
+    )
     lr: float = setting(1e-4, above(0), help="Peak learning rate of AdamW.", panel="Optimizer")
     beta1: float = setting(0.9, below_one(), help="AdamW beta1.", panel="Optimizer")
     beta2: float = setting(0.96, below_one(), help="AdamW beta2.", panel="Optimizer")
@@ -137,7 +146,7 @@ class VQGANTrainConfig(Settings):
     )
     res: int | None = setting(
         None,
-        at_least(1),
+        at_least(1, LARGEST_SIDE),
         help="Side of the training images in pixels.",
         unset="the size's own",
         panel="Model",
@@ -145,8 +154,8 @@ class VQGANTrainConfig(Settings):
     codebook_size: int | None = setting(
         None, between(2, 65535), help="Number of codebook vectors.", unset="the size's own", panel="Model"
     )
-    steps: int = setting(20000, at_least(1), help="Number of generator steps.")
-    batch_size: int = setting(32, at_least(1), help="Global batch size.")
+    steps: int = setting(20000, at_least(1, LARGEST_COUNT), help="Number of generator steps.")
+    batch_size: int = setting(32, at_least(1, LARGEST_BATCH), help="Global batch size.")
     lr: float = setting(4e-4, above(0), help="Peak learning rate of both Adam optimizers.", panel="Optimizer")
     beta1: float = setting(0.5, below_one(), help="Adam beta1.", panel="Optimizer")
     beta2: float = setting(0.9, below_one(), help="Adam beta2.", panel="Optimizer")
@@ -184,10 +193,10 @@ class VQGANTrainConfig(Settings):
         panel="Objective",
     )
     discriminator_channels: int = setting(
-        32, at_least(1), help="Channels of the discriminator's first layer.", panel="Model"
+        32, at_least(1, LARGEST_WIDTH), help="Channels of the discriminator's first layer.", panel="Model"
     )
     discriminator_layers: int = setting(
-        2, at_least(1), help="Strided layers of the discriminator.", panel="Model"
+        2, at_least(1, 16), help="Strided layers of the discriminator.", panel="Model"
     )
     revive_after: int = setting(
         50, at_least(0), help="Restart codebook entries unused for N steps; 0 disables.", panel="Objective"
@@ -213,7 +222,7 @@ class VQGANTrainConfig(Settings):
 class SampleConfig(Settings):
     """Settings of ``sample`` besides the sampler's own."""
 
-    n: int = setting(64, at_least(1), help="Number of images.")
+    n: int = setting(64, at_least(1, LARGEST_SAMPLES), help="Number of images.")
     labels: str = setting(
         "all",
         help="Classes: all (balanced), uniform, a list of numbers, names and ranges (3-7), or @FILE.",
@@ -252,9 +261,11 @@ class ScoreConfig(Settings):
         help=f"Metrics, comma-separated: {', '.join(f'{m.name} ({m.title})' for m in METRICS.values())}.",
     )
     neighbors: int = setting(
-        3, at_least(1), help="k of the k-NN manifold estimate (precision, recall, density, coverage)."
+        3,
+        at_least(1, LARGEST_COUNT),
+        help="k of the k-NN manifold estimate (precision, recall, density, coverage).",
     )
-    splits: int = setting(10, at_least(1), help="Number of splits of the Inception Score.")
+    splits: int = setting(10, at_least(1, LARGEST_COUNT), help="Number of splits of the Inception Score.")
     protocol: str = setting(
         "standard",
         among(*PROTOCOLS),
@@ -277,7 +288,7 @@ SWEEP_METRICS = tuple(entry.name for entry in METRICS.values() if entry.sweep)
 class SweepConfig(Settings):
     """Settings of ``sweep``, except the swept values and :class:`ScoreConfig`."""
 
-    n: int = setting(5000, at_least(2), help="Images per point.")
+    n: int = setting(5000, at_least(2, LARGEST_SAMPLES), help="Images per point.")
     labels: str = setting(
         "all",
         help="Classes: all (balanced), uniform, a list of numbers, names and ranges (3-7), or @FILE.",
@@ -316,9 +327,9 @@ class BenchConfig(Settings):
 
     size: str = setting("base", among(*SIZES), help="Transformer size.")
     tokenizer: str = setting("f16", among(*TOKENIZER_SIZES), help="Tokenizer size.")
-    res: int = setting(256, at_least(1), help="Image side in pixels.")
-    batch_size: int = setting(8, at_least(1), help="Batch size.")
-    steps: int = setting(8, at_least(1), help="Decoding steps.")
+    res: int = setting(256, at_least(1, LARGEST_SIDE), help="Image side in pixels.")
+    batch_size: int = setting(8, at_least(1, LARGEST_BATCH), help="Batch size.")
+    steps: int = setting(8, at_least(1, LARGEST_COUNT), help="Decoding steps.")
     cfg: float = setting(3.0, at_least(0), help="Guidance weight; 0 skips the unconditional forward pass.")
     seconds: float = setting(5.0, above(0), help="Minimum measuring time per stage in seconds.")
     stages: tuple[str, ...] = setting(

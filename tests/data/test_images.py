@@ -203,7 +203,7 @@ def test_floating_point_images_are_not_supported(tmp_path):
 
 def test_missing_files_folders_and_pipes(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    for name, reason in {"absent.png": "no such file", ".": "not a file", "pipe.png": "not a file"}.items():
+    for name, reason in {"absent.png": "no such file", ".": "directory", "pipe.png": "a pipe"}.items():
         with pytest.raises(InputError, match=reason):
             data.read_image(tmp_path / name)
 
