@@ -40,7 +40,7 @@ class Fault(NamedTuple):
         what = {"signal": "signal", "refuse": "errno"}.get(self.deed)
         number = f" {self.argument}" if what else ""
         when = "after" if self.after else "before"
-        return f"{self.deed}{number} {when} call {self.at} of {','.join(self.operations)}"
+        return f"{self.deed}{number} {when} change {self.at} of the disk"
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,11 @@ def inject(fault: Fault, outputs: Path) -> None:
             now = len(calls) == fault.at
             if now and not fault.after:
                 _do(fault, outputs)
-            result = original(*arguments, **settings)
-            if now and fault.after:
-                _do(fault, outputs)
-            return result
+            try:
+                return original(*arguments, **settings)
+            finally:
+                if now and fault.after:
+                    _do(fault, outputs)
 
         return operation
 

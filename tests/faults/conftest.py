@@ -14,6 +14,7 @@ from local_hub import serving
 from faults import workshop
 from faults.known import KNOWN
 from faults.stages import Place
+from faults.verdict import name_of
 
 HERE = Path(__file__).parent
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer/config.json", "tokenizer/model.safetensors")
@@ -34,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse marks of tests that are not there any more."""
-    names = {item.nodeid.rpartition("/")[2] for item in items if item.path.parent == HERE}
+    names = {name_of(item) for item in items if item.path.parent == HERE}
     whole = {Path(word).resolve() for word in config.args if "::" not in word} & {HERE, *HERE.parents}
     unmet = KNOWN.keys() - names
     if whole and unmet:

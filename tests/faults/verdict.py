@@ -21,6 +21,12 @@ class Finding(NamedTuple):
     detail: str
 
 
+def name_of(item: pytest.Item) -> str:
+    """The name of a test in the list of known faults: its file and what follows."""
+    path, _, rest = item.nodeid.partition("::")
+    return f"{path.rpartition('/')[2]}::{rest}"
+
+
 def judge(
     request: pytest.FixtureRequest, findings: list[Finding], cases: int = 1, known_as: str | None = None
 ) -> None:
@@ -36,7 +42,7 @@ def judge(
         known_as: another test, whose known faults may show in this one or not.
     """
     request.node.user_properties += [("cases", cases), ("findings", len(findings))]
-    name = known_as or request.node.nodeid.rpartition("/")[2]
+    name = known_as or name_of(request.node)
     known = None if request.config.getoption("fault_seed", None) is not None else KNOWN.get(name)
     kinds = set(known.kinds) if known else set()
     new = [finding for finding in findings if finding.kind not in kinds]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from PIL import Image, ImageDraw
-from published import HALTON, V1
+from published import GOOGLE, HALTON, V1
 
 from faults.child import Call
 from faults.processes import finish
@@ -93,6 +93,8 @@ def copy_published(root: Path) -> None:
         shutil.copy(path, root)
     shutil.copy(HALTON.transformer, root / "halton.pth")
     shutil.copy(HALTON.tokenizer[0], root / "llamagen.pt")
+    for path in (GOOGLE.transformer, *GOOGLE.tokenizer):
+        shutil.copy(path, root)
 
 
 def class_names(model: Path) -> list[str]:
