@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 OPERATIONS = ("fsync", "replace", "rename", "unlink", "remove", "rmdir", "pwrite", "link")
 WRITES = ("write", "pwrite", "fsync", "replace", "rename")
 
+# Lines that are not broken, so that what is said can be searched.
+PLAIN: dict[str, str | None] = {"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
+
 
 class Fault(NamedTuple):
     """What happens at the ``at``-th call (from 1) of one of ``operations``.
@@ -109,7 +112,8 @@ def _set_up(call: Call, outputs: Path) -> None:
 def _redirect(terminal: str | None, outputs: Path) -> None:
     for number, stream in ((1, "stdout"), (2, "stderr")):
         getattr(sys, stream).flush()
-        place, flags = terminal or outputs / stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
+        place = terminal or outputs / stream
         file = os.open(place, flags, 0o666)
         os.dup2(file, number)
         os.close(file)

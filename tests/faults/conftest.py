@@ -13,7 +13,8 @@ from local_hub import serving
 
 from faults import workshop
 from faults.known import KNOWN
-from faults.stages import Place
+from faults.stages import STAGES, Place
+from faults.undisturbed import Undisturbed
 from faults.verdict import name_of
 
 HERE = Path(__file__).parent
@@ -97,3 +98,21 @@ class Seeds:
 def seeds(pytestconfig: pytest.Config) -> Seeds:
     """How many random cases to take."""
     return Seeds(pytestconfig)
+
+
+class _Results(dict[str, Undisturbed]):
+    """Undisturbed results by stage, made when they are first asked for."""
+
+    def __init__(self, place: Place, factory: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self.place, self.factory = place, factory
+
+    def __missing__(self, name: str) -> Undisturbed:
+        self[name] = Undisturbed(STAGES[name], self.place, self.factory.mktemp(name))
+        return self[name]
+
+
+@pytest.fixture(scope="session")
+def results(place: Place, tmp_path_factory: pytest.TempPathFactory) -> _Results:
+    """Undisturbed results by stage."""
+    return _Results(place, tmp_path_factory)

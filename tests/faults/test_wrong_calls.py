@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 from published import DATA
 
-from faults.child import Call
-from faults.known import KNOWN
-from faults.processes import Outcome, finish
+from faults.child import PLAIN, Call
+from faults.processes import finish
 from faults.stages import is_lock
-from faults.verdict import Finding, judge, name_of
+from faults.verdict import Finding, judge, limit, refusal
 from faults.wrong_calls import BASES, WRONG_CALLS
 
-SECONDS, SECONDS_IF_KNOWN = 10.0, 1.5
 PIPES = ("fifo", "fifo.csv", "fifo.npz", "fifo.h5", "fifo.json", "fifo.yaml", "fifo.safetensors", "piped/config.json")
 
 
@@ -61,30 +59,12 @@ def room(place, tmp_path_factory) -> Iterator[Room]:
     yield Room(place.workshop, tmp_path_factory.mktemp("wrong"))
 
 
-def wrongs(line: str, outcome: Outcome, named: tuple[str, ...]) -> Iterator[Finding]:
-    """What is wrong with how a wrong call ended."""
-    lines = [text for text in outcome.stderr.splitlines() if text.strip()]
-    last = " ".join(" ".join(lines[-2:]).split())
-    if outcome.status is None:
-        yield Finding("hang", line, str(outcome))
-    elif outcome.status not in (1, 2):
-        yield Finding("accepted" if outcome.status == 0 else "crash", line, str(outcome))
-    elif "--debug" in last or "Traceback" in outcome.stderr:
-        yield Finding("unforeseen", line, str(outcome))
-    elif outcome.status == 1 and len(lines) > 2:
-        yield Finding("lines", line, f"{len(lines)} lines: {outcome.stderr[-600:]}")
-    elif not any(text in last for text in named):
-        yield Finding("unnamed", line, f"none of {named} in: {last}")
-
-
 @pytest.mark.parametrize("wrong", WRONG_CALLS, ids=[wrong.name for wrong in WRONG_CALLS])
 def test_wrong_call(wrong, room, request):
-    known = KNOWN.get(name_of(request.node))
-    seconds = SECONDS_IF_KNOWN if known and "hang" in known.kinds else SECONDS
-    environment = {"COLUMNS": "400", "TERM": "dumb", "HF_HOME": str(room.path.parent / "cache")}
-    environment["TORCH_HOME"] = environment["HF_HOME"]
-    call = Call((*shlex.split(wrong.line), "--quiet"), room.path, seconds=seconds, environment=environment)
-    findings = list(wrongs(wrong.line, finish(call), wrong.named))
+    cache = str(room.path.parent / "cache")
+    environment = {**PLAIN, "HF_HOME": cache, "TORCH_HOME": cache}
+    call = Call((*shlex.split(wrong.line), "--quiet"), room.path, seconds=limit(request), environment=environment)
+    findings = refusal(wrong.line, finish(call), wrong.named)
     if changes := room.changes():
         findings.append(Finding("changed", wrong.line, ", ".join(changes[:6])))
     judge(request, findings)

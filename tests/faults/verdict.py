@@ -5,6 +5,10 @@ from typing import NamedTuple
 import pytest
 
 from faults.known import KNOWN
+from faults.processes import Outcome
+
+# Within so many seconds a call that is refused has ended. What is known not to end is not waited for as long.
+SECONDS, SECONDS_IF_KNOWN = 10.0, 1.5
 
 
 class Finding(NamedTuple):
@@ -53,3 +57,32 @@ def judge(
         pytest.xfail(f"{len(findings)} of {cases}: {known.reason}")
     if known and known_as is None:
         pytest.fail(f"cured: remove {name!r} from tests/faults/known.py ({known.reason})", pytrace=False)
+
+
+def limit(request: pytest.FixtureRequest) -> float:
+    """Seconds that a call of a test may take."""
+    known = KNOWN.get(name_of(request.node))
+    return SECONDS_IF_KNOWN if known and "hang" in known.kinds else SECONDS
+
+
+def refusal(case: str, outcome: Outcome, named: tuple[str, ...]) -> list[Finding]:
+    """What is wrong with how a call was refused: it ends with 1 or 2, in two lines at most, and names why.
+
+    Args:
+        case: how to repeat it.
+        outcome: of the call, under ``PLAIN``.
+        named: texts of which one must be in what it says.
+    """
+    lines = [text for text in outcome.stderr.splitlines() if text.strip()]
+    last = " ".join(" ".join(lines[-2:]).split())
+    if outcome.status is None:
+        return [Finding("hang", case, str(outcome))]
+    if outcome.status not in (1, 2):
+        return [Finding("accepted" if outcome.status == 0 else "crash", case, str(outcome))]
+    if "--debug" in last or "Traceback" in outcome.stderr:
+        return [Finding("unforeseen", case, str(outcome))]
+    if outcome.status == 1 and len(lines) > 2:
+        return [Finding("lines", case, f"{len(lines)} lines: {outcome.stderr[-600:]}")]
+    if not any(text in last for text in named):
+        return [Finding("unnamed", case, f"none of {named} in: {last}")]
+    return []
