@@ -1,4 +1,4 @@
-"""Every kind of artifact: which files it has, and what a reader gets from it that must be right or refused."""
+"""Every kind of artifact: its files, and what a reader gets from it that must be right or refused."""
 
 import dataclasses
 import hashlib
@@ -78,7 +78,11 @@ def _samples(folder: Path) -> Any:
 def _png(folder: Path) -> Any:
     """The scores of all images, in which a changed pixel shows."""
     done = score(
-        folder / "samples", folder / "stats.npz", FEATURES, out=folder / "x.json", tokenizer=folder / "tokenizer"
+        folder / "samples",
+        folder / "stats.npz",
+        FEATURES,
+        out=folder / "x.json",
+        tokenizer=folder / "tokenizer",
     )
     return [done.record["n"], done.record["metrics"]]
 
@@ -150,9 +154,7 @@ ARTIFACTS = {
         _run,
     ),
     "samples": Artifact(("samples",), ("samples/settings.json", "samples/tokens.h5"), _samples),
-    "sample-image": Artifact(
-        ("samples", "stats.npz", "tokenizer"), ("samples/images/*.png",), _png
-    ),
+    "sample-image": Artifact(("samples", "stats.npz", "tokenizer"), ("samples/images/*.png",), _png),
     "statistics": Artifact(("stats.npz", "other-stats.npz"), ("stats.npz",), _statistics),
     "sweep-record": Artifact(("sweep",), ("sweep/sweep.json",), lambda folder: describe(folder / "sweep")),
     "scores": Artifact(("scores.json",), ("scores.json",), lambda folder: describe(folder / "scores.json")),

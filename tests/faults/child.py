@@ -110,14 +110,14 @@ def _set_up(call: Call, outputs: Path) -> None:
 
 
 def _redirect(terminal: str | None, outputs: Path) -> None:
-    for number, stream in ((1, "stdout"), (2, "stderr")):
-        getattr(sys, stream).flush()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
-        place = terminal or outputs / stream
+    """Open stdout and stderr as the interpreter does where text is UTF-8."""
+    for number, stream, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
+        place, flags = terminal or outputs / stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
         file = os.open(place, flags, 0o666)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout.reconfigure(line_buffering=False, errors="surrogateescape")
+        opened = open(number, "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        setattr(sys, stream, opened)
 
 
 def _use_hub_settings() -> None:

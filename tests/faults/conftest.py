@@ -1,7 +1,7 @@
 """Options, places and the summary of the tests of faults.
 
-``pytest tests/faults`` takes a sample of a few minutes. ``--fault-runs N`` takes N times as many random cases,
-and every place at which a process can be killed. ``--fault-seed S`` repeats a single random case.
+``pytest tests/faults`` takes a sample of a few minutes. ``--fault-runs N`` takes N times as many random
+cases, and every place at which a process can be killed. ``--fault-seed S`` repeats a single random case.
 """
 
 from collections import defaultdict

@@ -8,12 +8,11 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from maskgit_cli import MaskGITError
-
 from faults.artifacts import ARTIFACTS, Artifact, fingerprint
 from faults.child import Call
 from faults.mutate import mutated
 from faults.processes import finish
+from maskgit_cli import MaskGITError
 
 SECONDS = 5
 
@@ -52,7 +51,9 @@ def read_all(name: str, workshop: Path, work: Path, seeds: list[int]) -> list[Re
         begun = [line for line in lines if len(line) == 2]
         assert len(begun) == len(ended) + 1, f"{name}: {done}"
         outcome = "hang" if done.status in (None, -signal.SIGALRM) else "crash"
-        readings.append(Reading(*begun[-1][:1], outcome, begun[-1][1], f"status {done.status} {done.stderr[-300:]}"))
+        readings.append(
+            Reading(*begun[-1][:1], outcome, begun[-1][1], f"status {done.status} {done.stderr[-300:]}")
+        )
     return readings
 
 

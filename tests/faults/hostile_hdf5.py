@@ -1,4 +1,4 @@
-"""Token files that are HDF5 and not what they claim: each a change of a good one that a reader must refuse."""
+"""Token files that are HDF5 but not what they claim: changes of a good one that a reader must refuse."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,15 @@ DATASETS = ("codes", "labels", "names", "done", "skipped")
 # Values of attributes that are no such value.
 VALUES: dict[str, dict[str, Any]] = {
     "complete": {"no": "no", "empty": "", "two": 2, "list": [True, False], "nan": np.nan},
-    "grid": {"half": 8.5, "text": "4", "wide": "４", "negative": -1, "zero": 0, "huge": 2**62, "list": [4, 4]},
+    "grid": {
+        "half": 8.5,
+        "text": "4",
+        "wide": "４",
+        "negative": -1,
+        "zero": 0,
+        "huge": 2**62,
+        "list": [4, 4],
+    },
     "resolution": {"zero": 0, "negative": -1, "other": 7777, "huge": 2**62, "nan": np.nan, "text": "16px"},
     "codebook_size": {"zero": 0, "negative": -5, "huge": 2**62, "infinite": np.inf, "one": 1},
     "views": {"unknown": "both", "number": 5, "long": "x" * 60_000},
@@ -29,7 +37,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "class_names": {
         "not-json": "cat",
         "number": "5",
-        "mixed": '[1, null, {}]',
+        "mixed": "[1, null, {}]",
         "twice": '["a", "a", "a"]',
         "deep": "[" * 30_000 + "]" * 30_000,
         "surrogate": '["\\ud800", "dog", "owl"]',
@@ -101,7 +109,9 @@ def _storage_elsewhere(file: h5py.File, codes: np.ndarray) -> None:
 
 
 def _absurd(shape: tuple[int, ...]) -> Callable[[h5py.File, np.ndarray], None]:
-    return lambda file, values: file.create_dataset("codes", shape, values.dtype, chunks=(1,) * len(shape)) and None
+    return lambda file, values: (
+        file.create_dataset("codes", shape, values.dtype, chunks=(1,) * len(shape)) and None
+    )
 
 
 DATASET_CHANGES: dict[str, Change] = {
@@ -140,7 +150,9 @@ DATASET_CHANGES: dict[str, Change] = {
 }
 
 CHANGES: dict[str, Change] = {
-    **{f"{name}-{what}": _attribute(name, v) for name, values in VALUES.items() for what, v in values.items()},
+    **{
+        f"{name}-{what}": _attribute(name, v) for name, values in VALUES.items() for what, v in values.items()
+    },
     **{f"{name}-reference": _reference(name) for name in ("tokenizer", "grid", "complete")},
     **{f"without-attribute-{name}": _without(name, True) for name in ATTRIBUTES},
     **{f"without-{name}": _without(name, False) for name in DATASETS},

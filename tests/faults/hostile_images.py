@@ -14,7 +14,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, data: bytes = b"", extra: bytes = b"", bits: int = 8, color: int = 2) -> bytes:
+def png(
+    width: int, height: int, data: bytes = b"", extra: bytes = b"", bits: int = 8, color: int = 2
+) -> bytes:
     """A PNG that claims a size, with image data that is given, compressed."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
     body = extra + _chunk(b"IDAT", zlib.compress(data, 9)) + _chunk(b"IEND", b"")
@@ -76,11 +78,15 @@ UNREADABLE: dict[str, Callable[[Path], None]] = {
     "cut.jpg": _cut("JPEG"),
     "cut.png": _cut("PNG"),
     "eps.png": lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") and None,
-    "huge.bmp": lambda path: path.write_bytes(
-        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0)
-    )
-    and None,
-    "huge.gif": lambda path: path.write_bytes(b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b";") and None,
+    "huge.bmp": lambda path: (
+        path.write_bytes(
+            b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0)
+        )
+        and None
+    ),
+    "huge.gif": lambda path: (
+        path.write_bytes(b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b";") and None
+    ),
     "pipe.png": lambda path: os.mkfifo(path),
     "device.png": lambda path: path.symlink_to("/dev/zero"),
     "socket.png": _socket,

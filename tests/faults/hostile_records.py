@@ -37,7 +37,10 @@ RECORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "model": ("model/config.json", ("info model", "sample model --n 1 --out new")),
     "tokenizer": ("tokenizer/config.json", ("info tokenizer", "decode tokens.h5 new --tokenizer tokenizer")),
     "run": ("run/config.json", ("info run", "export run new")),
-    "samples": ("samples/settings.json", ("info samples", f"fid samples --ref stats.npz --out new.json {FEATURES}")),
+    "samples": (
+        "samples/settings.json",
+        ("info samples", f"fid samples --ref stats.npz --out new.json {FEATURES}"),
+    ),
     "sweep": ("sweep/sweep.json", ("info sweep",)),
     "scores": ("scores.json", ("info scores.json",)),
     "decoded": ("decoded/decoded.json", ("info decoded",)),
@@ -84,7 +87,9 @@ ANY_RECORD: dict[str, Callable[[Path], None]] = {
     "null": _text("null"),
     "not-utf8": lambda path: path.write_bytes(b"\xff\xfe" + path.read_bytes()) and None,
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]) and None,
-    "bare": lambda path: path.write_text(json.dumps({"format": json.loads(path.read_text())["format"]})) and None,
+    "bare": lambda path: (
+        path.write_text(json.dumps({"format": json.loads(path.read_text())["format"]})) and None
+    ),
     "parents-number": _changed("parents", 5),
     "parents-numbers": _changed("parents", [5]),
     "parents-keys": _changed("parents", [{"kind": 1}]),
@@ -96,7 +101,10 @@ ANY_RECORD: dict[str, Callable[[Path], None]] = {
 _SIZES = {"null": None, "float": 2.5, "true": True, "list": [1], "text": "9", "huge": 10**30, "large": HUGE}
 _OF_MODEL = {
     **{f"width-{name}": ("transformer.width", value) for name, value in _SIZES.items()},
-    **{f"depth-{name}": ("transformer.depth", value) for name, value in {"million": 10**6, "huge": 10**30}.items()},
+    **{
+        f"depth-{name}": ("transformer.depth", value)
+        for name, value in {"million": 10**6, "huge": 10**30}.items()
+    },
     **{f"{key}-large": (f"transformer.{key}", HUGE) for key in ("heads", "mlp_width", "classes", "grid")},
     "sizes-list": ("transformer", []),
     "network-list": ("network", ["maskgit"]),
@@ -133,11 +141,19 @@ def _records() -> dict[str, Hostile]:
         for name, (keys, value) in changes.items():
             found[f"{kind}-{name}"] = Hostile(path, _changed(keys, value), lines[1:], (path, kind))
     state = "run/checkpoints/step-00000004/state.json"
-    resume = "train tokens.h5 --out run --steps 5 --checkpoint-every 2 --preview-every 4 --size tiny --batch-size 8 " \
+    resume = (
+        "train tokens.h5 --out run --steps 5 --checkpoint-every 2 --preview-every 4 --size tiny "
+        "--batch-size 8 "
         "--warmup 1 --log-every 1 --tokenizer tokenizer"
-    for key, values in {"sha256": {"zero": 0, "null": None, "list": []}, "step": {"null": None, "text": "x"}}.items():
+    )
+    for key, values in {
+        "sha256": {"zero": 0, "null": None, "list": []},
+        "step": {"null": None, "text": "x"},
+    }.items():
         for name, value in values.items():
-            found[f"state-{key}-{name}"] = Hostile(state, _changed(key, value), (resume,), (state, "step-00000004"))
+            found[f"state-{key}-{name}"] = Hostile(
+                state, _changed(key, value), (resume,), (state, "step-00000004")
+            )
     return found
 
 
@@ -224,7 +240,10 @@ def _replace(path: Path, name: str, data: bytes) -> None:
 # --- tables -----------------------------------------------------------------------------------------
 
 _TABLE, _EDITS = "labels.csv", "edits.csv"
-_TOKENIZE, _INPAINT = f"tokenize {_TABLE} new.h5 --tokenizer tokenizer --workers 0", f"inpaint {_EDITS} model --out new"
+_TOKENIZE, _INPAINT = (
+    f"tokenize {_TABLE} new.h5 --tokenizer tokenizer --workers 0",
+    f"inpaint {_EDITS} model --out new",
+)
 _TABLES: dict[str, tuple[str, str]] = {
     "label-digits": (_TABLE, f"images/cat/0.png,{DIGITS}\n"),
     "label-huge": (_TABLE, f"images/cat/0.png,{10**12}\n"),
@@ -268,10 +287,14 @@ def _first(**values: Any) -> Callable[[dict[str, Any]], None]:
 
 _TENSORS: dict[str, Callable[[Path], None]] = {
     "size-huge": lambda path: path.write_bytes(struct.pack("<Q", 2**63) + path.read_bytes()[8:]) and None,
-    "size-large": lambda path: path.write_bytes(struct.pack("<Q", 99_000_000) + path.read_bytes()[8:]) and None,
+    "size-large": lambda path: (
+        path.write_bytes(struct.pack("<Q", 99_000_000) + path.read_bytes()[8:]) and None
+    ),
     "header-deep": _header(lambda _: '{"a":' * 100_000),
     "header-digits": _header(lambda _: f'{{"a": {DIGITS}}}'),
-    "integers": _header(lambda header: [v.update(dtype="I32") for v in header.values() if v.get("dtype") == "F32"] and None),
+    "integers": _header(
+        lambda header: [v.update(dtype="I32") for v in header.values() if v.get("dtype") == "F32"] and None
+    ),
     "shape-huge": _header(_first(shape=[2**40, 2**40])),
     "shape-negative": _header(_first(shape=[-1])),
     "offsets-huge": _header(_first(data_offsets=[0, 2**62])),
@@ -281,7 +304,9 @@ _TENSORS: dict[str, Callable[[Path], None]] = {
 }
 
 _YAML = "published/model.yaml"
-_IMPORT = "import published/MaskGIT_tiny.pth new --tokenizer published/last.ckpt --tokenizer published/model.yaml"
+_IMPORT = (
+    "import published/MaskGIT_tiny.pth new --tokenizer published/last.ckpt --tokenizer published/model.yaml"
+)
 _YAMLS: dict[str, str] = {
     "python": "!!python/object/apply:os.system ['touch owned']\n",
     "python-name": "model: !!python/name:os.system\n",
@@ -330,7 +355,10 @@ HOSTILE: dict[str, Hostile] = {
         f"tensors-{name}": Hostile(_WEIGHTS, write, ("sample model --n 1 --out new",), ("model.safetensors",))
         for name, write in _TENSORS.items()
     },
-    **{f"yaml-{name}": Hostile(_YAML, _text(text), (_IMPORT,), ("model.yaml",)) for name, text in _YAMLS.items()},
+    **{
+        f"yaml-{name}": Hostile(_YAML, _text(text), (_IMPORT,), ("model.yaml",))
+        for name, text in _YAMLS.items()
+    },
     **{
         f"flax-{name}": Hostile(_FLAX, _packed(value), (_FLAX_LINE,), ("tiny_checkpoint",))
         for name, value in _FLAXES.items()

@@ -11,10 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskgit_cli import MaskGITError, describe
-
 from faults.child import Call
 from faults.workshop import FEATURES, TOKENIZER, TRAINING
+from maskgit_cli import MaskGITError, describe
 
 # Values that say how fast a stage was, and digests of records that hold such values.
 TIMING = {"images_per_second", "seconds"}
@@ -96,7 +95,9 @@ STAGES = {
             "",
             old="decode @samples/tokens.h5 out --tokenizer @tokenizer",
         ),
-        _stage("fid", f"fid @samples --ref @stats.npz --out out.json {_FEATURES}", "--metrics fid", "out.json"),
+        _stage(
+            "fid", f"fid @samples --ref @stats.npz --out out.json {_FEATURES}", "--metrics fid", "out.json"
+        ),
         _stage("fid-stats", f"fid-stats @images out.npz {_FEATURES}", "--with-features", "out.npz"),
         _stage("export", "export @run out", "--half"),
         _stage(
@@ -151,7 +152,9 @@ def _content(path: Path) -> Any:
 def _record(value: Any) -> Any:
     """A record without timing; the digest of one that has timing depends on it."""
     timed = any(f'"{name}"' in json.dumps(value) for name in TIMING)
-    kept = {k: v for k, v in value.items() if k not in DIGESTS} if timed and isinstance(value, dict) else value
+    kept = (
+        {k: v for k, v in value.items() if k not in DIGESTS} if timed and isinstance(value, dict) else value
+    )
     return _less(kept)
 
 

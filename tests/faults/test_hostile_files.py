@@ -1,4 +1,4 @@
-"""Files made to do harm: each is refused by one clear error, soon and within memory, and nothing in it runs."""
+"""Files made to do harm: each is refused by one clear error, soon, within memory, and nothing in it runs."""
 
 import json
 import shlex
@@ -13,6 +13,7 @@ from faults.child import PLAIN, Call
 from faults.hostile_records import HOSTILE
 from faults.processes import Outcome, finish
 from faults.verdict import Finding, judge, limit, refusal
+from faults.workshop import partial_copy
 
 MEMORY = 2**30
 FEATURES = "--features vqgan --tokenizer tokenizer"
@@ -26,22 +27,8 @@ def call(line: str, cwd: Path, seconds: float) -> Outcome:
 
 @pytest.fixture
 def copy(place, tmp_path):
-    """Copies what a case reads and makes links to the rest, so that each has a workshop of its own."""
-
-    def make(*changed: str) -> Path:
-        root = tmp_path / "work"
-        root.mkdir()
-        parts = {Path(name).parts[0] for name in changed}
-        for path in place.workshop.iterdir():
-            if path.name not in parts:
-                (root / path.name).symlink_to(path)
-            elif path.is_dir():
-                shutil.copytree(path, root / path.name)
-            else:
-                shutil.copy(path, root)
-        return root
-
-    return make
+    """A workshop of the test's own, in which it may change what it names."""
+    return lambda *changed: partial_copy(place.workshop, tmp_path / "work", *changed)
 
 
 # --- HDF5 -------------------------------------------------------------------------------------------
@@ -93,7 +80,8 @@ def test_hostile_file(name, copy, request):
 
 IMPORTS = {
     "model": "import evil.pth new --tokenizer published/last.ckpt --tokenizer published/model.yaml",
-    "tokenizer": "import published/MaskGIT_tiny.pth new --tokenizer evil.pth --tokenizer published/model.yaml",
+    "tokenizer": "import published/MaskGIT_tiny.pth new --tokenizer evil.pth "
+    "--tokenizer published/model.yaml",
     "inception": "fid samples --ref images --out new.json --weights evil.pth",
 }
 

@@ -1,4 +1,4 @@
-"""A process killed at any moment: no half result is taken for a whole one, none is lost, and the rerun ends the same."""
+"""A process killed at any moment: no half result passes for a whole one, none is lost, the rerun is equal."""
 
 import random
 
@@ -40,4 +40,4 @@ def test_killed_at_a_random_moment(name, overwrite, results, seeds, request):
             process.wait(moment)
             findings += undisturbed.check(cwd, call, overwrite, f"{name}, seed {seed}: at {moment:.3f} s")
     at_a_change = f"test_kills.py::test_killed_at_a_change_of_the_disk[{request.node.callspec.id}]"
-    judge(request, findings, len(taken), known_as=at_a_change)
+    judge(request, findings, len(taken), also=(at_a_change,))

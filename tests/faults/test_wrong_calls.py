@@ -1,9 +1,8 @@
-"""Every wrong call ends soon, with status 1 or 2, in a line or two that names what is wrong, and changes nothing."""
+"""Every wrong call ends soon, with 1 or 2 and a line or two that names what is wrong, and changes nothing."""
 
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,16 @@ from faults.stages import is_lock
 from faults.verdict import Finding, judge, limit, refusal
 from faults.wrong_calls import BASES, WRONG_CALLS
 
-PIPES = ("fifo", "fifo.csv", "fifo.npz", "fifo.h5", "fifo.json", "fifo.yaml", "fifo.safetensors", "piped/config.json")
+PIPES = (
+    "fifo",
+    "fifo.csv",
+    "fifo.npz",
+    "fifo.h5",
+    "fifo.json",
+    "fifo.yaml",
+    "fifo.safetensors",
+    "piped/config.json",
+)
 
 
 class Room:
@@ -41,8 +49,14 @@ class Room:
         for path in self.path.rglob("*"):
             facts = path.lstat()
             if not is_lock(path):
-                moment = 0 if path.is_dir() else facts.st_mtime_ns  # a lock that comes and goes changes a folder's
-                found[path.relative_to(self.path).as_posix()] = (facts.st_ino, facts.st_size * bool(moment), moment)
+                moment = (
+                    0 if path.is_dir() else facts.st_mtime_ns
+                )  # a lock that comes and goes changes a folder's
+                found[path.relative_to(self.path).as_posix()] = (
+                    facts.st_ino,
+                    facts.st_size * bool(moment),
+                    moment,
+                )
         return found
 
     def changes(self) -> list[str]:
@@ -55,15 +69,17 @@ class Room:
 
 
 @pytest.fixture(scope="module")
-def room(place, tmp_path_factory) -> Iterator[Room]:
-    yield Room(place.workshop, tmp_path_factory.mktemp("wrong"))
+def room(place, tmp_path_factory) -> Room:
+    return Room(place.workshop, tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.mark.parametrize("wrong", WRONG_CALLS, ids=[wrong.name for wrong in WRONG_CALLS])
 def test_wrong_call(wrong, room, request):
     cache = str(room.path.parent / "cache")
     environment = {**PLAIN, "HF_HOME": cache, "TORCH_HOME": cache}
-    call = Call((*shlex.split(wrong.line), "--quiet"), room.path, seconds=limit(request), environment=environment)
+    call = Call(
+        (*shlex.split(wrong.line), "--quiet"), room.path, seconds=limit(request), environment=environment
+    )
     findings = refusal(wrong.line, finish(call), wrong.named)
     if changes := room.changes():
         findings.append(Finding("changed", wrong.line, ", ".join(changes[:6])))

@@ -4,6 +4,7 @@ import functools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from faults.child import WRITES, Call, Fault
@@ -20,6 +21,10 @@ from faults.stages import (
     strays,
 )
 from faults.verdict import Finding
+
+
+def _without(tree: Tree, pattern: str) -> Tree:
+    return {name: content for name, content in tree.items() if not fnmatch(name, pattern)}
 
 
 class Undisturbed:
@@ -61,20 +66,23 @@ class Undisturbed:
                 copy_result(self.old, cwd / self.stage.out)
             yield cwd, self.stage.call(self.place, cwd, "--overwrite" * overwrite)
 
-    def check(self, cwd: Path, call: Call, overwrite: bool, case: str) -> list[Finding]:
-        """What is wrong after a call that was cut off, and after the rerun."""
-        return self.cut_off(cwd, overwrite, case) + self.rerun(cwd, call, case)
+    def check(self, cwd: Path, call: Call, overwrite: bool, case: str, but: str = "") -> list[Finding]:
+        """What is wrong after a call that was cut off, and after the rerun, ``but`` for names like that."""
+        return self.cut_off(cwd, overwrite, case) + self.rerun(cwd, call, case, but)
 
-    def rerun(self, cwd: Path, call: Call, case: str) -> list[Finding]:
+    def rerun(self, cwd: Path, call: Call, case: str, but: str = "") -> list[Finding]:
         """What is wrong with the result of the same call made again, or of one that nothing disturbs."""
         again = finish(call)
         findings = [] if again.status == 0 else [Finding("rerun", case, str(again))]
-        return findings + self.result(cwd, case)
+        return findings + self.result(cwd, case, but)
 
-    def result(self, cwd: Path, case: str) -> list[Finding]:
+    def result(self, cwd: Path, case: str, but: str = "") -> list[Finding]:
         """How what is there differs from the undisturbed result."""
         findings, out = [], cwd / self.stage.out
-        left = difference(contents(out), self.new_tree) if out.exists() else f"no {out.name}"
+        found, wanted = (
+            _without(tree, but) for tree in (contents(out) if out.exists() else {}, self.new_tree)
+        )
+        left = difference(found, wanted) if out.exists() else f"no {out.name}"
         if left:
             findings.append(Finding("differs", case, f"in the end: {left}"))
         if others := strays(cwd, self.stage):

@@ -1,6 +1,5 @@
 """The artifacts that cases begin with: small ones of every kind, made by the commands themselves."""
 
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -37,7 +36,8 @@ COMMANDS = (
     f"fid samples --ref stats.npz --out scores.json {FEATURES}",
     "sweep model --ref stats.npz --out sweep --steps 1,2 --n 4 --features vqgan",
     "decode tokens.h5 decoded --tokenizer tokenizer",
-    "import published/MaskGIT_tiny.pth imported --tokenizer published/last.ckpt --tokenizer published/model.yaml",
+    "import published/MaskGIT_tiny.pth imported --tokenizer published/last.ckpt "
+    "--tokenizer published/model.yaml",
 )
 
 
@@ -97,6 +97,15 @@ def copy_published(root: Path) -> None:
         shutil.copy(path, root)
 
 
-def class_names(model: Path) -> list[str]:
-    """Names of the classes in a model's record."""
-    return json.loads((model / "config.json").read_text())["class_names"]
+def partial_copy(workshop: Path, root: Path, *changed: str) -> Path:
+    """A workshop at ``root`` in which the parts that hold ``changed`` are copies, and the others links."""
+    root.mkdir(parents=True)
+    parts = {Path(name).parts[0] for name in changed}
+    for path in workshop.iterdir():
+        if path.name not in parts:
+            (root / path.name).symlink_to(path)
+        elif path.is_dir():
+            shutil.copytree(path, root / path.name)
+        else:
+            shutil.copy(path, root)
+    return root

@@ -1,8 +1,8 @@
 """A table of wrong calls: each is refused in a line or two that names what is wrong, and changes nothing.
 
-``VALUES`` holds wrong options of calls that are right without them; ``LINES`` holds whole calls, with what must be
-named. All is relative to a copy of the workshop, in which ``fifo`` is a named pipe that nothing is written to,
-``loop`` a link to itself, and ``locked.pth`` a folder.
+``VALUES`` holds wrong options of calls that are right without them; ``LINES`` holds whole calls, with what
+must be named. All is relative to a copy of the workshop, in which ``fifo`` is a named pipe that nothing is
+written to, ``loop`` a link to itself, and ``locked.pth`` a folder.
 """
 
 import shlex
@@ -34,64 +34,83 @@ BASES = {
 
 # Wrong options. What must be named is the option, or its value.
 VALUES = {
-    "tokenize": f"""--res 0; --res -16; --res 17; --res x; --res 8.5; --res {HUGE}; --res {ENORMOUS}; --res 1e9;
-        --res ''; --views both; --views ''; --on-error ignore; --batch-size 0; --batch-size -1; --batch-size x;
-        --workers -1; --workers x; --device gpu; --device ''; --device cuda:x; --dtype fp8; --tokenizer missing;
-        --tokenizer ''; --tokenizer notes; --tokenizer notes.txt; --tokenizer fifo; --tokenizer loop;
-        --tokenizer samples; --nonsense 1""",
-    "train": f"""--steps 0; --steps x; --steps 1.5; --epochs 0; --batch-size 0; --batch-size 5 --accumulate 2;
-        --accumulate 0; --accumulate {HUGE}; --lr 0; --lr -1; --lr nan; --lr inf; --lr x; --beta1 1; --beta2 -1;
-        --weight-decay -1; --warmup -1; --lr-floor 2; --clip 0; --dropout 1; --dropout nan; --drop-label 2;
-        --label-smoothing 1; --mask-schedule best; --mask-schedule pow; --mask-schedule pow-1; --loss-on none;
-        --ema 1; --seed -1; --seed {ENORMOUS}; --seed x; --checkpoint-every 0; --keep 0; --log-every 0; --res 512;
-        --res 0; --size giant; --val missing.h5; --val notes.txt; --val fifo; --tokenizer missing;
-        --tokenizer trained-tokenizer/checkpoints; --init-from missing; --init-from notes; --init-from tokenizer;
-        --out ''; --out notes; --out notes.txt; --out notes.txt/new; --out fifo; --out loop; --device gpu;
-        --dtype fp8""",
-    "train-vqgan": f"""--steps 0; --batch-size 0; --res 18; --res 0; --codebook-size 1;
-        --codebook-size 65536; --codebook-size {HUGE}; --lr 0; --lr nan; --beta1 1; --warmup -1; --lr-floor -1;
+    "tokenize": f"""
+        --res 0; --res -16; --res 17; --res x; --res 8.5; --res {HUGE}; --res {ENORMOUS}; --res 1e9;
+        --res ''; --views both; --views ''; --on-error ignore; --batch-size 0; --batch-size -1;
+        --batch-size x; --workers -1; --workers x; --device gpu; --device ''; --device cuda:x;
+        --dtype fp8; --tokenizer missing; --tokenizer ''; --tokenizer notes; --tokenizer notes.txt;
+        --tokenizer fifo; --tokenizer loop; --tokenizer samples; --nonsense 1""",
+    "train": f"""
+        --steps 0; --steps x; --steps 1.5; --epochs 0; --batch-size 0; --batch-size 5 --accumulate 2;
+        --accumulate 0; --accumulate {HUGE}; --lr 0; --lr -1; --lr nan; --lr inf; --lr x; --beta1 1;
+        --beta2 -1; --weight-decay -1; --warmup -1; --lr-floor 2; --clip 0; --dropout 1; --dropout nan;
+        --drop-label 2; --label-smoothing 1; --mask-schedule best; --mask-schedule pow;
+        --mask-schedule pow-1; --loss-on none; --ema 1; --seed -1; --seed {ENORMOUS}; --seed x;
+        --checkpoint-every 0; --keep 0; --log-every 0; --res 512; --res 0; --size giant; --val missing.h5;
+        --val notes.txt; --val fifo; --tokenizer missing; --tokenizer trained-tokenizer/checkpoints;
+        --init-from missing; --init-from notes; --init-from tokenizer; --out ''; --out notes;
+        --out notes.txt; --out notes.txt/new; --out fifo; --out loop; --device gpu; --dtype fp8""",
+    "train-vqgan": f"""
+        --steps 0; --batch-size 0; --res 18; --res 0; --codebook-size 1; --codebook-size 65536;
+        --codebook-size {HUGE}; --lr 0; --lr nan; --beta1 1; --warmup -1; --lr-floor -1;
         --codebook-weight -1; --commitment-weight nan; --smoothness-weight -1; --perceptual-weight -1;
         --adversarial-weight -1; --adversarial-start -1; --discriminator-channels 0;
         --discriminator-channels 1000000000; --discriminator-layers 0; --discriminator-layers 1000000000;
-        --revive-after -1; --ema 1; --seed -1; --checkpoint-every 0; --keep 0; --log-every 0; --size giant;
-        --workers -1; --val missing; --val notes.txt; --out ''; --out notes; --out notes.txt; --out fifo""",
-    "sample": f"""--n 0; --n -1; --n x; --n 1.5; --n 1000000000; --n {HUGE}; --n {ENORMOUS}; --labels 3; --labels -1;
-        --labels cat,bat; --labels 2-1; --labels ''; --labels @missing; --labels @notes; --labels @fifo;
-        --labels @/dev/zero; --format jpg; --range 1; --range 0:0; --range 1:9; --range x:y; --range {HUGE}:{HUGE};
-        --steps 0; --steps 17; --steps {HUGE}; --cfg -1; --cfg nan; --cfg 1e300; --cfg x; --ramp up; --sm-temp 0;
-        --sm-temp nan; --top-k -1; --gumbel -1; --schedule best; --noise loud; --cfg-interval 1:0;
-        --cfg-interval 0:2; --cfg-interval x; --sampler best; --preset best; --preset halton --sampler raster;
-        --sampler raster --steps 4; --weights best; --seed -1; --seed {ENORMOUS}; --batch-size 0; --out notes;
-        --out notes.txt; --out ''; --out fifo; --out model; --out loop; --trace-as png;
-        --trace-as gif --format tokens; --device gpu; --dtype fp8""",
-    "inpaint": f"""--n 0; --n {HUGE}; --box 1,1,0,4; --box 1,1,4; --box x; --box ''; --box 1,1,4,4=; --box 1,1,4,4=bat;
-        --box 900,900,4,4; --box {ENORMOUS},1,4,4; --keep-box 1,1,0,4; --keep-box 0,0,24,20; --keep-box 1,1,4,4=cat;
-        --outpaint up:4; --outpaint left:-1; --outpaint left:x; --outpaint left:0; --outpaint left:1,left:2;
-        --outpaint left:100000; --outpaint left:{HUGE}; --mask missing.png; --mask notes.txt; --mask notes; --mask fifo;
-        --mask images/cat/0.png; --label 3; --label bat; --label ''; --window 0; --window {HUGE}; --mask-rule none;
-        --feather -1; --feather 1000000000; --seed -1; --batch-size 0; --steps 0; --cfg nan; --out notes; --out ''""",
-    "decode": "--views second; --views ''; --batch-size 0; --batch-size x; --tokenizer missing; --tokenizer ''; "
-    "--tokenizer published; --tokenizer trained-tokenizer/model.safetensors; --device gpu; --device cuda:99",
-    "fid": f"""--ref missing; --ref notes; --ref notes.txt; --ref empty; --ref fifo; --ref ''; --ref model; --metrics kid;
-        --metrics ''; --neighbors 0; --neighbors {HUGE}; --splits 0; --splits {HUGE}; --protocol best; --features pixels;
-        --weights missing; --weights notes.txt; --tokenizer missing; --tokenizer imported/tokenizer; --batch-size 0;
-        --out notes; --out notes.txt; --out notes.txt/new.json; --out ''; --out fifo""",
-    "fid-stats": "--features pixels; --protocol best; --tokenizer missing; --tokenizer notes; --batch-size 0; "
-    "--weights missing; --weights notes.txt; --device gpu",
-    "export": f"""--weights best; --to v2; --steps 0; --steps {HUGE}; --steps 17; --cfg nan; --preset best; --sampler best;
-        --push nobody; --push a/b/c; --push ''; --license mit""",
-    "import": f"""--heads 0; --heads -1; --heads 5; --heads {HUGE}; --heads x; --weights best; --tokenizer missing;
+        --revive-after -1; --ema 1; --seed -1; --checkpoint-every 0; --keep 0; --log-every 0;
+        --size giant; --workers -1; --val missing; --val notes.txt; --out ''; --out notes;
+        --out notes.txt; --out fifo""",
+    "sample": f"""
+        --n 0; --n -1; --n x; --n 1.5; --n 1000000000; --n {HUGE}; --n {ENORMOUS}; --labels 3;
+        --labels -1; --labels cat,bat; --labels 2-1; --labels ''; --labels @missing; --labels @notes;
+        --labels @fifo; --labels @/dev/zero; --format jpg; --range 1; --range 0:0; --range 1:9;
+        --range x:y; --range {HUGE}:{HUGE}; --steps 0; --steps 17; --steps {HUGE}; --cfg -1; --cfg nan;
+        --cfg 1e300; --cfg x; --ramp up; --sm-temp 0; --sm-temp nan; --top-k -1; --gumbel -1;
+        --schedule best; --noise loud; --cfg-interval 1:0; --cfg-interval 0:2; --cfg-interval x;
+        --sampler best; --preset best; --preset halton --sampler raster; --sampler raster --steps 4;
+        --weights best; --seed -1; --seed {ENORMOUS}; --batch-size 0; --out notes; --out notes.txt;
+        --out ''; --out fifo; --out model; --out loop; --trace-as png; --trace-as gif --format tokens;
+        --device gpu; --dtype fp8""",
+    "inpaint": f"""
+        --n 0; --n {HUGE}; --box 1,1,0,4; --box 1,1,4; --box x; --box ''; --box 1,1,4,4=;
+        --box 1,1,4,4=bat; --box 900,900,4,4; --box {ENORMOUS},1,4,4; --keep-box 1,1,0,4;
+        --keep-box 0,0,24,20; --keep-box 1,1,4,4=cat; --outpaint up:4; --outpaint left:-1;
+        --outpaint left:x; --outpaint left:0; --outpaint left:1,left:2; --outpaint left:100000;
+        --outpaint left:{HUGE}; --mask missing.png; --mask notes.txt; --mask notes; --mask fifo;
+        --mask images/cat/0.png; --label 3; --label bat; --label ''; --window 0; --window {HUGE};
+        --mask-rule none; --feather -1; --feather 1000000000; --seed -1; --batch-size 0; --steps 0;
+        --cfg nan; --out notes; --out ''""",
+    "decode": "--views second; --views ''; --batch-size 0; --batch-size x; --tokenizer missing; "
+    "--tokenizer ''; --tokenizer published; --tokenizer trained-tokenizer/model.safetensors; "
+    "--device gpu; --device cuda:99",
+    "fid": f"""
+        --ref missing; --ref notes; --ref notes.txt; --ref empty; --ref fifo; --ref ''; --ref model;
+        --metrics kid; --metrics ''; --neighbors 0; --neighbors {HUGE}; --splits 0; --splits {HUGE};
+        --protocol best; --features pixels; --weights missing; --weights notes.txt; --tokenizer missing;
+        --tokenizer imported/tokenizer; --batch-size 0; --out notes; --out notes.txt;
+        --out notes.txt/new.json; --out ''; --out fifo""",
+    "fid-stats": "--features pixels; --protocol best; --tokenizer missing; --tokenizer notes; "
+    "--batch-size 0; --weights missing; --weights notes.txt; --device gpu",
+    "export": f"""
+        --weights best; --to v2; --steps 0; --steps {HUGE}; --steps 17; --cfg nan; --preset best;
+        --sampler best; --push nobody; --push a/b/c; --push ''; --license mit""",
+    "import": f"""
+        --heads 0; --heads -1; --heads 5; --heads {HUGE}; --heads x; --weights best; --tokenizer missing;
         --tokenizer fifo; --tokenizer notes; --tokenizer notes.txt""",
-    "compare": f"""--name one; --classes bat; --classes 2-1; --classes 7; --classes @missing; --classes @fifo;
-        --per-class 0; --n 0; --columns 0; --tokenizer missing; --out notes; --out notes.txt; --out ''; --out new.txt;
-        --out loop; --columns x""",
-    "sweep": f"""--steps 0; --steps 4,x; --steps 8:4:1; --steps 1:9:0; --steps 17; --steps ''; --steps 2,2;
-        --cfg 0:1:0.00001; --cfg nan; --cfg 0:{HUGE}:1; --cfg x; --sampler best; --sampler halton --gumbel 1;
-        --preset best; --preset raster --sampler raster; --n 1; --n 0; --n {ENORMOUS}; --keep some; --labels bat;
-        --labels @fifo; --weights best; --metrics kid; --ref missing; --ref notes.txt; --ref fifo; --out notes; --out '';
-        --out notes.txt; --seed -1; --batch-size 0; --inception missing""",
-    "bench": f"""--size giant; --tokenizer giant; --res 33; --res 0; --batch-size 0; --steps 0; --cfg -1; --seconds 0;
-        --seconds nan; --stages cook; --stages ''; --res {HUGE}; --batch-size {HUGE}; --device gpu; --dtype fp8""",
+    "compare": """
+        --name one; --classes bat; --classes 2-1; --classes 7; --classes @missing; --classes @fifo;
+        --per-class 0; --n 0; --columns 0; --tokenizer missing; --out notes; --out notes.txt; --out '';
+        --out new.txt; --out loop; --columns x""",
+    "sweep": f"""
+        --steps 0; --steps 4,x; --steps 8:4:1; --steps 1:9:0; --steps 17; --steps ''; --steps 2,2;
+        --cfg 0:1:0.00001; --cfg nan; --cfg 0:{HUGE}:1; --cfg x; --sampler best;
+        --sampler halton --gumbel 1; --preset best; --preset raster --sampler raster; --n 1; --n 0;
+        --n {ENORMOUS}; --keep some; --labels bat; --labels @fifo; --weights best; --metrics kid;
+        --ref missing; --ref notes.txt; --ref fifo; --out notes; --out ''; --out notes.txt; --seed -1;
+        --batch-size 0; --inception missing""",
+    "bench": f"""
+        --size giant; --tokenizer giant; --res 33; --res 0; --batch-size 0; --steps 0; --cfg -1;
+        --seconds 0; --seconds nan; --stages cook; --stages ''; --res {HUGE}; --batch-size {HUGE};
+        --device gpu; --dtype fp8""",
 }
 
 # Whole calls, and what must be named.

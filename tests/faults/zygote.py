@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks one for each call, so that a call costs little more than itself.
+"""A process that has imported everything and forks one for each call, which then costs little.
 
 Run as ``python -m faults.zygote FD``. Over the socket FD come pairs of a call and a folder for its outputs;
 back go the number of each process, and later its wait status.
