@@ -258,6 +258,7 @@ _TABLES: dict[str, tuple[str, str]] = {
     "edit-label": (_EDITS, f'image,box,label\npicture.png,"1,1,2,2",{DIGITS}\n'),
     "edit-window": (_EDITS, f'image,box,window\npicture.png,"1,1,2,2",{10**12}\n'),
     "edit-outpaint": (_EDITS, f"image,outpaint\npicture.png,left:{10**12}\n"),
+    "edit-null": (_EDITS, 'image,box\npicture\0.png,"1,1,2,2"\n'),
     "edit-device": (_EDITS, 'image,box\n/dev/zero,"1,1,2,2"\n'),
     "edit-columns": (_EDITS, "image," + ",".join("box" for _ in range(10**4)) + "\n"),
 }

@@ -1,13 +1,14 @@
 """A process killed at any moment: no half result passes for a whole one, none is lost, the rerun is equal."""
 
 import random
+import signal
 
 import pytest
 
 from faults.child import Fault
 from faults.processes import finish, start
 from faults.stages import STAGES
-from faults.verdict import judge
+from faults.verdict import Finding, judge
 
 POINTS, OVERWRITES, MOMENTS = 12, 8, 3
 
@@ -24,7 +25,9 @@ def test_killed_at_a_change_of_the_disk(name, overwrite, results, seeds, request
     points = seeds.some(kill_points(undisturbed.operations), OVERWRITES if overwrite else POINTS)
     for fault in points:
         with undisturbed.case(overwrite) as (cwd, call):
-            finish(call.but(fault=fault))
+            done = finish(call.but(fault=fault))
+            if done.status != -signal.SIGKILL:
+                findings.append(Finding("harness", f"{name}, {fault}", f"it was not killed: {done}"))
             findings += undisturbed.check(cwd, call, overwrite, f"{name}, {fault}")
     judge(request, findings, len(points))
 

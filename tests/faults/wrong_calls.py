@@ -207,7 +207,7 @@ LINES = {
     "export run notes.txt": "notes.txt",
     "export run ''": "OUT",
     "export run run --overwrite": "run",
-    "export tokenizer new --steps 4": "sampler",
+    "export tokenizer new --steps 4": "sampl",
     "import missing.pth new": "missing.pth",
     "import fifo new": "fifo",
     "import fifo.yaml new": "fifo.yaml",
