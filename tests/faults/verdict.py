@@ -1,0 +1,89 @@
+"""What a test finds, held against the faults that are known."""
+
+from typing import NamedTuple
+
+import pytest
+
+from faults.known import KNOWN
+from faults.processes import Outcome
+
+# Within so many seconds a call that is refused has ended. What is known not to end is not waited for as long.
+SECONDS, SECONDS_IF_KNOWN = 10.0, 1.5
+
+
+class Finding(NamedTuple):
+    """Something that must not happen and did.
+
+    Attributes:
+        kind: a word: ``lost``, ``stray``, ``silent`` ...
+        case: how to repeat it.
+        detail: what was seen.
+    """
+
+    kind: str
+    case: str
+    detail: str
+
+
+def name_of(item: pytest.Item) -> str:
+    """The name of a test in the list of known faults: its file and what follows."""
+    path, _, rest = item.nodeid.partition("::")
+    return f"{path.rpartition('/')[2]}::{rest}"
+
+
+def judge(
+    request: pytest.FixtureRequest, findings: list[Finding], cases: int = 1, also: tuple[str, ...] = ()
+) -> None:
+    """End a test: passed without findings, expected to fail with those that are known, failed with others.
+
+    A known fault that was not found fails too: it is cured, and its mark is to be removed. With
+    ``--fault-seed``, which asks to see one case, nothing is known.
+
+    Args:
+        request: of the test.
+        findings: what must not have happened.
+        cases: how many were tried.
+        also: other tests, whose known faults may show in this one or not.
+    """
+    request.node.user_properties += [("cases", cases), ("findings", len(findings))]
+    name, one = name_of(request.node), request.config.getoption("fault_seed", None) is not None
+    known = [] if one else [KNOWN[key] for key in (name, *also) if key in KNOWN]
+    kinds = {kind for fault in known for kind in fault.kinds}
+    new = [finding for finding in findings if finding.kind not in kinds]
+    if new:
+        text = "\n".join(f"{f.kind}: {f.case}\n    {f.detail}" for f in new[:40])
+        pytest.fail(f"{len(new)} findings in {cases} cases, less what is known:\n{text}", pytrace=False)
+    if findings:
+        pytest.xfail(f"{len(findings)} findings in {cases} cases: {known[0].reason}")
+    if not one and name in KNOWN and KNOWN[name].strict:
+        reason = KNOWN[name].reason
+        pytest.fail(f"cured: remove {name!r} from tests/faults/known.py ({reason})", pytrace=False)
+
+
+def limit(request: pytest.FixtureRequest) -> float:
+    """Seconds that a call of a test may take."""
+    known = KNOWN.get(name_of(request.node))
+    return SECONDS_IF_KNOWN if known and "hang" in known.kinds else SECONDS
+
+
+def refusal(case: str, outcome: Outcome, named: tuple[str, ...]) -> list[Finding]:
+    """What is wrong with how a call was refused: it ends with 1 or 2, in two lines at most, and names why.
+
+    Args:
+        case: how to repeat it.
+        outcome: of the call, under ``PLAIN``.
+        named: texts of which one must be in what it says.
+    """
+    lines = [text for text in outcome.stderr.splitlines() if text.strip()]
+    last = " ".join(" ".join(lines[-2:]).split())
+    if outcome.status is None:
+        return [Finding("hang", case, str(outcome))]
+    if outcome.status not in (1, 2):
+        return [Finding("accepted" if outcome.status == 0 else "crash", case, str(outcome))]
+    if "--debug" in last or "Traceback" in outcome.stderr:
+        return [Finding("unforeseen", case, str(outcome))]
+    if outcome.status == 1 and len(lines) > 2:
+        return [Finding("lines", case, f"{len(lines)} lines: {outcome.stderr[-600:]}")]
+    if not any(text in last for text in named):
+        return [Finding("unnamed", case, f"none of {named} in: {last}")]
+    return []
