@@ -79,8 +79,6 @@ class Outpaint(NamedTuple):
                 raise ValueError(f"{text!r} has {side} twice")
             if not colon or side not in cls._fields or not number.isdecimal():
                 raise ValueError(f"{item!r} is not SIDE:PIXELS with one of {', '.join(cls._fields)}")
-            if len(number) > 6 or int(number) > LARGEST_SIDE:
-                raise ValueError(f"{item!r} is more than {LARGEST_SIDE:,} pixels")
             sides[side] = int(number)
         return cls(**sides)
 
@@ -145,12 +143,13 @@ def check_boxes(boxes: tuple[Box, ...], kept: tuple[Box, ...]) -> None:
 
 
 def check_outpaint(sides: Outpaint | None) -> None:
-    """Refuse borders without pixels, and negative ones.
+    """Refuse borders without pixels, and negative or absurd ones.
 
     Raises:
-        ConfigError: no side has a pixel, or a side has a negative number.
+        ConfigError: no side has a pixel, or a side has a negative number or more than ``LARGEST_SIDE``.
     """
     if sides is not None:
-        require(min(sides) >= 0, "outpaint", sides, "numbers of pixels, 0 or more")
+        rule = f"numbers of pixels between 0 and {LARGEST_SIDE:,}"
+        require(min(sides) >= 0 and max(sides) <= LARGEST_SIDE, "outpaint", sides, rule)
         shown = sides if any(sides) else "0"
         require(any(sides), "outpaint", shown, "at least one pixel on one side")

@@ -309,7 +309,7 @@ REFUSED = {
     "inpaint images/cat/0.png model --outpaint left:0 --out new": ["--outpaint 0"],
     "inpaint images/cat/0.png model --outpaint top:9999999 --out new": [
         "--outpaint top:9999999",
-        "megapixels",
+        "16,384",
     ],
     "inpaint images/cat/0.png model --keep-box 0,0,20,24 --out new": ["--keep-box"],
     "inpaint images/cat/0.png model --keep-box 0,0,21,24 --out new": ["--keep-box 0,0,21,24", "20×24"],

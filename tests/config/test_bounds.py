@@ -4,8 +4,9 @@ import shlex
 
 import pytest
 
-from maskgit_cli.config.inpaint import Outpaint
+from maskgit_cli.config.inpaint import InpaintConfig, Outpaint
 from maskgit_cli.config.networks import SIZES, TransformerConfig
+from maskgit_cli.errors import ConfigError
 
 HUGE = (10**9, 10**12, 10**49)
 
@@ -44,8 +45,8 @@ def test_numbers_beyond_use(call, number, images, tokens, run, tokenizer, tmp_pa
 
 
 def test_limits_leave_room_for_what_is_used():
-    assert Outpaint.parse("left:16384").left == 16384
-    with pytest.raises(ValueError, match="left:16385"):
-        Outpaint.parse("left:16385")
+    InpaintConfig(outpaint=Outpaint(left=16384))
+    with pytest.raises(ConfigError, match="left:16385"):
+        InpaintConfig(outpaint=Outpaint(left=16385))
     size = list(SIZES.values())[-1]
     TransformerConfig(8 * size.width, 4 * size.depth, 64, 8 * size.mlp_width, 65535, 10_000_000, 1024)

