@@ -135,8 +135,8 @@ def _use_hub_settings() -> None:
 
 
 def _address_space() -> int:
-    pages = Path("/proc/self/statm")
-    return int(pages.read_text().split()[0]) * resource.getpagesize() if pages.exists() else 2**35
+    """Bytes of address space that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 # --- faults -----------------------------------------------------------------------------------------
