@@ -35,7 +35,7 @@ class Artifact(NamedTuple):
         files: patterns of the files that are damaged, below the copy's folder.
         read: what a reader gets from the copy's folder.
         checked: whether the format has a checksum, or is to have one, of all that is read. Without one,
-            another well-formed reading is accepted: nothing can tell it from what was meant.
+            another well-formed reading is accepted: it cannot be distinguished from what was meant.
     """
 
     source: tuple[str, ...]

@@ -23,7 +23,7 @@ class Reading(NamedTuple):
     Attributes:
         seed: of the damage.
         outcome: ``same`` data, ``refused`` by one clear error, ``silent`` (other data), ``other`` (the same
-            where nothing can tell), ``unforeseen`` (another exception), ``hang`` or ``crash``.
+            where there is no checksum), ``unforeseen`` (another exception), ``hang`` or ``crash``.
         damage: what was done, in words.
         detail: what the reader said.
     """
@@ -48,11 +48,11 @@ def read_all(name: str, workshop: Path, work: Path, seeds: list[int]) -> list[Re
         readings += ended
         if len(ended) == len(left):
             break
-        begun = [line for line in lines if len(line) == 2]
-        assert len(begun) == len(ended) + 1, f"{name}: {done}"
+        started = [line for line in lines if len(line) == 2]
+        assert len(started) == len(ended) + 1, f"{name}: {done}"
         outcome = "hang" if done.status in (None, -signal.SIGALRM) else "crash"
         readings.append(
-            Reading(*begun[-1][:1], outcome, begun[-1][1], f"status {done.status} {done.stderr[-300:]}")
+            Reading(*started[-1][:1], outcome, started[-1][1], f"status {done.status} {done.stderr[-300:]}")
         )
     return readings
 

@@ -70,7 +70,7 @@ class Process:
         return True
 
     def release(self) -> None:
-        """Let it go on from its pause."""
+        """End its pause."""
         (self.outputs / "released").touch()
 
     def wait(self, seconds: float | None = None) -> Outcome:
@@ -110,7 +110,7 @@ class _Server:
         outputs.mkdir()
         self._connection.settimeout(120.0)
         zygote.send(self._connection, (call, outputs))
-        while (reply := zygote.receive(self._connection))[0] != "began":
+        while (reply := zygote.receive(self._connection))[0] != "started":
             self._statuses[reply[1]] = reply[2]
         return Process(reply[1], call, outputs, self)
 
@@ -143,7 +143,7 @@ def _server() -> _Server:
 
 
 def start(call: Call) -> Process:
-    """Begin a call."""
+    """Start a call."""
     return _server().start(call)
 
 

@@ -23,7 +23,7 @@ LOCKS = ("*.lock", ".lock")
 
 
 class Place(NamedTuple):
-    """Where cases find what they begin with.
+    """Where cases find their inputs.
 
     Attributes:
         workshop: see :mod:`faults.workshop`.
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     hub: str
 
     def hub_settings(self, cwd: Path) -> dict[str, str | None]:
-        """Environment of a call that downloads, with a cache of its own beside the working directory."""
+        """Environment of a call that downloads, with a cache of its own next to the working directory."""
         offline = {"MASKGIT_OFFLINE": None, "HF_HUB_OFFLINE": None, "HTTP_PROXY": None, "http_proxy": None}
         return {**offline, "HF_ENDPOINT": self.hub, "HF_HOME": f"{cwd}-home"}
 
@@ -181,7 +181,7 @@ def claims_to_be_complete(path: Path) -> bool:
 
 
 def strays(cwd: Path, stage: Stage) -> list[str]:
-    """What lies in a folder beside the result that belongs there."""
+    """Names in a folder other than the result's."""
     return sorted(p.name for p in cwd.iterdir() if p.name != stage.out and not is_lock(p))
 
 

@@ -17,7 +17,7 @@ from faults.stages import STAGES
 from faults.undisturbed import Undisturbed
 from faults.verdict import Finding, judge
 
-REFUSALS, LIMITS, DISKS = 6, 3, 2
+REFUSALS, LIMITS, DISKS = 5, 2, 1
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 # Names under which something is written before it has the user's.
 TEMPORARY = re.compile(r"\.tmp\b|\.partial\b|\.incomplete\b|\.[0-9a-f]{12}\b")

@@ -10,7 +10,7 @@ from faults.processes import finish, start
 from faults.stages import STAGES
 from faults.verdict import Finding, judge
 
-POINTS, OVERWRITES, MOMENTS = 12, 8, 3
+POINTS, OVERWRITES, MOMENTS = 9, 6, 2
 
 
 def kill_points(operations: int) -> list[Fault]:

@@ -73,7 +73,7 @@ STREAMS = {
     "stdout-closed": (">&-", {0, 1}),
     "stderr-full": ("2> /dev/full", {0, 1}),
     "stderr-closed": ("2>&-", {0, 1}),
-    "nobody-reads": ("| true", {0}),
+    "pipe-closed": ("| true", {0}),
 }
 LINES = {"list": "pull --list", "export": "export @run out"}
 

@@ -119,13 +119,13 @@ WAYS: dict[str, tuple[Callable[[Path, str], None], str]] = {
 
 def on_a_terminal(call: Call) -> tuple[bytes, str]:
     """What a call writes to a terminal, stdout and stderr, and how it ended."""
-    ours, theirs = pty.openpty()
+    master, slave = pty.openpty()
     shown: list[bytes] = []
 
     def collect() -> None:
         while True:
             try:
-                data = os.read(ours, 65536)
+                data = os.read(master, 65536)
             except OSError:  # the other end is closed
                 return
             if not data:
@@ -135,10 +135,10 @@ def on_a_terminal(call: Call) -> tuple[bytes, str]:
     reader = threading.Thread(target=collect)
     reader.start()
     environment = {"TERM": "xterm-256color", "COLUMNS": "400", "LINES": "50"}
-    done = finish(call.but(terminal=os.ttyname(theirs), environment=environment))
-    os.close(theirs)
+    done = finish(call.but(terminal=os.ttyname(slave), environment=environment))
+    os.close(slave)
     reader.join(5)
-    os.close(ours)
+    os.close(master)
     return b"".join(shown), str(done)
 
 

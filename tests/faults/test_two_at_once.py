@@ -31,7 +31,7 @@ def says_who_holds_it(done: Outcome, holder: int, case: str) -> list[Finding]:
 @BOTH
 @EACH
 def test_the_second_of_two(name, overwrite, results, seeds, request):
-    """The first one pauses in the middle of its work, and goes on when the second has ended."""
+    """The first one pauses in the middle of its work, and continues when the second has ended."""
     undisturbed, findings = results[name], []
     points = seeds.some(list(range(1, undisturbed.operations)), PAUSES)
     for at in points:

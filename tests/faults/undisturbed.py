@@ -35,7 +35,7 @@ class Undisturbed:
         self.old, _, _ = self._make("old", line=stage.old)
         self.new, self.operations, self.seconds = self._make("new")
         self.new_tree, self.old_tree = contents(self.new), contents(self.old)
-        assert self.new_tree != self.old_tree, "the two are to be told apart"
+        assert self.new_tree != self.old_tree, "old and new must differ"
 
     def _make(self, name: str, line: str | None = None) -> tuple[Path, int, float]:
         cwd = self.root / name

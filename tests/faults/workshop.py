@@ -1,4 +1,4 @@
-"""The artifacts that cases begin with: small ones of every kind, made by the commands themselves."""
+"""The inputs of all cases: small artifacts of every kind, made by the commands themselves."""
 
 import shlex
 import shutil
@@ -45,7 +45,7 @@ def make(root: Path) -> Path:
     """Write the workshop at ``root``, once; other processes wait for it."""
     with FileLock(root.with_name(root.name + ".lock")):
         if not root.exists():
-            work = root.with_name(root.name + "-begun")
+            work = root.with_name(root.name + "-unfinished")
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             _make(work)

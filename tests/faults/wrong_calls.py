@@ -282,7 +282,7 @@ def _wrong_options() -> Iterator[WrongCall]:
     for command, text in VALUES.items():
         for words in filter(None, (part.strip() for part in " ".join(text.split()).split(";"))):
             option, *values = shlex.split(words)
-            named = (option, *(value for value in values if len(value) > 1))
+            named = (option, *(value.lstrip("@") for value in values if len(value) > 1))
             yield WrongCall(f"{command} .. {_short(words)}", f"{BASES[command]} {words}", named)
 
 

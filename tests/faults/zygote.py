@@ -78,7 +78,7 @@ def serve(connection: socket.socket) -> None:
                         return
                     pid = _fork(call, outputs)
                     running.add(pid)
-                    send(connection, ("began", pid))
+                    send(connection, ("started", pid))
                 else:
                     os.read(reader, 4096)
             for pid, status in _ended():
