@@ -47,14 +47,12 @@ def _read(connection: socket.socket, size: int) -> bytes:
 def warm() -> None:
     """Import all that stages and commands import."""
     import maskgit_cli
-    from maskgit_cli import cli
 
-    for name in maskgit_cli.__all__:
-        getattr(maskgit_cli, name)
-    commands = [f"{cli.__name__}.{module.name}" for module in pkgutil.iter_modules(cli.__path__)]
-    for name in (*EXTRA, *commands):
-        with suppress(ImportError):
-            importlib.import_module(name)
+    names = [module.name for module in pkgutil.walk_packages(maskgit_cli.__path__, "maskgit_cli.")]
+    for name in (*EXTRA, *names):
+        if not name.endswith("__main__"):  # which is the command line itself
+            with suppress(ImportError):
+                importlib.import_module(name)
 
 
 def serve(connection: socket.socket) -> None:
