@@ -81,7 +81,7 @@ def sha256_file(path: Path) -> str:
 def regular(path: Path, limit: int | None = None) -> Path:
     """A path to open for reading; pipes, sockets and devices are refused, as reading them may never end.
 
-    Whatever else is wrong with the path is left to whoever opens it.
+    Other errors, such as a missing file, are raised when the path is opened.
 
     Args:
         path: the path.
