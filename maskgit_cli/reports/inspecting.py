@@ -47,12 +47,21 @@ def describe(path: Path) -> Facts:
         ".npz": _npz,
         ".json": _json,
         ".safetensors": _tensors,
-        ".csv": _images,
     }
     reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: unrecognized file type; info reads {', '.join(readers)} and folders")
-    return reader(path)
+    if reader is not None:
+        return reader(path)
+    if not _is_image_source(path):
+        known = f"{', '.join(readers)} and image sources"
+        raise InputError(f"{path}: unrecognized file type; info reads {known}")
+    return _images(path)
+
+
+def _is_image_source(path: Path) -> bool:
+    """Whether an entry of the registry of image sources recognizes a path."""
+    from maskgit_cli.data.sources.registry import SOURCES
+
+    return any(kind.recognizes(path) for kind in SOURCES)
 
 
 def _common(record: Facts) -> Facts:

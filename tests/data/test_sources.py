@@ -19,6 +19,7 @@ from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import load_tokenizer
+from maskgit_cli.reports.inspecting import describe
 from maskgit_cli.sampling.images import sample
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -318,6 +319,11 @@ def test_images_need_not_be_files(monkeypatch, tmp_path):
     assert batch.skipped == [(1, "absent")]
     with pytest.raises(InputError, match="three: b: absent"):
         list(source.batches(range(3), 2))
+    (tmp_path / "three").touch()
+    assert describe(tmp_path / "three")["images"] == 3
+    (tmp_path / "four").touch()
+    with pytest.raises(InputError, match="four"):
+        describe(tmp_path / "four")
 
 
 # --- batches ----------------------------------------------------------------------------------------
