@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_cli.cli import console, options
+from maskgit_cli.errors import ArtifactError, counted
 
 EXAMPLES = """
 maskgit info tokens.h5
 maskgit info runs/tokens-base-256 --json
+maskgit info runs/tokens-base-256 --verify
 """
 LONGEST_LIST = 12
 
@@ -40,14 +42,39 @@ def _show(facts: dict[str, Any]) -> None:
         console.echo(f"{label:<{width}}  {parent['kind']} {parent['name']} sha256 {parent['sha256'][:16]}…")
 
 
+def _verify(path: Path, as_json: bool, quiet: bool) -> None:
+    """Print what is damaged, and exit with status 1 if something is."""
+    from maskgit_cli.reports.verifying import verify
+
+    found = verify(path, console.reporter(quiet))
+    if as_json:
+        console.result(path, {"path": str(path), **found._asdict()}, True)
+    else:
+        for line in found.damage:
+            console.echo(line)
+    if found.damage:
+        count, files = counted(len(found.damage), "problem"), counted(found.files, "file")
+        raise ArtifactError(f"{path} is damaged: {count} in {files}")
+    if not as_json:
+        console.echo(f"{path}: {counted(found.files, 'file')} verified, no damage")
+
+
 @options.command("info", examples=EXAMPLES)
 @options.path_argument("path", "Any artifact, weights file, or folder of images.")
+@options.plain_option(
+    "--verify",
+    is_flag=True,
+    help="Compare every file with its recorded digest, and list what is damaged.",
+)
 @options.output
-def command(path: Path, as_json: bool, quiet: bool) -> None:
+def command(path: Path, verify: bool, as_json: bool, quiet: bool) -> None:
     """Show metadata and provenance of an artifact.
 
     Artifacts are token files, run, model, tokenizer, checkpoint and sample directories, statistics, scores.
     """
+    if verify:
+        _verify(path, as_json, quiet)
+        return
     from maskgit_cli.reports.inspecting import describe
 
     facts = describe(path)

@@ -15,7 +15,7 @@ from maskgit_cli.config.stages import VIEWS, TokenizeConfig
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
 from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, InputError, counted
-from maskgit_cli.formats.atomic import parent
+from maskgit_cli.formats.atomic import parent, unicode_text
 from maskgit_cli.formats.claim import Outcome
 from maskgit_cli.formats.models import builtin_tokenizer
 from maskgit_cli.formats.token_writer import TOKENS, TokenWriter, tokens_record
@@ -163,7 +163,7 @@ def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: Tokenize
         resolution=resolution,
         views=config.views,
         class_names=source.class_names,
-        tokenizer=directory.name,
+        tokenizer=unicode_text(directory.name),
         tokenizer_sha256=tokenizer.sha256,
         settings={"res": resolution, "views": config.views, "dtype": dtype},
         parents=[

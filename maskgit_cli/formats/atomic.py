@@ -14,10 +14,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from maskgit_cli import __version__
 from maskgit_cli.errors import ArtifactError, InputError, OutputError
+from maskgit_cli.formats.json_text import parse_json
 
 CREATED_BY = f"maskgit-cli {__version__}"
 # Bytes of a record that is read whole. The largest, an unfinished sweep's, has a few MiB.
@@ -27,6 +29,9 @@ LARGEST_LIST = 1 << 30
 # Hidden names next to an output, which error messages do not show.
 _HIDDEN = re.compile(r"\.(.+)\.(?:[0-9a-f]{12}\.tmp|new|old)")
 _TEMPORARY = "????????????.tmp"
+_SHA256 = re.compile("[0-9a-f]{64}")
+# Key of a record's digest of itself.
+RECORD_DIGEST = "record_sha256"
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -235,52 +240,113 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, indented, atomically.
+    """Write a record: a JSON object, indented, with its own digest as ``record_sha256``, atomically.
 
     Raises:
         OutputError: the file system refuses.
     """
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    record = {**value, RECORD_DIGEST: record_sha256(value)}
+    write_bytes(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; ``what`` names the artifact it belongs to, for error messages.
+    """Read a record without its ``record_sha256``, which is checked.
+
+    A ``record_sha256`` of null is not: it marks a record that a user has edited.
+
+    Args:
+        path: of the record.
+        what: names the artifact it belongs to, for error messages.
 
     Raises:
-        ArtifactError: the file is missing or is not a JSON object.
+        ArtifactError: the file is missing, is not a JSON object, or differs from its digest.
         InputError: it is not a regular file, or larger than :data:`LARGEST_RECORD`.
     """
     regular(path, LARGEST_RECORD)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise ArtifactError(f"{path.parent} is not {what}: it has no {path.name}") from None
     except NotADirectoryError:
         raise ArtifactError(f"{path.parent} is a file, not {what}") from None
-    except RecursionError:
-        raise ArtifactError(f"{path} cannot be read as JSON: it is nested too deeply") from None
-    except (OSError, ValueError) as error:  # bytes that are not UTF-8, bad JSON, or an endless integer
-        raise ArtifactError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} does not hold a JSON object")
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from None
+    missing = object()
+    digest = value.pop(RECORD_DIGEST, missing)
+    if digest is missing and str(value.get("format")).startswith("maskgit-") and value.get("version") != 1:
+        raise ArtifactError(f"{path} is damaged: it has no {RECORD_DIGEST}")
+    if digest not in (missing, None, record_sha256(value)):
+        raise ArtifactError(
+            f"{path} is damaged or was edited: it differs from its {RECORD_DIGEST}; to accept an edit, "
+            f"set {RECORD_DIGEST} to null"
+        )
     return value
 
 
-def check_format(value: Mapping[str, Any], path: Path, name: str, version: int) -> None:
-    """Check that an artifact's record has the format and version that this package reads.
+def record_sha256(value: Mapping[str, Any]) -> str:
+    """Hexadecimal sha256 of a record: of its JSON text in ASCII with sorted keys and without spaces."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def check_format(
+    value: Mapping[str, Any],
+    path: Path,
+    name: str,
+    version: int,
+    keys: Mapping[str, type] = MappingProxyType({}),
+) -> None:
+    """Check that an artifact's record has a format and version that this package reads, and good parents.
+
+    Version 1 of every format is read as well: its records and weights have no digests.
+
+    Args:
+        value: the record.
+        path: of the artifact, for messages.
+        name: the format.
+        version: its newest version.
+        keys: that the record must have, and types of their values.
 
     Raises:
-        ArtifactError: it has another format or version.
+        ArtifactError: it has another format or version, lacks a key, or has parents that are none.
     """
     found = value.get("format")
     if found != name:
         raise ArtifactError(f"{path} is {found or 'not a maskgit artifact'}, not {name}")
-    if value.get("version") != version:
+    if type(value.get("version")) is not int or value["version"] not in (1, version):
         raise ArtifactError(
             f"{path} has version {value.get('version')} of {name}; this package reads version {version}"
         )
+    for key, kind in keys.items():
+        if not isinstance(value.get(key), kind) or (kind is int and value[key] is True):
+            raise ArtifactError(f"{path} is damaged: its record has no usable {key}")
+    if "parents" in value:
+        check_parents(value["parents"], path)
+
+
+def check_parents(parents: Any, path: Path) -> None:
+    """Check that ``parents`` in the record at ``path`` is a list of parents.
+
+    Raises:
+        ArtifactError: it is not.
+    """
+    if not isinstance(parents, list):
+        raise ArtifactError(f"{path} is damaged: its parents are not a list")
+    for entry in parents:
+        texts = isinstance(entry, dict) and all(isinstance(entry.get(k), str) for k in ("kind", "name"))
+        if not texts or not is_sha256(entry.get("sha256")):
+            raise ArtifactError(f"{path} is damaged: an entry of its parents lacks kind, name or sha256")
+
+
+def is_sha256(value: object) -> bool:
+    """Whether a value is a sha256 in hexadecimal."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def unicode_text(text: str) -> str:
+    """A name of a file as Unicode text: bytes that are not UTF-8 become escapes such as ``\\xff``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def parent(kind: str, path: Path, sha256: str) -> dict[str, str]:
     """An entry of an artifact's ``parents``: what it was made from."""
-    return {"kind": kind, "name": path.name, "sha256": sha256}
+    return {"kind": kind, "name": unicode_text(path.name), "sha256": sha256}

@@ -21,7 +21,8 @@ from maskgit_cli.formats.atomic import (
 from maskgit_cli.formats.claim import Found, OutputKind, new_path
 from maskgit_cli.formats.records import Record
 
-DECODED_FORMAT, DECODED_VERSION = "maskgit-images", 1
+DECODED_FORMAT, DECODED_VERSION = "maskgit-images", 2
+DECODED_KEYS = {"complete": bool, "images": int, "settings": dict, "parents": list}
 DECODED_FILE = "decoded.json"
 
 
@@ -46,12 +47,22 @@ def decoded_record(
     }
 
 
+def read_decoded(path: Path) -> dict[str, Any]:
+    """The checked ``decoded.json`` of a folder of decoded images, finished or not.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of another format or version.
+    """
+    record = read_json(path / DECODED_FILE, DECODED.what)
+    check_format(record, path, DECODED_FORMAT, DECODED_VERSION, DECODED_KEYS)
+    return record
+
+
 def _find(path: Path) -> Found | None:
     if not (path / DECODED_FILE).exists():
         return None
-    record = read_json(path / DECODED_FILE, DECODED.what)
-    check_format(record, path, DECODED_FORMAT, DECODED_VERSION)
-    return Found(record, record.get("complete") is True)
+    record = read_decoded(path)
+    return Found(record, record["complete"])
 
 
 def _start(path: Path, record: Record) -> None:

@@ -8,12 +8,6 @@ import h5py
 import numpy as np
 
 
-def decode_texts(values: np.ndarray) -> list[str]:
-    """The strings in an array of UTF-8 bytes."""
-    # File names need not be valid UTF-8; surrogates preserve the invalid bytes.
-    return [bytes(value).decode("utf-8", "surrogateescape") for value in values]
-
-
 def encode_texts(texts: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     """Strings as a fixed-length UTF-8 array, which HDF5 can store contiguously."""
     encoded = [text.encode("utf-8", "surrogateescape") for text in texts]

@@ -1,7 +1,8 @@
 """Tokenizer directories and model directories, and which model a command means.
 
 A tokenizer directory holds ``config.json`` and ``model.safetensors``; a model directory holds the same
-two and its ``tokenizer/``. The sha256 of a tokenizer or model is that of its ``model.safetensors``.
+two and its ``tokenizer/``. The sha256 of a tokenizer or model is that of its ``model.safetensors``, which
+``config.json`` records as ``weights_sha256``: the record that has it is written last and completes them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskgit_cli.config.catalogue import CATALOGUE, similar_names
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
     check_format,
+    is_sha256,
     read_json,
     replacing_directory,
     sha256_file,
@@ -23,15 +25,22 @@ from maskgit_cli.formats.atomic import (
 )
 from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.records import Record
-from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION, newest_checkpoint
+from maskgit_cli.formats.runs import (
+    RUN_FORMAT,
+    RUN_VERSION,
+    WEIGHTS_DIGEST,
+    WEIGHTS_FILE,
+    has_weights,
+    newest_checkpoint,
+    read_state,
+)
 from maskgit_cli.formats.tensors import write_tensors
 
 if TYPE_CHECKING:  # `maskgit info` reads records without torch
     from torch import Tensor
 
-TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 1
-MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 1
-WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 2
+MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 2
 # `pull` writes models here; every command finds them by name.
 MODELS = Path("models")
 _ASSETS = Path(__file__).parent.parent / "assets"
@@ -136,12 +145,24 @@ def read_tokenizer_record(path: Path) -> dict[str, Any]:
     """
     record = read_json(path / "config.json", "a tokenizer directory")
     check_format(record, path, TOKENIZER_FORMAT, TOKENIZER_VERSION)
-    if not (path / WEIGHTS_FILE).exists():
+    if not has_weights(path, record):
         raise ArtifactError(
-            f"{path} has no {WEIGHTS_FILE}: if its training was interrupted, "
+            f"{path} has no {WEIGHTS_FILE}, or no digest of it: if its training was interrupted, "
             "run the same `maskgit train-vqgan` command again to finish it"
         )
     return record
+
+
+def weights_digest(record: Record, path: Path) -> str | None:
+    """The recorded sha256 of a model's or tokenizer's weights; None in version 1, which has none.
+
+    Raises:
+        ArtifactError: the record's is not a sha256.
+    """
+    digest = record.get(WEIGHTS_DIGEST)
+    if not is_sha256(digest) and (digest is not None or record.get("version") != 1):
+        raise ArtifactError(f"{path / 'config.json'} is damaged: its {WEIGHTS_DIGEST} is {digest!r}")
+    return digest
 
 
 def find_tokenizer(
@@ -235,12 +256,37 @@ def save_model(
         else:
             tokenizer(temporary / "tokenizer")
         full.setdefault("tokenizer_sha256", sha256_file(temporary / "tokenizer" / WEIGHTS_FILE))
-        write_json(temporary / "config.json", full)
-        write_tensors(temporary / WEIGHTS_FILE, tensors)
+        write_weights(temporary, tensors, full)
 
 
-def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, int | None]:
-    """The record, weights file and step of a run (its newest checkpoint), checkpoint or model directory.
+def write_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> None:
+    """Write the weights of a tokenizer or model directory, and last the record that has their digest.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    write_tensors(path / WEIGHTS_FILE, tensors)
+    write_json(path / "config.json", {**record, WEIGHTS_DIGEST: sha256_file(path / WEIGHTS_FILE)})
+
+
+class Weights(NamedTuple):
+    """Where a transformer's weights are.
+
+    Attributes:
+        record: of the run or model directory.
+        file: the safetensors file.
+        step: optimizer steps of the weights, where known.
+        sha256: that the file must have; None where a model of version 1 does not record it.
+    """
+
+    record: dict[str, Any]
+    file: Path
+    step: int | None
+    sha256: str | None
+
+
+def weights_of(path: Path, weights: str = "ema") -> Weights:
+    """The weights of a run (its newest checkpoint), checkpoint or model directory.
 
     Raises:
         InputError: there is nothing at ``path``.
@@ -255,9 +301,10 @@ def weights_of(path: Path, weights: str = "ema") -> tuple[dict[str, Any], Path, 
         if checkpoint is None:
             raise ArtifactError(f"{path} has no checkpoint yet; run its `maskgit train` command to write one")
         name = "ema.safetensors" if weights == "ema" else WEIGHTS_FILE
-        return record, checkpoint / name, int(checkpoint.name.removeprefix("step-"))
+        state = read_state(checkpoint)
+        return Weights(record, checkpoint / name, state.step, state.sha256.get(name))
     check_format(record, path, MODEL_FORMAT, MODEL_VERSION)
-    return record, path / WEIGHTS_FILE, record.get("step")
+    return Weights(record, path / WEIGHTS_FILE, record.get("step"), weights_digest(record, path))
 
 
 # --- claiming a model or tokenizer directory --------------------------------------------------------
@@ -268,7 +315,7 @@ def _find(path: Path, name: str, version: int) -> Found | None:
         return None
     record = read_json(path / "config.json", "a model or tokenizer directory")
     check_format(record, path, name, version)
-    return Found(record, (path / WEIGHTS_FILE).exists())
+    return Found(record, has_weights(path, record))
 
 
 def _find_model(path: Path) -> Found | None:

@@ -11,8 +11,8 @@ from typing import Any
 from maskgit_cli.config.base import option
 
 Record = Mapping[str, Any]
-# What identifies the writer of a record, not its result.
-_LABELS = ("format", "version", "created_by", "complete")
+# What does not distinguish results: their writer, and a digest that is known only in the end.
+_LABELS = ("format", "version", "created_by", "complete", "weights_sha256")
 # Settings that follow from other settings, which are the ones to name where two records differ.
 _DERIVED = ("labels_sha256", "edits", "windows", "points")
 _DIGEST = re.compile("[0-9a-f]{64}")

@@ -15,6 +15,7 @@ from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import (
     check_format,
     disk_errors,
+    is_sha256,
     read_json,
     remove_directory,
     remove_leftovers,
@@ -31,9 +32,10 @@ from maskgit_cli.formats.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:  # `maskgit info` reads records without torch
     from torch import Tensor
 
-RUN_FORMAT, RUN_VERSION = "maskgit-run", 1
+RUN_FORMAT, RUN_VERSION = "maskgit-run", 2
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
-CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 1
+CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 2
+WEIGHTS_FILE, WEIGHTS_DIGEST = "model.safetensors", "weights_sha256"
 
 
 class Checkpoint(NamedTuple):
@@ -62,6 +64,37 @@ def newest_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run, or None."""
     found = checkpoints(run)
     return found[-1] if found else None
+
+
+class State(NamedTuple):
+    """The content of a checkpoint's ``state.json``.
+
+    Attributes:
+        step: optimizer steps done.
+        sha256: of each file of tensors, by its name.
+    """
+
+    step: int
+    sha256: dict[str, str]
+
+
+def read_state(checkpoint: Path) -> State:
+    """The checked ``state.json`` of a checkpoint.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or of another format or version.
+    """
+    file = checkpoint / "state.json"
+    record = read_json(file, "a checkpoint")
+    check_format(record, checkpoint, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+    step, digests = record.get("step"), record.get("sha256")
+    if type(step) is not int or step < 0:
+        raise ArtifactError(f"{file} is damaged: its step is {step!r}")
+    if not isinstance(digests, dict) or not all(
+        Path(name).name == name and is_sha256(digest) for name, digest in digests.items()
+    ):
+        raise ArtifactError(f"{file} is damaged: its sha256 are not digests of files")
+    return State(step, digests)
 
 
 def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> Path:
@@ -101,26 +134,31 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     path = newest_checkpoint(run)
     if path is None:
         return None
-    state = read_json(path / "state.json", "a checkpoint")
-    check_format(state, path, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)
+    state = read_state(path)
     tensors = {}
-    for name, digest in state["sha256"].items():
+    for name, digest in state.sha256.items():
         file = path / name
         if not file.exists() or sha256_file(file) != digest:
             raise ArtifactError(
                 f"{file} is missing or damaged; remove {path} to resume from the previous checkpoint"
             )
         tensors[name.removesuffix(".safetensors")] = read_tensors(file)
-    return Checkpoint(int(state["step"]), tensors)
+    return Checkpoint(state.step, tensors)
 
 
 # --- claiming a training directory ------------------------------------------------------------------
 
 
+def has_weights(path: Path, record: Record) -> bool:
+    """Whether a tokenizer or model directory has its weights; in version 1 their digest is not recorded."""
+    recorded = WEIGHTS_DIGEST in record or record.get("version") == 1
+    return recorded and (path / WEIGHTS_FILE).exists()
+
+
 def is_finished(path: Path, record: Record) -> bool:
     """Whether a training directory has reached the steps in its record; a tokenizer's, its final weights."""
     if record["format"] != RUN_FORMAT:
-        return (path / "model.safetensors").exists()
+        return has_weights(path, record)
     newest = newest_checkpoint(path)
     return newest is not None and int(newest.name.removeprefix("step-")) >= record["settings"]["steps"]
 
@@ -164,7 +202,10 @@ def prepare_to_resume(path: Path, record: Record) -> None:
     remove_leftovers_below(path)
     remove_old_checkpoints(path, record["settings"]["keep"])
     config = path / CONFIG_FILE
-    if read_json(config, "a training directory") != record:
+    old = read_json(config, "a training directory")
+    if old["format"] != RUN_FORMAT and has_weights(path, old):
+        return  # a finished tokenizer's record has the digest of its weights, and nothing changes any more
+    if old != record:
         write_json(config, record)
 
 

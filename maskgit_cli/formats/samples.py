@@ -7,10 +7,11 @@ whatever a killed process left and ends in the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ from maskgit_cli.formats.records import Record, identity
 from maskgit_cli.formats.token_writer import TokenWriter
 from maskgit_cli.formats.tokens import TokenFile, TokenMeta, Trace, open_tokens, partial_path, read_header
 
-SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 1
+SAMPLES_FORMAT, SAMPLES_VERSION = "maskgit-samples", 2
+SAMPLES_KEYS = {"stage": str, "complete": bool, "images": int, "settings": dict, "parents": list}
 SETTINGS_FILE, TOKENS_FILE, GRID_FILE, NPZ_FILE = "settings.json", "tokens.h5", "grid.png", "samples.npz"
 IMAGES, TRACES = "images", "traces"
 # Written by `fid`; the scores of samples that are replaced are removed with them.
@@ -99,10 +101,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
     record = read_json(path / SETTINGS_FILE, SAMPLES.what)
-    check_format(record, path, SAMPLES_FORMAT, SAMPLES_VERSION)
-    for key, kind in (("settings", dict), ("parents", list)):
-        if not isinstance(record.get(key), kind):
-            raise ArtifactError(f"{path / SETTINGS_FILE} is damaged: it has no {key}")
+    check_format(record, path, SAMPLES_FORMAT, SAMPLES_VERSION, SAMPLES_KEYS)
     return record
 
 
@@ -185,6 +184,18 @@ def differing_settings(paths: Sequence[Path | None]) -> dict[str, list[Any]]:
     }
 
 
+class StoredImage(NamedTuple):
+    """An image as it is stored.
+
+    Attributes:
+        png: the PNG file.
+        sha256: digest of its pixels, see :func:`pixels_digest`.
+    """
+
+    png: bytes
+    sha256: bytes
+
+
 class SampleWriter:
     """Fills a claimed sample directory row by row, in any order, from one process or several.
 
@@ -198,6 +209,7 @@ class SampleWriter:
         names: of the rows of tokens (R,); None is the images' numbers.
         counts: rows of tokens per image (N,), which sum to R; None is one each.
         trace_steps: S where the sampler's steps are stored, else 0.
+        pixels: whether there are images, the digests of whose pixels are stored.
 
     Attributes:
         todo: images without tokens when this writer was created.
@@ -212,6 +224,7 @@ class SampleWriter:
         names: Sequence[str] | None = None,
         counts: np.ndarray | None = None,
         trace_steps: int = 0,
+        pixels: bool = True,
     ) -> None:
         self.path = path
         self.indices = indices
@@ -224,7 +237,7 @@ class SampleWriter:
         if not (path / TOKENS_FILE).exists():
             names = names or [f"{index:06d}" for index in indices]
             self.tokens = TokenWriter.create_or_resume(
-                path / TOKENS_FILE, meta, names, labels, steps=trace_steps
+                path / TOKENS_FILE, meta, names, labels, steps=trace_steps, pixels=pixels
             )
             done = self.tokens.done
             whole = [done[start:end].all() for start, end in zip(self._starts, self._ends, strict=True)]
@@ -238,7 +251,7 @@ class SampleWriter:
         self,
         images: np.ndarray,
         tokens: np.ndarray,
-        pngs: Sequence[bytes] = (),
+        stored: Sequence[StoredImage] = (),
         trace: Trace | None = None,
         strips: Sequence[Mapping[str, bytes]] = (),
     ) -> None:
@@ -247,7 +260,7 @@ class SampleWriter:
         Args:
             images: their places among ``indices``.
             tokens: in [0, K).
-            pngs: PNG files of them, or none at all.
+            stored: the images themselves, or none at all.
             trace: what the sampler did to each row, if that is stored.
             strips: figures of the trace, files by their suffix for each image, or none at all.
 
@@ -255,13 +268,15 @@ class SampleWriter:
             OutputError: the disk is full or not writable.
         """
         assert self.tokens is not None
-        for image, png in zip(images if len(pngs) else (), pngs, strict=True):
-            write_bytes(self.image_path(image), png)
+        for image, pixels in zip(images if len(stored) else (), stored, strict=True):
+            write_bytes(self.image_path(image), pixels.png)
         for image, files in zip(images if len(strips) else (), strips, strict=True):
             for suffix, content in files.items():
                 write_bytes(self.path / TRACES / f"{self.indices[image]:06d}.{suffix}", content)
-        rows = np.concatenate([np.arange(self._starts[i], self._ends[i]) for i in images])
-        self.tokens.write(rows, tokens[:, None], trace)
+        rows = [np.arange(self._starts[i], self._ends[i]) for i in images]
+        digests = [np.frombuffer(content.sha256, np.uint8) for content in stored]
+        repeated = np.repeat(digests, [len(part) for part in rows], axis=0) if digests else None
+        self.tokens.write(np.concatenate(rows), tokens[:, None], trace, repeated)
 
     def finish_tokens(self) -> TokenFile:
         """Write the finished token file; every row has its tokens.
@@ -288,10 +303,37 @@ class SampleWriter:
         """
         write_bytes(self.path / GRID_FILE, grid)
         if npz:
-            write_npz(self.path / NPZ_FILE, [self.image_path(i) for i in range(len(self.indices))])
+            digests = open_tokens(self.path / TOKENS_FILE).pixels_sha256
+            assert digests is not None
+            pngs = [self.image_path(i) for i in range(len(self.indices))]
+            write_npz(self.path / NPZ_FILE, pngs, digests[self._starts])
         with disk_errors(self.path):
             remove_leftovers_below(self.path)
         write_json(self.path / SETTINGS_FILE, {**record, "complete": True})
+
+
+def pixels_digest(pixels: np.ndarray) -> bytes:
+    """The sha256 of an image, uint8 (3, H, W), whatever file it is stored in: its size, then its planes."""
+    _, height, width = pixels.shape
+    return hashlib.sha256(f"{height}x{width}:".encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+
+
+def check_pixels(pixels: np.ndarray, digest: np.ndarray, path: Path) -> None:
+    """Check that a stored image is the one that was sampled.
+
+    Args:
+        pixels: uint8 (3, H, W).
+        digest: of the sampled image, uint8 (32,).
+        path: of the image.
+
+    Raises:
+        ArtifactError: it is another image.
+    """
+    if pixels_digest(pixels) != digest.tobytes():
+        raise ArtifactError(
+            f"{path} is damaged or was edited: its pixels are not those that were sampled; sample again with "
+            f"--overwrite, or name {path.parent} to use its images as they are"
+        )
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -312,8 +354,13 @@ def read_png(path: Path) -> np.ndarray:
         ) from error
 
 
-def write_npz(path: Path, pngs: Sequence[Path]) -> None:
+def write_npz(path: Path, pngs: Sequence[Path], digests: np.ndarray) -> None:
     """Write ``arr_0`` uint8 (N, H, W, 3), which ADM's evaluator reads, from N images, one at a time.
+
+    Args:
+        path: the file.
+        pngs: the images.
+        digests: of their pixels, uint8 (N, 32).
 
     Raises:
         ArtifactError: an image is missing or damaged.
@@ -324,9 +371,7 @@ def write_npz(path: Path, pngs: Sequence[Path]) -> None:
         member = zipfile.ZipInfo("arr_0.npy")  # dated 1980: equal images give equal bytes
         with archive.open(member, "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
-            _append(file, pngs)
-
-
-def _append(file: Any, pngs: Iterable[Path]) -> None:
-    for png in pngs:
-        file.write(read_png(png).tobytes())
+            for png, digest in zip(pngs, digests, strict=True):
+                pixels = read_png(png)
+                check_pixels(pixels.transpose(2, 0, 1), digest, png)
+                file.write(pixels.tobytes())

@@ -10,7 +10,8 @@ from maskgit_cli.formats.atomic import check_format, read_json, write_json
 from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.records import Record
 
-SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 1
+SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 2
+SCORES_KEYS = {"features": dict, "metrics": dict, "settings": dict, "parents": list}
 
 
 def write_scores(path: Path, record: Mapping[str, Any]) -> None:
@@ -29,7 +30,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
     record = read_json(path, "scores")
-    check_format(record, path, SCORES_FORMAT, SCORES_VERSION)
+    check_format(record, path, SCORES_FORMAT, SCORES_VERSION, SCORES_KEYS)
     return record
 
 

@@ -26,7 +26,15 @@ from maskgit_cli.formats.atomic import (
 from maskgit_cli.formats.claim import Found, OutputKind, is_empty_folder, new_path
 from maskgit_cli.formats.records import Record
 
-SWEEP_FORMAT, SWEEP_VERSION = "maskgit-sweep", 1
+SWEEP_FORMAT, SWEEP_VERSION = "maskgit-sweep", 2
+SWEEP_KEYS = {
+    "complete": bool,
+    "settings": dict,
+    "points": list,
+    "best": list,
+    "warnings": list,
+    "parents": list,
+}
 SWEEP_FILE, TABLE_FILE, REFERENCE_FILE = "sweep.json", "sweep.csv", "reference.npz"
 POINTS, PLOTS = "points", "plots"
 POINT_KEYS = {"name", "values", "sampler", "n", "metrics", "left_out", "seconds"}
@@ -63,11 +71,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
     record = read_json(path / SWEEP_FILE, SWEEP.what)
-    check_format(record, path, SWEEP_FORMAT, SWEEP_VERSION)
-    kinds = {"settings": dict, "points": list, "best": list, "warnings": list, "parents": list}
-    for key, kind in {**kinds, "complete": bool}.items():
-        if not isinstance(record.get(key), kind):
-            raise ArtifactError(f"{path / SWEEP_FILE} is damaged: it has no {key}")
+    check_format(record, path, SWEEP_FORMAT, SWEEP_VERSION, SWEEP_KEYS)
     if not isinstance(record["settings"].get("swept"), dict):
         raise ArtifactError(f"{path / SWEEP_FILE} is damaged: it does not name the swept settings")
     for point in record["points"]:

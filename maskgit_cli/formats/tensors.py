@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from maskgit_cli.errors import ArtifactError, counted
-from maskgit_cli.formats.atomic import regular, replacing_file
+from maskgit_cli.formats.atomic import regular, replacing_file, sha256_file
 
 if TYPE_CHECKING:  # `maskgit info` reads shapes without torch
     from torch import Tensor, nn
@@ -73,6 +74,39 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise ArtifactError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
+def load_file(network: nn.Module, path: Path, sha256: str | None) -> str:
+    """Load the weights in a file strictly (see :func:`load_weights`), and check their digest.
+
+    Another thread computes the digest meanwhile, so that it takes hardly any time.
+
+    Args:
+        network: for which the weights are; if an error is raised, it must not be used.
+        path: of the file.
+        sha256: that the file must have; None where that is not recorded.
+
+    Returns:
+        The file's sha256.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or does not fit the network.
+    """
+    if not regular(path).exists():
+        raise ArtifactError(f"{path} is missing")
+    problem: ArtifactError | None = None
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(sha256_file, path)
+        try:
+            load_weights(network, read_tensors(path), path)
+        except ArtifactError as error:  # a wrong digest is the better explanation
+            problem = error
+        found = digest.result()
+    if sha256 not in (None, found):
+        raise ArtifactError(f"{path} is damaged: its sha256 is {found[:12]}…, not {sha256[:12]}… as recorded")
+    if problem is not None:
+        raise problem
+    return found
+
+
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:4])
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
@@ -87,20 +121,37 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
         path: of their file, for messages.
 
     Raises:
-        ArtifactError: a tensor is missing, unexpected, of another shape, or holds NaN or infinity.
+        ArtifactError: a tensor is missing, unexpected, of another shape, of integers where the network has
+            fractions or the reverse, or holds NaN or infinity.
     """
     import torch
 
-    wanted = network.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys())
-    for names, what in ((missing, "missing"), (unexpected, "unexpected")):
-        if names:
-            raise ArtifactError(f"{path}: {counted(len(names), f'{what} key')}: {_listed(names)}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            found, expected = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise ArtifactError(f"{path}: tensor {name} has shape {found}, the network has {expected}")
+    check_shapes(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    for name, own in network.state_dict().items():
+        tensor = tensors[name]
+        if tensor.is_floating_point() != own.is_floating_point():
+            raise ArtifactError(f"{path}: tensor {name} has {tensor.dtype}, the network has {own.dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the weights are unusable")
     network.load_state_dict(dict(tensors))
+
+
+def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Check that tensors have the names and shapes of a network's, which may be on the ``meta`` device.
+
+    Args:
+        network: the network.
+        shapes: of the tensors, by their names.
+        path: of their file, for messages.
+
+    Raises:
+        ArtifactError: a tensor is missing, unexpected, or of another shape.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    missing, unexpected = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+    for names, what in ((missing, "missing"), (unexpected, "unexpected")):
+        if names:
+            raise ArtifactError(f"{path}: {counted(len(names), f'{what} key')}: {_listed(names)}")
+    for name, shape in shapes.items():
+        if shape != wanted[name]:
+            raise ArtifactError(f"{path}: tensor {name} has shape {shape}, the network has {wanted[name]}")

@@ -6,10 +6,12 @@ is a compact copy without the rows that were skipped, and is renamed to ``PATH``
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +21,32 @@ import numpy as np
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.formats.atomic import disk_errors, remove_temporary_siblings, replacing_file
 from maskgit_cli.formats.claim import Found, OutputKind
-from maskgit_cli.formats.hdf5 import create_unfilled, decode_texts, encode_texts
+from maskgit_cli.formats.hdf5 import create_unfilled, encode_texts
 from maskgit_cli.formats.in_place import check_space, reserve, write_at
 from maskgit_cli.formats.records import record_difference
-from maskgit_cli.formats.tokens import (
-    JSON_ATTRIBUTES,
+from maskgit_cli.formats.token_index import (
     TOKENS_FORMAT,
     TOKENS_VERSION,
+    Extent,
+    TokenIndex,
+    block_size,
+    write_index,
+)
+from maskgit_cli.formats.tokens import (
+    FILLED,
+    ROW_DATA,
     TRACE_TYPES,
-    TokenBlock,
     TokenMeta,
     Trace,
     chunks,
+    damaged_rows,
+    decode_texts,
     open_tokens,
     partial_path,
+    ranges,
     read_header,
-    token_blocks,
+    row_checksums,
+    row_data,
 )
 
 # More than HDF5 needs for itself in a file with a handful of datasets.
@@ -70,12 +82,26 @@ class TokenWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.partial = partial_path(path)
-        self.meta, self._labels, self._layout, _ = read_header(self.partial)
+        self.meta, self._labels, self._index = read_header(self.partial)
         self.done = self._read_done()
+        damaged = damaged_rows(self.partial, self._index)
+        if len(damaged):
+            warnings.warn(
+                f"rows {ranges(damaged)} of {self.partial} differ from their checksums and are written again",
+                stacklevel=2,
+            )
+            self.done[damaged] = False
 
     @classmethod
     def create_or_resume(
-        cls, path: Path, meta: TokenMeta, names: Sequence[str], labels: np.ndarray, steps: int = 0
+        cls,
+        path: Path,
+        meta: TokenMeta,
+        names: Sequence[str],
+        labels: np.ndarray,
+        *,
+        steps: int = 0,
+        pixels: bool = False,
     ) -> TokenWriter:
         """Create a token file, or continue the unfinished one; the file or its directory has been claimed.
 
@@ -87,6 +113,7 @@ class TokenWriter:
             names: name of each image (N,), N at least 1.
             labels: class numbers (N,), -1 for none.
             steps: S of the trace; 0 is no trace.
+            pixels: whether digests of the images' pixels are stored.
 
         Raises:
             OutputError: the unfinished file has other settings, images or labels, or the disk is full or not
@@ -97,8 +124,9 @@ class TokenWriter:
         if partial.exists():
             return cls._resume(path, meta, names, labels)
         with replacing_file(partial, named=path) as temporary:
-            done = np.zeros(len(names), np.bool_)
-            _create(temporary, meta, names, labels, done, token_blocks(meta, steps), None)
+            rows = row_data(meta, len(names), steps, pixels)
+            index = _create(temporary, meta, names, labels, rows)
+            write_index(temporary, index, FILLED)
         return cls(path)
 
     @classmethod
@@ -116,13 +144,20 @@ class TokenWriter:
             )
         return writer
 
-    def write(self, indices: np.ndarray, codes: np.ndarray, trace: Trace | None = None) -> None:
-        """Store tokens (B, V, h, w) and their trace in rows (B,), and only then mark these as done.
+    def write(
+        self,
+        indices: np.ndarray,
+        codes: np.ndarray,
+        trace: Trace | None = None,
+        pixels: np.ndarray | None = None,
+    ) -> None:
+        """Store tokens (B, V, h, w) and what goes with them in rows (B,), and only then mark these as done.
 
         Args:
             indices: the rows.
             codes: the tokens, in [0, K).
             trace: given if and only if the file was created with a trace.
+            pixels: digests of the images' pixels uint8 (B, 32), likewise.
 
         Raises:
             OutputError: the disk is full or not writable.
@@ -130,18 +165,22 @@ class TokenWriter:
         values = {"codes": codes}
         if trace is not None:
             values |= {f"trace_{name}": getattr(trace, name) for name in TRACE_TYPES}
-        assert values.keys() == self._layout.blocks.keys()
+        if pixels is not None:
+            values["pixels_sha256"] = pixels
+        datasets = self._index.datasets
+        assert values.keys() == self._index.those(ROW_DATA).keys()
         for name in values.keys() & {"codes", "trace_codes"}:
             assert values[name].min(initial=0) >= 0
             assert values[name].max(initial=0) < self.meta.codebook_size
+        stored = {name: value.astype(datasets[name].dtype) for name, value in values.items()}
+        stored["row_crc32"] = row_checksums(list(stored.values()))
         with disk_errors(self.path):
             file = os.open(self.partial, os.O_WRONLY)
             try:
-                for name, block in self._layout.blocks.items():
-                    _write_rows(file, block, indices, values[name])
+                for name, value in stored.items():
+                    _write_rows(file, datasets[name], indices, value)
                 os.fsync(file)
-                for index in indices:
-                    write_at(file, b"\1", self._layout.done + int(index))
+                _write_rows(file, datasets["done"], indices, np.ones(len(indices), np.bool_))
             finally:
                 os.close(file)
         self.done[indices] = True
@@ -154,6 +193,7 @@ class TokenWriter:
 
         Raises:
             OutputError: the disk is full or not writable.
+            ArtifactError: the disk returns other rows than were written to it.
         """
         self.done = self._read_done()
         kept = np.flatnonzero(self.done)
@@ -161,45 +201,64 @@ class TokenWriter:
         names = self._read_names()
         remove_temporary_siblings(self.path)
         with replacing_file(self.path) as temporary:
+            rows = {
+                name: extent._replace(shape=(len(kept), *extent.shape[1:]))
+                for name, extent in self._index.those(ROW_DATA).items()
+            }
             kept_names = [names[i] for i in kept]
-            labels, blocks = self._labels[kept], self._layout.blocks
-            _create(temporary, self.meta, kept_names, labels, self.done[kept], blocks, skipped)
-            self._copy_rows(kept, temporary)
+            index = _create(temporary, self.meta, kept_names, self._labels[kept], rows, skipped)
+            digests = self._copy_rows(kept, temporary, index)
+            datasets = {
+                name: extent._replace(sha256=digests.get(name)) for name, extent in index.datasets.items()
+            }
+            write_index(temporary, index._replace(datasets=datasets), FILLED)
         self.discard()
         return self.path
 
-    def _copy_rows(self, kept: np.ndarray, target: Path) -> None:
-        written = read_header(target)[2].blocks
+    def _copy_rows(self, kept: np.ndarray, target: Path, index: TokenIndex) -> dict[str, str]:
+        """Copy rows to a finished file, checking their checksums; digest of each dataset."""
+        copied = index.those((*ROW_DATA, "row_crc32"))
+        sources = {name: self._index.datasets[name].map(self.partial) for name in copied}
+        digests = {name: hashlib.sha256() for name in (*sources, "done")}
+        offsets = {name: index.datasets[name].offset for name in digests}
+        row_bytes = sum(index.datasets[name].row_bytes for name in sources)
         file = os.open(target, os.O_WRONLY)
         try:
-            for name, block in self._layout.blocks.items():
-                shape = (self._layout.rows, *block.shape)
-                values = np.memmap(self.partial, block.dtype, "r", block.offset, shape)
-                offset = written[name].offset
-                for rows in chunks(kept, block.row_bytes):
-                    data = values[rows].tobytes()
-                    write_at(file, data, offset)
-                    offset += len(data)
+            for rows in chunks(kept, row_bytes):
+                values = {name: source[rows] for name, source in sources.items()}
+                data = [values[name] for name in index.those(ROW_DATA)]
+                wrong = rows[row_checksums(data) != values["row_crc32"]]
+                if len(wrong):
+                    raise ArtifactError(
+                        f"rows {ranges(wrong)} of {self.partial} differ from their checksums; run the same "
+                        "command again to write them again"
+                    )
+                values["done"] = np.ones(len(rows), np.bool_)
+                for name, value in values.items():
+                    piece = value.tobytes()
+                    digests[name].update(piece)
+                    write_at(file, piece, offsets[name])
+                    offsets[name] += len(piece)
         finally:
             os.close(file)
+        return {name: digest.hexdigest() for name, digest in digests.items()}
 
     def discard(self) -> None:
         """Remove the unfinished file."""
         self.partial.unlink(missing_ok=True)
 
     def _read_done(self) -> np.ndarray:
-        return np.fromfile(self.partial, np.bool_, self._layout.rows, offset=self._layout.done)
+        return self._index.datasets["done"].read(self.partial)
 
     def _read_names(self) -> list[str]:
-        with h5py.File(self.partial, "r", locking=False) as file:
-            return decode_texts(file["names"][:])
+        return decode_texts(self._index.datasets["names"].read(self.partial))
 
 
-def _write_rows(file: int, block: TokenBlock, indices: np.ndarray, values: np.ndarray) -> None:
-    """Write values (B, ...) to the rows (B,) of a block in an open file."""
-    assert values.shape == (len(indices), *block.shape), values.shape
-    for index, row in zip(indices, values.astype(block.dtype), strict=True):
-        write_at(file, row.tobytes(), block.offset + int(index) * row.nbytes)
+def _write_rows(file: int, extent: Extent, indices: np.ndarray, values: np.ndarray) -> None:
+    """Write values (B, ...) to the rows (B,) of a dataset in an open file."""
+    assert values.shape == (len(indices), *extent.shape[1:]), values.shape
+    for index, row in zip(indices, values, strict=True):
+        write_at(file, row.tobytes(), extent.offset + int(index) * extent.row_bytes)
 
 
 def _create(
@@ -207,34 +266,46 @@ def _create(
     meta: TokenMeta,
     names: Sequence[str],
     labels: np.ndarray,
-    done: np.ndarray,
-    blocks: dict[str, TokenBlock],
-    skipped: Sequence[tuple[str, str]] | None,
-) -> None:
-    """Write a token file with its blocks allocated but unfilled; it is unfinished if ``skipped`` is None."""
-    header: dict[str, Any] = {
-        "format": TOKENS_FORMAT,
-        "version": TOKENS_VERSION,
-        "complete": skipped is not None,
-        **dataclasses.asdict(meta),
-    }
-    header |= {key: json.dumps(header[key]) for key in JSON_ATTRIBUTES}
+    rows: dict[str, Extent],
+    skipped: Sequence[tuple[str, str]] | None = None,
+) -> TokenIndex:
+    """Write a token file whose rows are allocated but unfilled, and without its index, which is returned.
+
+    The file is unfinished if ``skipped`` is None.
+    """
+    complete = skipped is not None
     flat = [text for pair in skipped or () for text in pair]
     small = {
-        "labels": np.asarray(labels, np.int32),
+        "labels": np.asarray(labels, "<i4"),
         "names": encode_texts(names, (len(names),)),
-        "done": done,
         "skipped": encode_texts(flat, (len(flat) // 2, 2)),
+        "row_crc32": np.zeros(len(names), "<u4"),
+        "done": np.zeros(len(names), np.bool_),
     }
-    texts = sum(len(value.encode()) for value in header.values() if isinstance(value, str))
-    rows = len(names) * sum(block.row_bytes for block in blocks.values())
+    datasets = rows | {name: Extent(0, array.dtype, array.shape) for name, array in small.items()}
+    # As JSON gives them back: tuples become lists.
+    attributes = json.loads(json.dumps(asdict(meta)))
+    texts = {key: _attribute(value) for key, value in attributes.items()}
+    block = block_size(attributes, datasets)
+    bytes_of_texts = sum(len(text.encode()) for text in texts.values() if isinstance(text, str))
     # On a full disk HDF5 prints tracebacks, whatever exception is caught.
-    check_space(path, rows + sum(array.nbytes for array in small.values()) + texts + HEADER_BYTES)
-    with h5py.File(path, "w") as file:
-        for key, value in header.items():
+    check_space(path, block + sum(x.nbytes for x in datasets.values()) + bytes_of_texts + HEADER_BYTES)
+    with h5py.File(path, "w", userblock_size=block) as file:
+        file.attrs["format"], file.attrs["version"] = TOKENS_FORMAT, TOKENS_VERSION
+        file.attrs["complete"] = complete
+        for key, value in texts.items():
             file.attrs[key] = value
-        for key, array in small.items():
-            file[key] = array
-        for key, block in blocks.items():
-            create_unfilled(file, key, block.dtype, (len(names), *block.shape))
+        for name, array in small.items():
+            file[name] = array
+        for name, extent in rows.items():
+            create_unfilled(file, name, extent.dtype, extent.shape)
+        # Of an empty dataset HDF5 gives a place that is none.
+        offsets = {name: file[name].id.get_offset() if x.nbytes else 0 for name, x in datasets.items()}
     reserve(path)
+    placed = {name: extent._replace(offset=offsets[name]) for name, extent in datasets.items()}
+    return TokenIndex(complete, attributes, placed)
+
+
+def _attribute(value: Any) -> Any:
+    """A value of the metadata as an HDF5 attribute."""
+    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -1,10 +1,11 @@
-"""Token files (``maskgit-tokens``, version 1): tokens of images, as ``tokenize`` and ``sample`` write them.
+"""Token files (``maskgit-tokens``, version 2): tokens of images, as ``tokenize`` and ``sample`` write them.
 
-A token file is HDF5, but its tokens (the dataset ``codes``) are one contiguous block at a known offset.
-So training maps them into memory, several processes fill one file, and a killed run resumes: HDF5 writes
-a file only once, before the first token is stored.
+A token file is HDF5 with an index in front (:mod:`maskgit_cli.formats.token_index`). Its tokens (the dataset
+``codes``) are one contiguous block at a known offset. So training maps them into memory, several processes
+fill one file, and a killed run resumes: HDF5 writes a file only once, before the first token is stored.
 
-A file of samples may also hold their trace: the tokens, confidences and mask after each sampling step.
+A file of samples may also hold their trace (the tokens, confidences and mask after each sampling step) and
+a digest of each image's pixels.
 
 This module reads; :mod:`maskgit_cli.formats.token_writer` writes.
 """
@@ -12,26 +13,26 @@ This module reads; :mod:`maskgit_cli.formats.token_writer` writes.
 from __future__ import annotations
 
 import functools
-import json
-import math
-import os
-from collections.abc import Iterator
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
+from maskgit_cli.config.base import LARGEST_SIDE
 from maskgit_cli.config.stages import VIEWS
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.formats.atomic import CREATED_BY, check_format, sha256_file
-from maskgit_cli.formats.hdf5 import decode_texts
-
-TOKENS_FORMAT, TOKENS_VERSION = "maskgit-tokens", 1
-
-# Tokens are checked and copied this many bytes at a time, so that no file has to fit into memory.
-CHUNK_BYTES = 16 * 2**20
+from maskgit_cli.formats.atomic import CREATED_BY, check_parents, is_sha256, sha256_file
+from maskgit_cli.formats.token_index import (
+    CHUNK_BYTES,
+    Extent,
+    TokenIndex,
+    pieces,
+    read_index,
+)
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,26 @@ class TokenMeta:
         return VIEWS[self.views], self.grid, self.grid
 
 
-# Attributes stored as numbers, as text, and as JSON text.
-_NUMBERS = ("codebook_size", "grid", "resolution")
-_TEXTS = ("views", "tokenizer", "tokenizer_sha256", "created_by")
-JSON_ATTRIBUTES: dict[str, type] = {"class_names": list, "settings": dict, "parents": list}
+# Metadata by their types. HDF5 attributes hold lists and objects as JSON text.
+_ATTRIBUTES: dict[str, type] = {
+    "codebook_size": int,
+    "grid": int,
+    "resolution": int,
+    "views": str,
+    "class_names": list,
+    "tokenizer": str,
+    "tokenizer_sha256": str,
+    "settings": dict,
+    "parents": list,
+    "created_by": str,
+}
+# Tokens are stored in 16 bits, and the mask token is one of their values.
+LARGEST_CODEBOOK = 65535
 # Datasets (N, S, h, w) of a sampler's trace: names without "trace_", and types.
 TRACE_TYPES = {"codes": "<u2", "confidences": "<f4", "masks": "|b1"}
+# Datasets whose rows are filled from outside HDF5; a row's checksum covers those before the last two.
+ROW_DATA = ("codes", *(f"trace_{name}" for name in TRACE_TYPES), "pixels_sha256")
+FILLED = (*ROW_DATA, "row_crc32", "done")
 
 
 class Trace(NamedTuple):
@@ -90,53 +105,29 @@ class Trace(NamedTuple):
     masks: np.ndarray
 
 
-class TokenBlock(NamedTuple):
-    """A dataset whose rows are filled from outside HDF5.
+def row_data(meta: TokenMeta, rows: int, steps: int, pixels: bool) -> dict[str, Extent]:
+    """The datasets that hold the rows, before there is a file.
 
-    Attributes:
-        dtype: of its values.
-        shape: of a row, one image.
-        offset: in bytes, of the first row in the file; 0 before there is a file.
-    """
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    offset: int = 0
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes per row."""
-        return self.dtype.itemsize * math.prod(self.shape)
-
-
-class TokenLayout(NamedTuple):
-    """Offsets in a token file.
-
-    Attributes:
+    Args:
+        meta: of the file.
         rows: number of images N.
-        blocks: tokens and, if there is one, the trace.
-        done: offset in bytes of the flags that mark rows with tokens.
+        steps: S of the trace; 0 is no trace.
+        pixels: whether there are digests of the images' pixels.
     """
-
-    rows: int
-    blocks: dict[str, TokenBlock]
-    done: int
-
-
-def token_blocks(meta: TokenMeta, steps: int) -> dict[str, TokenBlock]:
-    """The blocks of a file, without offsets: its tokens, and a trace of S steps unless S is 0."""
-    blocks = {"codes": TokenBlock(np.dtype("<u2"), meta.row_shape)}
+    found = {"codes": Extent(0, np.dtype("<u2"), (rows, *meta.row_shape))}
     if steps:
-        shape = (steps, meta.grid, meta.grid)
-        blocks |= {f"trace_{name}": TokenBlock(np.dtype(kind), shape) for name, kind in TRACE_TYPES.items()}
-    return blocks
+        shape = (rows, steps, meta.grid, meta.grid)
+        found |= {f"trace_{name}": Extent(0, np.dtype(kind), shape) for name, kind in TRACE_TYPES.items()}
+    if pixels:
+        found["pixels_sha256"] = Extent(0, np.dtype("|u1"), (rows, 32))
+    return found
 
 
 # --- reading ----------------------------------------------------------------------------------------
 
 
 class TokenFile:
-    """A finished token file, mapped read-only. It can be pickled; the copy opens its own map.
+    """A finished token file, mapped read-only. It can be pickled; the copy opens its own maps.
 
     Attributes:
         path: the file.
@@ -144,36 +135,36 @@ class TokenFile:
         labels: class numbers int32 (N,), -1 for none.
     """
 
-    def __init__(
-        self, path: Path, meta: TokenMeta, labels: np.ndarray, blocks: dict[str, TokenBlock]
-    ) -> None:
+    def __init__(self, path: Path, meta: TokenMeta, labels: np.ndarray, datasets: dict[str, Extent]) -> None:
         self.path = path
         self.meta = meta
         self.labels = labels
-        self._blocks = blocks
+        self._datasets = datasets
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickling a memory map would copy all of it; cached values are read again.
-        return {key: self.__dict__[key] for key in ("path", "meta", "labels", "_blocks")}
+        return {key: self.__dict__[key] for key in ("path", "meta", "labels", "_datasets")}
 
     @functools.cached_property
     def codes(self) -> np.memmap:
         """Tokens uint16 (N, V, h, w), a read-only memory map."""
-        return self._map("codes")
+        return self._datasets["codes"].map(self.path)
 
     @functools.cached_property
     def trace(self) -> Trace | None:
         """The sampler's trace, read-only memory maps; None if it was not stored."""
-        if "trace_codes" not in self._blocks:
+        if "trace_codes" not in self._datasets:
             return None
-        return Trace(*(self._map(f"trace_{name}") for name in TRACE_TYPES))
+        return Trace(*(self._datasets[f"trace_{name}"].map(self.path) for name in TRACE_TYPES))
 
-    def _map(self, name: str) -> np.memmap:
-        block = self._blocks[name]
-        return np.memmap(self.path, block.dtype, "r", block.offset, (len(self), *block.shape))
+    @functools.cached_property
+    def pixels_sha256(self) -> np.memmap | None:
+        """Digest of the pixels of each row's image, uint8 (N, 32); None if it was not stored."""
+        digests = self._datasets.get("pixels_sha256")
+        return digests and digests.map(self.path)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -183,14 +174,19 @@ class TokenFile:
     @functools.cached_property
     def names(self) -> list[str]:
         """Name of each image (N,)."""
-        with h5py.File(self.path, "r", locking=False) as file:
-            return decode_texts(file["names"][:])
+        return decode_texts(self._datasets["names"].read(self.path))
 
     @functools.cached_property
     def skipped(self) -> list[tuple[str, str]]:
         """(name, reason) of each image that could not be read."""
-        with h5py.File(self.path, "r", locking=False) as file:
-            return [(name, reason) for name, reason in map(decode_texts, file["skipped"][:])]
+        rows = self._datasets["skipped"].read(self.path)
+        return [(name, reason) for name, reason in map(decode_texts, rows)]
+
+
+def decode_texts(values: np.ndarray) -> list[str]:
+    """The strings in an array of UTF-8 bytes."""
+    # File names need not be valid UTF-8; surrogates preserve the invalid bytes.
+    return [bytes(value).decode("utf-8", "surrogateescape") for value in values]
 
 
 def partial_path(path: Path) -> Path:
@@ -199,21 +195,20 @@ def partial_path(path: Path) -> Path:
 
 
 def open_tokens(path: Path) -> TokenFile:
-    """Open a finished token file and check all of it, tokens included.
+    """Open a finished token file and check all of it: every byte against its digest, every token's range.
 
     Raises:
         ArtifactError: it is missing, unfinished, damaged, inconsistent, or of another format or version.
     """
     unfinished = f"{path} is not finished; run the command that wrote it again to finish it"
-    if not path.exists():
-        if partial_path(path).exists():
-            raise ArtifactError(unfinished)
-        raise ArtifactError(f"no token file at {path}: it does not exist")
-    meta, labels, layout, complete = read_header(path)
-    if not complete:
+    if not path.exists() and partial_path(path).exists():
         raise ArtifactError(unfinished)
-    tokens = TokenFile(path, meta, labels, layout.blocks)
-    _check_codes(tokens)
+    meta, labels, index = read_header(path)
+    if not index.complete:
+        raise ArtifactError(unfinished)
+    tokens = TokenFile(path, meta, labels, index.datasets)
+    for name, extent in index.those(FILLED).items():
+        _check_content(tokens, index, name, extent)
     return tokens
 
 
@@ -234,93 +229,134 @@ def check_tokenizer(meta: TokenMeta, tokenizer_sha256: str) -> None:
         )
 
 
-def read_header(path: Path) -> tuple[TokenMeta, np.ndarray, TokenLayout, bool]:
-    """Metadata, labels (N,), layout, and whether the file is marked as complete, all checked.
+def read_header(path: Path) -> tuple[TokenMeta, np.ndarray, TokenIndex]:
+    """Metadata, labels (N,) and index of a token file, finished or not, all checked.
 
     Raises:
         ArtifactError: it is damaged, inconsistent, or of another format or version.
     """
-    if path.is_file() and not os.access(path, os.R_OK):
-        raise ArtifactError(f"{path} cannot be read: no permission; change that first")
-    if not path.is_file() or not h5py.is_hdf5(path):
-        raise ArtifactError(f"{path} is not a token file (not HDF5); `maskgit tokenize` writes one")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            values = {key: file.attrs[key] for key in ("format", "version") if key in file.attrs}
-            check_format(values, path, TOKENS_FORMAT, TOKENS_VERSION)
-            meta = _read_meta(file, path)
-            layout = _read_layout(file, path, meta)
-            labels = file["labels"][:]
-            complete = bool(file.attrs["complete"])
-            if complete and not file["done"][:].all():
-                raise ArtifactError(f"{path} is damaged: it is marked complete but has rows without tokens")
-    except ArtifactError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path} is truncated or damaged; write it again ({reason})") from None
-    highest = len(meta.class_names) or np.iinfo(np.int32).max
-    if labels.min() < -1 or labels.max() >= highest:
-        raise ArtifactError(f"{path} is damaged: it has a label outside its {len(meta.class_names)} classes")
-    return meta, labels, layout, complete
+    index = read_index(path, FILLED)
+    meta = _checked_meta(path, index.attributes)
+    _check_datasets(path, meta, index)
+    labels = index.datasets["labels"].read(path)
+    classes = len(meta.class_names)
+    if labels.min() < -1 or labels.max() >= (classes or np.iinfo(np.int32).max):
+        raise ArtifactError(f"{path} is damaged: it has a label outside its {classes} classes")
+    return meta, labels, index
 
 
-def _read_meta(file: h5py.File, path: Path) -> TokenMeta:
-    values: dict[str, Any] = {key: int(file.attrs[key]) for key in _NUMBERS}
-    values |= {key: str(file.attrs[key]) for key in _TEXTS}
-    for key, kind in JSON_ATTRIBUTES.items():
-        try:
-            values[key] = json.loads(file.attrs[key])
-        except ValueError:
-            raise ArtifactError(f"{path} is damaged: its {key} are not JSON") from None
-        if not isinstance(values[key], kind):
-            raise ArtifactError(f"{path} is damaged: its {key} are not a {kind.__name__}")
-    if values["views"] not in VIEWS:
-        raise ArtifactError(f"{path} has views {values['views']!r}, which this package does not support")
-    return TokenMeta(**values)
+def _checked_meta(path: Path, values: dict[str, Any]) -> TokenMeta:
+    """The metadata, if they are a token file's."""
+    for key, kind in _ATTRIBUTES.items():
+        if type(values.get(key)) is not kind:
+            raise ArtifactError(f"{path} is damaged: its {key} is not {kind.__name__}; write it again")
+    meta = TokenMeta(**{key: values[key] for key in _ATTRIBUTES})
+    if meta.views not in VIEWS:
+        raise ArtifactError(f"{path} has views {meta.views!r}, which this package does not support")
+    wrong = None
+    if not 2 <= meta.codebook_size <= LARGEST_CODEBOOK:
+        wrong = f"codebook_size {meta.codebook_size}"
+    elif not 1 <= meta.grid <= meta.resolution <= LARGEST_SIDE or meta.resolution % meta.grid:
+        wrong = f"grid {meta.grid} of resolution {meta.resolution}"
+    elif not is_sha256(meta.tokenizer_sha256):
+        wrong = f"tokenizer_sha256 {meta.tokenizer_sha256[:20]!r}"
+    elif not all(isinstance(name, str) for name in meta.class_names):
+        wrong = "class_names that are not text"
+    if wrong:
+        raise ArtifactError(f"{path} is damaged: {wrong}; write it again")
+    check_parents(meta.parents, path)
+    return meta
 
 
-def _read_layout(file: h5py.File, path: Path, meta: TokenMeta) -> TokenLayout:
-    """Check kind, shape, contiguity and extent of the datasets."""
-    rows = len(file["labels"])
-    if rows == 0:
-        raise ArtifactError(f"{path} holds no images")
-    steps = file["trace_codes"].shape[1] if "trace_codes" in file else 0
-    blocks = token_blocks(meta, steps)
-    for name, block in blocks.items():
-        _check_dataset(file[name], path, block.dtype.name, (rows, *block.shape))
-        blocks[name] = block._replace(offset=file[name].id.get_offset())
-    _check_dataset(file["labels"], path, "int32", (rows,))
-    _check_dataset(file["names"], path, "bytes", (rows,))
-    _check_dataset(file["done"], path, "bool", (rows,))
-    _check_dataset(file["skipped"], path, "bytes", (len(file["skipped"]), 2))
-    return TokenLayout(rows, blocks, file["done"].id.get_offset())
+def _check_datasets(path: Path, meta: TokenMeta, index: TokenIndex) -> None:
+    """Check that the datasets have the types and shapes that follow from the metadata."""
+    found = index.datasets
+    shape = found["labels"].shape if "labels" in found else ()
+    rows = shape[0] if shape else 0
+    if not rows:
+        raise ArtifactError(f"{path} is damaged: it holds no images; write it again")
+    trace = found.get("trace_codes")
+    steps = trace.shape[1] if trace and len(trace.shape) > 1 else 0
+    skipped = found["skipped"].shape if "skipped" in found else ()
+    wanted = row_data(meta, rows, steps, "pixels_sha256" in found)
+    wanted |= {
+        "labels": Extent(0, np.dtype("<i4"), (rows,)),
+        "names": Extent(0, np.dtype("S"), (rows,)),
+        "skipped": Extent(0, np.dtype("S"), (*skipped[:1], 2)),
+        "row_crc32": Extent(0, np.dtype("<u4"), (rows,)),
+        "done": Extent(0, np.dtype("|b1"), (rows,)),
+    }
+    if wanted.keys() != found.keys():
+        names = ", ".join(sorted(wanted.keys() ^ found.keys()))
+        raise ArtifactError(f"{path} is damaged: it lacks or should not have {names}; write it again")
+    for name, extent in found.items():
+        kind = wanted[name].dtype
+        same_kind = extent.dtype.kind == "S" if kind.kind == "S" else extent.dtype == kind
+        if not same_kind or extent.shape != wanted[name].shape:
+            raise ArtifactError(
+                f"{path} is damaged: its {name} are {extent.dtype} {extent.shape}, not {kind} "
+                f"{wanted[name].shape}; write it again"
+            )
+        if index.complete and (name in FILLED) != (extent.sha256 is not None):
+            raise ArtifactError(f"{path} is damaged: its {name} have no digest; write it again")
 
 
-def _check_dataset(dataset: h5py.Dataset, path: Path, kind: str, shape: tuple[int, ...]) -> None:
-    name = dataset.name.removeprefix("/")
-    found = "bytes" if dataset.dtype.kind == "S" else dataset.dtype.newbyteorder("=").name
-    if dataset.shape != shape or found != kind or dataset.dtype.byteorder == ">":
+def _check_content(tokens: TokenFile, index: TokenIndex, name: str, extent: Extent) -> None:
+    """Check the digest of a dataset, and in the same pass that all tokens are in the codebook."""
+    path, size = tokens.path, tokens.meta.codebook_size
+    digest, highest, lowest = hashlib.sha256(), 0, 1
+    for piece in pieces(path, extent.offset, extent.offset + extent.nbytes):
+        digest.update(piece)
+        if name in ("codes", "trace_codes"):
+            highest = max(highest, int(np.frombuffer(piece, extent.dtype).max()))
+        elif name == "done":
+            lowest = min(lowest, int(np.frombuffer(piece, np.uint8).min()))
+    if digest.hexdigest() != extent.sha256:
+        rows = damaged_rows(path, index)
+        where = f"rows {ranges(rows)} of {len(tokens):,} differ from their checksums" if len(rows) else ""
+        raise ArtifactError(f"{path} is damaged: {where or f'its {name} differ'}; write it again")
+    if highest >= size:
         raise ArtifactError(
-            f"{path} is damaged: its {name} are {dataset.dtype} {dataset.shape}, not {kind} {shape}"
+            f"{path} is damaged: token {highest} is outside its codebook of {size}; write it again"
         )
-    offset = dataset.id.get_offset()
-    if offset is None and dataset.size > 0:
-        raise ArtifactError(f"{path}: its {name} are not contiguous; `maskgit tokenize` writes such a file")
-    if dataset.size > 0 and offset + dataset.nbytes > path.stat().st_size:
-        raise ArtifactError(f"{path} is truncated: its {name} end beyond the end of the file; write it again")
+    if not lowest:
+        raise ArtifactError(f"{path} is damaged: it is marked complete but has rows without tokens")
 
 
-def _check_codes(tokens: TokenFile) -> None:
-    size = tokens.meta.codebook_size
-    for codes in (tokens.codes, *([tokens.trace.codes] if tokens.trace else [])):
-        for rows in chunks(np.arange(len(tokens)), 2 * math.prod(codes.shape[1:])):
-            highest = int(codes[rows[0] : rows[-1] + 1].max())
-            if highest >= size:
-                raise ArtifactError(
-                    f"{tokens.path} is damaged: token {highest} is outside its codebook of {size}; "
-                    "write it again"
-                )
+# --- checksums of rows ------------------------------------------------------------------------------
+
+
+def row_checksums(datasets: Sequence[np.ndarray]) -> np.ndarray:
+    """CRC-32 of each row: of its bytes in all datasets (N, ...), one after the other. uint32 (N,)."""
+    found = np.zeros(len(datasets[0]), "<u4")
+    for i, row in enumerate(zip(*datasets, strict=True)):
+        crc = 0
+        for values in row:
+            crc = zlib.crc32(values.tobytes(), crc)
+        found[i] = crc
+    return found
+
+
+def damaged_rows(path: Path, index: TokenIndex) -> np.ndarray:
+    """Numbers of the rows that are marked as done and differ from their checksums."""
+    done = index.datasets["done"].read(path)
+    kept = index.datasets["row_crc32"].read(path)
+    data = [extent.map(path) for extent in index.those(ROW_DATA).values()]
+    rows = np.flatnonzero(done)
+    wrong = [
+        part[row_checksums([values[part] for values in data]) != kept[part]]
+        for part in chunks(rows, sum(values[0].nbytes for values in data))
+    ]
+    return np.concatenate(wrong) if wrong else rows
+
+
+def ranges(rows: np.ndarray) -> str:
+    """Ascending row numbers as text: ``3, 7-9``; at most four ranges."""
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) > 1)
+    parts = [
+        f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in np.split(rows, starts)[1:]
+    ]
+    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more ranges" if len(parts) > 4 else "")
 
 
 def chunks(rows: np.ndarray, row_bytes: int) -> Iterator[np.ndarray]:

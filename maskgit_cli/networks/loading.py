@@ -19,11 +19,7 @@ from maskgit_cli.config.networks import (
 )
 from maskgit_cli.config.samplers import SamplerConfig, recorded_sampler
 from maskgit_cli.errors import ArtifactError, ConfigError
-from maskgit_cli.formats.atomic import (
-    CREATED_BY,
-    sha256_file,
-    write_json,
-)
+from maskgit_cli.formats.atomic import CREATED_BY
 from maskgit_cli.formats.models import (
     TOKENIZER_FORMAT,
     TOKENIZER_VERSION,
@@ -31,9 +27,11 @@ from maskgit_cli.formats.models import (
     find_named,
     read_tokenizer_record,
     tokenizer_directory,
+    weights_digest,
     weights_of,
+    write_weights,
 )
-from maskgit_cli.formats.tensors import load_weights, read_tensors, write_tensors
+from maskgit_cli.formats.tensors import check_shapes, load_file, tensor_shapes
 from maskgit_cli.networks.base import ImageTokenizer, MaskedTransformer
 from maskgit_cli.networks.registry import build, network_of
 
@@ -92,8 +90,7 @@ def save_tokenizer(
 ) -> None:
     """Write a tokenizer directory, or complete that of an unfinished training.
 
-    ``config.json`` is written first and ``model.safetensors`` last, so the directory is complete
-    exactly when the latter exists. ``network`` is a key of :data:`TOKENIZERS`.
+    ``network`` is a key of :data:`TOKENIZERS`.
 
     Raises:
         OutputError: the file system refuses.
@@ -107,8 +104,7 @@ def save_tokenizer(
         "settings": dict(settings or {}),
         "parents": list(parents),
     }
-    write_json(path / "config.json", record)
-    write_tensors(path / WEIGHTS_FILE, tensors)
+    write_weights(path, tensors, record)
 
 
 def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
@@ -122,11 +118,17 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     record = read_tokenizer_record(directory)
     entry = network_of(record, TOKENIZERS, "vqgan", directory)
     config = _config(entry, record, directory)
+    network, sha256 = _load(entry, config, directory / WEIGHTS_FILE, weights_digest(record, directory))
+    return Tokenizer(network.to(device), config, sha256, directory)
+
+
+def _load(entry: NetworkEntry, config: Any, file: Path, sha256: str | None) -> tuple[Any, str]:
+    """A network for inference with the weights in a file, and the file's sha256."""
+    with torch.device("meta"):  # sizes that are not those of the file's tensors must not take memory
+        check_shapes(build(entry, config), tensor_shapes(file), file)
     network = build(entry, config)
-    weights = directory / WEIGHTS_FILE
-    load_weights(network, read_tensors(weights), weights)
-    network.eval().requires_grad_(False).to(device)
-    return Tokenizer(network, config, sha256_file(weights), directory)
+    found = load_file(network, file, sha256)
+    return network.eval().requires_grad_(False), found
 
 
 def _config(entry: NetworkEntry, record: Mapping[str, Any], path: Path) -> Any:
@@ -146,6 +148,8 @@ def _check_record(record: Mapping[str, Any], config: MaskedTransformerConfig, fi
             raise ArtifactError(f"{file} has no {key!r}")
         if not isinstance(record[key], kind):
             raise ArtifactError(f"{file} is damaged: its {key} is {record[key]!r}")
+    if not all(isinstance(name, str) for name in record["class_names"]):
+        raise ArtifactError(f"{file} is damaged: its class_names are not all text")
     count = len(record["class_names"])
     if count not in (0, config.classes):
         raise ArtifactError(f"{file} names {count} classes, but its transformer has {config.classes}")
@@ -177,19 +181,17 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
         ArtifactError: it is incomplete, damaged, of another version, or its tensors do not match its sizes.
     """
     path = find_named(path, "run or model")
-    record, file, step = weights_of(path, weights)
+    record, file, step, recorded = weights_of(path, weights)
     entry = network_of(record, TRANSFORMERS, "maskgit", path)
     config = _config(entry, record, path)
     _check_record(record, config, path / "config.json")
-    network = build(entry, config)
-    load_weights(network, read_tensors(file), file)
-    network.eval().requires_grad_(False).to(device)
+    network, sha256 = _load(entry, config, file, recorded)
     return Model(
-        network,
+        network.to(device),
         config,
         list(record["class_names"]),
         int(record["resolution"]),
-        sha256_file(file),
+        sha256,
         str(record["tokenizer_sha256"]),
         path,
         step,

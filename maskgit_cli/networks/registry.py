@@ -31,7 +31,7 @@ def network_of(record: Mapping[str, Any], entries: Mapping[str, E], default: str
         ArtifactError: this package has no such network.
     """
     name = record.get("network", default)
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         raise ArtifactError(
             f"{path / 'config.json'} names network {name!r}; this package has {', '.join(entries)}"
         )

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskgit_cli.errors import ArtifactError, InputError
-from maskgit_cli.formats.atomic import read_json
-from maskgit_cli.formats.decoded import DECODED_FILE, DECODED_FORMAT
+from maskgit_cli.formats.atomic import check_format, read_json
+from maskgit_cli.formats.decoded import DECODED_FILE, DECODED_FORMAT, DECODED_KEYS, DECODED_VERSION
 from maskgit_cli.formats.feature_statistics import holds_statistics, npz_names, read_statistics
-from maskgit_cli.formats.models import MODEL_FORMAT, TOKENIZER_FORMAT, WEIGHTS_FILE, find_named
-from maskgit_cli.formats.runs import CHECKPOINT_FORMAT, CONFIG_FILE, RUN_FORMAT, checkpoints
-from maskgit_cli.formats.samples import SAMPLES_FORMAT, SETTINGS_FILE
-from maskgit_cli.formats.scores import SCORES_FORMAT
-from maskgit_cli.formats.sweeps import SWEEP_FILE, SWEEP_FORMAT
+from maskgit_cli.formats.models import (
+    MODEL_FORMAT,
+    MODEL_VERSION,
+    TOKENIZER_FORMAT,
+    TOKENIZER_VERSION,
+    find_named,
+)
+from maskgit_cli.formats.runs import (
+    CHECKPOINT_FORMAT,
+    CHECKPOINT_VERSION,
+    CONFIG_FILE,
+    RUN_FORMAT,
+    RUN_VERSION,
+    WEIGHTS_FILE,
+    checkpoints,
+    has_weights,
+)
+from maskgit_cli.formats.samples import SAMPLES_FORMAT, SAMPLES_KEYS, SAMPLES_VERSION, SETTINGS_FILE
+from maskgit_cli.formats.scores import SCORES_FORMAT, SCORES_KEYS, SCORES_VERSION
+from maskgit_cli.formats.sweeps import SWEEP_FILE, SWEEP_FORMAT, SWEEP_KEYS, SWEEP_VERSION
 from maskgit_cli.formats.tensors import tensor_shapes
-from maskgit_cli.formats.tokens import TOKENS_FORMAT, open_tokens, partial_path
+from maskgit_cli.formats.token_index import TOKENS_FORMAT, TOKENS_VERSION
+from maskgit_cli.formats.tokens import open_tokens, partial_path
 
 Facts = dict[str, Any]
 # Names of the records in directories, in the order of the search.
@@ -65,8 +81,9 @@ def _is_image_source(path: Path) -> bool:
 
 
 def _common(record: Facts) -> Facts:
-    """Facts that records of every kind have."""
-    return {key: record[key] for key in ("settings", "parents", "created_by") if key in record}
+    """Facts that records of several kinds have."""
+    keys = ("weights_sha256", "settings", "parents", "created_by")
+    return {key: record[key] for key in keys if key in record}
 
 
 def _directory(path: Path) -> Facts:
@@ -77,21 +94,13 @@ def _directory(path: Path) -> Facts:
 
 
 def _record(path: Path, record: Facts) -> Facts:
-    known: dict[str, Callable[[Path, Facts], Facts]] = {
-        RUN_FORMAT: _run,
-        MODEL_FORMAT: _model,
-        TOKENIZER_FORMAT: _tokenizer,
-        SAMPLES_FORMAT: _samples,
-        DECODED_FORMAT: _samples,
-        CHECKPOINT_FORMAT: _checkpoint,
-        SCORES_FORMAT: _scores,
-        SWEEP_FORMAT: _sweep,
-    }
     name = str(record.get("format"))
-    if name not in known:
+    if name not in KINDS:
         raise ArtifactError(f"{path} has a record of format {name}, which is not a maskgit artifact")
+    kind = KINDS[name]
+    check_format(record, path, name, kind.version, kind.keys)
     try:
-        particular = known[name](path, record)
+        particular = kind.facts(path, record)
     except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is damaged: its record has no usable {error}") from None
     return {"kind": name, "version": record.get("version"), **particular, **_common(record)}
@@ -134,7 +143,7 @@ def _model(path: Path, record: Facts) -> Facts:
 
 
 def _tokenizer(path: Path, record: Facts) -> Facts:
-    complete = (path / WEIGHTS_FILE).exists()
+    complete = has_weights(path, record)
     newest = _parameters(path / WEIGHTS_FILE) if complete else {}
     return {"complete": complete, **newest, "network": record.get("network"), **_sizes(record, "vqgan")}
 
@@ -157,6 +166,32 @@ def _sweep(path: Path, record: Facts) -> Facts:
     return {"complete": record["complete"], "points": len(record["points"]), "scored": scored, "best": best}
 
 
+class Kind(NamedTuple):
+    """A format of records.
+
+    Attributes:
+        version: its newest version.
+        keys: that the record must have, and types of their values.
+        facts: its own facts, from the path and the record.
+    """
+
+    version: int
+    keys: Mapping[str, type]
+    facts: Callable[[Path, Facts], Facts]
+
+
+KINDS = {
+    RUN_FORMAT: Kind(RUN_VERSION, {"settings": dict, "parents": list, "tokenizer_sha256": str}, _run),
+    MODEL_FORMAT: Kind(MODEL_VERSION, {"class_names": list, "tokenizer_sha256": str}, _model),
+    TOKENIZER_FORMAT: Kind(TOKENIZER_VERSION, {"settings": dict, "parents": list}, _tokenizer),
+    SAMPLES_FORMAT: Kind(SAMPLES_VERSION, SAMPLES_KEYS, _samples),
+    DECODED_FORMAT: Kind(DECODED_VERSION, DECODED_KEYS, _samples),
+    CHECKPOINT_FORMAT: Kind(CHECKPOINT_VERSION, {"step": int, "sha256": dict}, _checkpoint),
+    SCORES_FORMAT: Kind(SCORES_VERSION, SCORES_KEYS, _scores),
+    SWEEP_FORMAT: Kind(SWEEP_VERSION, SWEEP_KEYS, _sweep),
+}
+
+
 def _json(path: Path) -> Facts:
     if path.name in RECORDS:
         return _directory(path.parent)
@@ -168,6 +203,7 @@ def _tokens(path: Path) -> Facts:
     meta = tokens.meta
     return {
         "kind": TOKENS_FORMAT,
+        "version": TOKENS_VERSION,
         "images": len(tokens),
         "skipped": len(tokens.skipped),
         "resolution": meta.resolution,

@@ -131,7 +131,8 @@ def _contents(pipeline: Pipeline, sampler: SamplerConfig, config: SampleConfig) 
     counts = step_counts(sampler, model.config.grid**2)
     indices = np.arange(config.start, config.n if config.stop is None else config.stop)
     labels = labels_for(config.labels, indices, model.config.classes, model.class_names, config.seed)
-    return Contents(indices, labels, trace_steps=len(counts) if config.trace else 0)
+    steps = len(counts) if config.trace else 0
+    return Contents(indices, labels, trace_steps=steps, pixels=config.format != "tokens")
 
 
 def _settings(

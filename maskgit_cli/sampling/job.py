@@ -14,8 +14,9 @@ from torch import Tensor
 from maskgit_cli.config.samplers import recorded_sampler
 from maskgit_cli.errors import counted
 from maskgit_cli.figures.grids import png_bytes
+from maskgit_cli.formats.atomic import unicode_text
 from maskgit_cli.formats.claim import Claim, Outcome
-from maskgit_cli.formats.samples import SAMPLES, SampleWriter, read_png
+from maskgit_cli.formats.samples import SAMPLES, SampleWriter, StoredImage, pixels_digest, read_png
 from maskgit_cli.formats.tokens import TokenFile, TokenMeta, Trace
 from maskgit_cli.runtime.distributed import barrier, claim_on_main, world
 from maskgit_cli.runtime.progress import Reporter
@@ -31,6 +32,7 @@ class Contents(NamedTuple):
         names: of the rows (R,); None is the images' numbers.
         counts: number of rows of each image (N,); None is one.
         trace_steps: S where the sampler's steps are stored, else 0.
+        pixels: whether there are images, or only tokens.
     """
 
     indices: np.ndarray
@@ -38,6 +40,7 @@ class Contents(NamedTuple):
     names: Sequence[str] | None = None
     counts: np.ndarray | None = None
     trace_steps: int = 0
+    pixels: bool = True
 
 
 class Job:
@@ -110,8 +113,8 @@ class Job:
             OutputError: the disk is full or not writable.
         """
         assert self._writer is not None
-        pngs = [png_bytes(image) for image in images]
-        self._writer.write(batch, tokens.cpu().numpy(), pngs, trace, strips)
+        stored = [StoredImage(png_bytes(image), pixels_digest(image.cpu().numpy())) for image in images]
+        self._writer.write(batch, tokens.cpu().numpy(), stored, trace, strips)
 
     def read_image(self, position: int) -> Tensor:
         """A stored image, uint8 (3, H, W).
@@ -206,7 +209,7 @@ def _token_meta(pipeline: Pipeline, record: Mapping[str, Any]) -> TokenMeta:
         resolution=model.resolution,
         views="none",
         class_names=model.class_names,
-        tokenizer=tokenizer.path.resolve().name,
+        tokenizer=unicode_text(tokenizer.path.resolve().name),
         tokenizer_sha256=tokenizer.sha256,
         settings=record["settings"],
         parents=record["parents"],

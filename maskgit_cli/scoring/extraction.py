@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection
 from functools import reduce
@@ -16,6 +15,7 @@ from maskgit_cli.data.images import fit_square
 from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.formats.atomic import sha256_bytes
 from maskgit_cli.formats.feature_statistics import Moments, merge_moments, moments_of
+from maskgit_cli.formats.samples import pixels_digest
 from maskgit_cli.runtime.distributed import gather_objects, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.features import FeatureExtractor, Features
@@ -113,9 +113,7 @@ def _prepare(image: Tensor, side: int | None, protocol: str) -> Tensor:
 
 
 def _pixel_digest(image: Tensor) -> bytes:
-    _, height, width = image.shape
-    pixels = image.contiguous().numpy().tobytes()
-    return hashlib.sha256(f"{height}x{width}:".encode() + pixels).digest()
+    return pixels_digest(image.numpy())
 
 
 def pixels_sha256(images: ImageSource, batch_size: int) -> str:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import MaskGITError
+from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.claim import Outcome, replaced_path
 from maskgit_cli.formats.runs import (
+    CONFIG_FILE,
     MetricsLog,
     is_finished,
     load_checkpoint,
@@ -58,7 +60,7 @@ def claim_training(
         if claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE):
             on_main(lambda: prepare_to_resume(out, record))
         yield claimed.outcome
-        on_main(lambda: claimed.finish() if is_finished(out, record) else None)
+        on_main(lambda: claimed.finish() if is_finished(out, read_json(out / CONFIG_FILE, what)) else None)
 
 
 # --- networks ---------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def from_model(path: Path, tokens: TokenFile, config: TrainConfig) -> InitialWei
     _check_classes(path, model, tokens)
     _check_network(path, model, config)
     _check_label_dropout(f"--init-from {path}", model.config.has_null_class, config)
-    record, _, _ = weights_of(directory)
+    record = weights_of(directory).record
     network: Any = dataclasses.replace(  # type: ignore[type-var]
         model.config, grid=tokens.meta.grid, dropout=config.dropout
     )

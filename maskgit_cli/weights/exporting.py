@@ -200,7 +200,7 @@ def _export_tokenizer(source: Path, half: bool) -> Export:
 
 
 def _export_model(source: Path, weights: str, half: bool, choice: SamplerChoice) -> Export:
-    record, file, step = weights_of(source, weights)
+    record, file, step, _ = weights_of(source, weights)
     model = load_model(source, weights=weights)
     sizes = network_of(record, TRANSFORMERS, "maskgit", source).key
     kept = ("network", sizes, "resolution", "class_names", "tokenizer_sha256", "settings")
@@ -228,7 +228,7 @@ def _export_model(source: Path, weights: str, half: bool, choice: SamplerChoice)
 
 def _v1_model(source: Path, weights: str, reporter: Reporter) -> Export:
     """``MaskGIT_RES.pth`` and ``VQGAN/``: v1.0's ``--vit-folder`` and ``--vqgan-folder``."""
-    record, file, step = weights_of(source, weights)
+    record, file, step, _ = weights_of(source, weights)
     model = load_model(source, weights=weights)
     if model.entry.name != "maskgit":
         name = record["network"]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
+from resigned import sign_record, sign_weights
 
 DEEP, DIGITS, HUGE = 10**6, "9" * 5000, 2**40
 
@@ -55,7 +56,7 @@ def _with_key(text: str) -> Callable[[Path], None]:
     """The good record, with one more key whose value is a text that JSON has a meaning for or not."""
 
     def write(path: Path) -> None:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text()) | {"record_sha256": None}
         path.write_text(json.dumps(record)[:-1] + f', "extra": {text}}}')
 
     return write
@@ -71,7 +72,7 @@ def _changed(keys: str, value: Any) -> Callable[[Path], None]:
         for key in way:
             inner = inner[key]
         inner[last] = value
-        path.write_text(json.dumps(record))
+        sign_record(path, record)
 
     return write
 
@@ -87,14 +88,14 @@ ANY_RECORD: dict[str, Callable[[Path], None]] = {
     "null": _text("null"),
     "not-utf8": lambda path: path.write_bytes(b"\xff\xfe" + path.read_bytes()) and None,
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]) and None,
-    "bare": lambda path: (
-        path.write_text(json.dumps({"format": json.loads(path.read_text())["format"]})) and None
+    "bare": lambda path: sign_record(
+        path, {key: json.loads(path.read_text())[key] for key in ("format", "version")}
     ),
     "parents-number": _changed("parents", 5),
     "parents-numbers": _changed("parents", [5]),
     "parents-keys": _changed("parents", [{"kind": 1}]),
     "version-true": _changed("version", True),
-    "version-float": _changed("version", 1.0),
+    "version-float": _changed("version", 2.0),
     "format-list": _changed("format", ["maskgit-model"]),
 }
 
@@ -278,6 +279,7 @@ def _header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         changed = change(header)
         text = (changed if isinstance(changed, str) else json.dumps(header)).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+        sign_weights(path.parent)
 
     return write
 

@@ -76,35 +76,6 @@ for (_kinds, _reason), _names in _WRONG.items():
 # --- hostile files ----------------------------------------------------------------------------------
 
 _HOSTILE = "test_hostile_files.py::test_hostile_{}[{}]"
-_HDF5 = {
-    ("accepted", "links to elsewhere in a file or to other files are followed"): """
-        codes-external; labels-external; names-external; done-external; skipped-external; codes-soft;
-        labels-soft; names-soft; done-soft; skipped-soft""",
-    ("accepted", "attributes of another type or out of range are taken"): """
-        complete-no; complete-two; complete-nan; complete-reference; grid-text; grid-wide;
-        resolution-zero; resolution-negative; resolution-other; resolution-huge; codebook_size-huge;
-        tokenizer-number; tokenizer-list; tokenizer-empty; tokenizer-reference; tokenizer_sha256-short;
-        tokenizer_sha256-number; tokenizer_sha256-other; version-list; format-list; class_names-mixed;
-        class_names-twice""",
-    ("unforeseen", "a group or a shape where a dataset is expected"): """
-        codes-group; names-group; trace-group; trace-scalar; trace-1d""",
-    ("unforeseen", "attributes that are not what the code takes them for"): """
-        codebook_size-infinite; class_names-surrogate; parents-numbers; parents-keys""",
-}
-for (_kinds, _reason), _names in _HDF5.items():
-    for _name in _split(_names):
-        _know(_HOSTILE.format("hdf5", _name), _kinds, _reason)
-for _line in (
-    "info hang.h5",
-    "train hang.h5 --out new",
-    "decode hang.h5 new",
-    "fid samples --ref stats.npz --out new.json --features vqgan --tokenizer tokenizer",
-):
-    _know(
-        f"test_hostile_files.py::test_a_header_in_which_hdf5_loops[{_line}]",
-        "hang",
-        "HDF5 loops over a damaged header",
-    )
 for _kind in ("model", "tokenizer", "run", "samples", "sweep", "scores", "decoded"):
     for _name in ("version-true", "version-float"):
         _know(_HOSTILE.format("file", f"{_kind}-{_name}"), "accepted", "true and 1.0 pass for version 1")

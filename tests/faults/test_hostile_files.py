@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from published import DATA
 
-from faults import gadgets, hostile_hdf5, hostile_images
+from faults import gadgets, hostile_images, hostile_tokens
 from faults.child import PLAIN, Call
 from faults.hostile_records import HOSTILE
 from faults.processes import Outcome, finish
@@ -31,13 +31,13 @@ def copy(place, tmp_path):
     return lambda *changed: partial_copy(place.workshop, tmp_path / "work", *changed)
 
 
-# --- HDF5 -------------------------------------------------------------------------------------------
+# --- token files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", hostile_hdf5.CHANGES)
-def test_hostile_hdf5(name, copy, request):
+@pytest.mark.parametrize("name", [*hostile_tokens.CHANGES, *hostile_tokens.FIRST_LINES])
+def test_hostile_tokens(name, copy, request):
     work = copy()
-    hostile_hdf5.make(name, work / "tokens.h5", work / "evil.h5")
+    hostile_tokens.make(name, work / "tokens.h5", work / "evil.h5")
     findings = refusal(f"info evil.h5: {name}", call("info evil.h5", work, limit(request)), ("evil.h5",))
     judge(request, findings)
 

@@ -5,13 +5,16 @@ import errno
 import os
 import pickle
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from published import DATA
+from resigned import rewrite_index
 
 from maskgit_cli.errors import ArtifactError, OutputError
-from maskgit_cli.formats import in_place, tokens
+from maskgit_cli.formats import in_place, token_index, tokens
 from maskgit_cli.formats import token_writer as token_writing
 from maskgit_cli.formats.claim import Outcome, claim
 from maskgit_cli.formats.token_writer import TOKENS, TokenWriter, tokens_record
@@ -71,17 +74,17 @@ def test_round_trip(path):
 
 def test_layout_is_what_other_readers_rely_on(path):
     with h5py.File(path) as file:
-        assert set(file) == {"codes", "labels", "names", "done", "skipped"}
+        assert set(file) == {"codes", "labels", "names", "done", "skipped", "row_crc32"}
         wanted = {"format", "version", "complete"} | {f.name for f in dataclasses.fields(TokenMeta)}
         assert set(file.attrs) == wanted
-        assert (file.attrs["format"], file.attrs["version"]) == ("maskgit-tokens", 1)
+        assert (file.attrs["format"], file.attrs["version"]) == ("maskgit-tokens", 2)
         assert bool(file.attrs["complete"])
         assert file["codes"].shape == (7, 2, 4, 4)
         assert file["names"][0] == b"Katze/0.png"
         assert h5py.check_string_dtype(file["names"].dtype).encoding == "utf-8"
         assert file["done"].dtype == np.bool_
         assert file["done"][:].all()
-        for name in ("codes", "labels", "names", "done"):
+        for name in ("codes", "labels", "names", "done", "row_crc32"):
             assert file[name].chunks is None
             assert file[name].id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
         offset = file["codes"].id.get_offset()
@@ -99,15 +102,9 @@ def test_rows_in_any_order_and_skipped_ones_left_out(tmp_path):
 
 
 def test_large_files_are_copied_and_checked_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "CHUNK_BYTES", 130)  # two rows and a bit
+    monkeypatch.setattr(tokens, "CHUNK_BYTES", 140)  # two rows and a bit
+    monkeypatch.setattr(token_index, "CHUNK_BYTES", 140)
     assert np.array_equal(open_tokens(write(tmp_path / "t.h5")).codes, CODES)
-    with pytest.raises(ArtifactError, match="outside its codebook"):
-        open_tokens(
-            damaged(
-                tmp_path / "t.h5",
-                lambda f: f["codes"].write_direct(np.full((1, 2, 4, 4), 1024), dest_sel=np.s_[6:7]),
-            )
-        )
 
 
 def test_no_time_in_the_bytes(path, tmp_path):
@@ -225,7 +222,7 @@ def test_a_finished_file_stays_until_its_replacement_is_complete(path):
 
 def test_damaged_partial(tmp_path):
     (tmp_path / "t.h5.partial").write_bytes(b"rubbish")
-    with pytest.raises(OutputError, match=r"t\.h5.*HDF5.*--overwrite"):
+    with pytest.raises(OutputError, match=r"t\.h5.*not a token file.*--overwrite"):
         outcome(tmp_path / "t.h5")
     assert outcome(tmp_path / "t.h5", overwrite=True) is Outcome.NEW
     TokenWriter.create_or_resume(tmp_path / "t.h5", META, NAMES, LABELS)
@@ -284,57 +281,130 @@ def test_a_folder_is_made_and_one_is_never_replaced(tmp_path):
 # --- what readers refuse ----------------------------------------------------------------------------
 
 
-def damaged(path, change):
-    with h5py.File(path, "r+") as file:
-        change(file)
-    return path
-
-
-def replace(name, **options):
-    def change(file):
-        del file[name]
-        if options:
-            file.create_dataset(name, **options)
-
-    return change
+def dataset(name, **values):
+    return lambda index: index["datasets"][name].update(values)
 
 
 def attribute(name, value):
-    return lambda file: file.attrs.modify(name, value)
+    return lambda index: index["attributes"].update({name: value})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: file.attrs.pop("format"), "not a maskgit artifact, not maskgit-tokens"),
-        (attribute("format", "other"), "is other, not maskgit-tokens"),
-        (attribute("version", 2), "has version 2 .*reads version 1"),
-        (attribute("complete", False), "not finished"),
-        (lambda file: file.attrs.pop("grid"), "truncated or damaged"),
+        (lambda index: index.update(complete=False), "not finished"),
+        (lambda index: index["attributes"].pop("grid"), "its grid is not int"),
         (attribute("views", "three"), "has views 'three'"),
-        (attribute("settings", "{"), "its settings are not JSON"),
-        (attribute("class_names", "{}"), "its class_names are not a list"),
-        (attribute("class_names", '["one"]'), "a label outside its 1 classes"),
+        (attribute("settings", "{"), "its settings is not dict"),
+        (attribute("class_names", ["one"]), "a label outside its 1 classes"),
         (attribute("codebook_size", 512), "token [0-9]+ is outside its codebook of 512"),
-        (attribute("grid", 5), r"its codes are uint16 \(7, 2, 4, 4\), not uint16 \(7, 2, 5, 5\)"),
-        (replace("codes"), "truncated or damaged"),
-        (replace("codes", data=CODES.astype(np.int32)), "its codes are int32"),
-        (replace("codes", data=CODES.astype(">u2")), "its codes are >u2"),
-        (replace("codes", data=CODES.astype("<u2"), chunks=(1, 2, 4, 4)), "not contiguous"),
-        (replace("labels", data=LABELS[:6]), r"its codes are .*\(7, 2, 4, 4\), not uint16 \(6,"),
-        (replace("labels", shape=(0,), dtype="i4"), "holds no images"),
-        (replace("names", data=np.zeros(6, "S4")), "its names are"),
-        (replace("names", data=np.zeros(7, "i4")), "its names are int32"),
-        (replace("done", data=np.arange(7) > 0), "has rows without"),
-        (replace("skipped"), "truncated or damaged"),
-        (replace("skipped", data=np.zeros((2, 3), "S1")), "its skipped are"),
+        (attribute("resolution", 66), "grid 4 of resolution 66"),
+        (attribute("grid", 8), r"its codes are uint16 \(7, 2, 4, 4\), not uint16 \(7, 2, 8, 8\)"),
+        (lambda index: index["datasets"].pop("codes"), "should not have codes"),
+        (dataset("codes", dtype="<i4"), "its codes are int32"),
+        (dataset("codes", dtype=">u2"), "nothing usable about codes"),
+        (dataset("codes", sha256="0" * 64), "its codes differ"),
+        (dataset("labels", shape=[6]), r"its codes are .*\(7, 2, 4, 4\), not uint16 \(6,"),
+        (dataset("labels", shape=[0]), "holds no images"),
+        (dataset("names", shape=[6]), "its names are"),
+        (dataset("names", dtype="<i4"), "its names are int32"),
+        (dataset("skipped", shape=[2, 3]), "its skipped are"),
+        (lambda index: index.update(bytes=index["bytes"] + 1), "truncated or damaged"),
     ],
 )
 def test_readers_refuse(path, change, message):
+    rewrite_index(path, change)
     with pytest.raises(ArtifactError, match=message) as caught:
-        open_tokens(damaged(path, change))
+        open_tokens(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def flip(path, offset, bit=0):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def place(path, name):
+    """Offset of a dataset."""
+    with h5py.File(path) as file:
+        return file[name].id.get_offset()
+
+
+def test_every_byte_is_covered(path):
+    """One flipped bit anywhere is refused: in the index, in HDF5's own structures, in every dataset."""
+    whole = path.read_bytes()
+    for offset in range(0, len(whole), 13):
+        flip(path, offset, offset % 8)
+        with pytest.raises(ArtifactError, match=r"damaged|not a token file|version"):
+            open_tokens(path)
+        path.write_bytes(whole)
+    assert np.array_equal(open_tokens(path).codes, CODES)
+
+
+def test_damaged_rows_are_named(path):
+    for row in (1, 2, 5):
+        flip(path, place(path, "codes") + row * CODES[0].size * 2 + 7)
+    with pytest.raises(ArtifactError, match="rows 1-2, 5 of 7 differ from their checksums"):
+        open_tokens(path)
+
+
+def test_ranges_of_rows():
+    assert tokens.ranges(np.array([4])) == "4"
+    assert tokens.ranges(np.array([0, 1, 2, 7, 9, 10])) == "0-2, 7, 9-10"
+    assert tokens.ranges(np.arange(0, 20, 2)) == "0, 2, 4, 6 and 6 more ranges"
+
+
+def test_hdf5_is_not_asked(path):
+    """Readers need the index alone: zeros over the header, in which HDF5 loops, do not matter to them."""
+    superblock = path.read_bytes().index(b"\x89HDF")
+    data = bytearray(path.read_bytes())
+    data[superblock : superblock + 2048] = bytes(2048)
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match="its metadata do not match their digest"):
+        open_tokens(path)
+    rewrite_index(path, lambda index: None, block=superblock)
+    assert np.array_equal(open_tokens(path).codes, CODES)
+
+
+def test_version_1_is_refused_with_what_to_do():
+    with pytest.raises(ArtifactError, match=r"version 1 .* reads version 2; write it again"):
+        open_tokens(DATA / "faults" / "hang.h5")
+
+
+def test_damaged_rows_of_an_unfinished_file_are_written_again(path, tmp_path):
+    writer = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    writer.write(np.arange(5), CODES[:5])
+    with h5py.File(writer.partial) as file:
+        offset = file["codes"].id.get_offset()
+    flip(writer.partial, offset + 3 * CODES[0].size * 2)
+    with pytest.warns(UserWarning, match=r"rows 3 of .* are written again"):
+        again = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    assert np.flatnonzero(~again.done).tolist() == [3, 5, 6]
+    rest = np.flatnonzero(~again.done)
+    again.write(rest, CODES[rest])
+    assert again.finish().read_bytes() == path.read_bytes()
+
+
+def test_rows_that_change_before_the_file_is_finished(tmp_path):
+    writer = TokenWriter.create_or_resume(tmp_path / "u.h5", META, NAMES, LABELS)
+    writer.write(np.arange(7), CODES)
+    with h5py.File(writer.partial) as file:
+        offset = file["codes"].id.get_offset()
+    flip(writer.partial, offset)
+    with pytest.raises(ArtifactError, match=r"rows 0 of .* differ from their checksums"):
+        writer.finish()
+    assert writer.partial.exists()
+    assert not (tmp_path / "u.h5").exists()
+
+
+def test_class_names_fill_a_larger_block(tmp_path):
+    write(tmp_path / "t.h5", class_names=[f"{i} " * 20 for i in range(1000)])
+    with h5py.File(tmp_path / "t.h5") as file:
+        assert file.userblock_size >= 2**16
+        assert np.array_equal(file["codes"][:], CODES)
+    assert len(open_tokens(tmp_path / "t.h5").meta.class_names) == 1000
 
 
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.9, 0.999])
@@ -347,7 +417,11 @@ def test_truncated(path, part):
 
 def test_a_file_one_may_not_read_is_not_called_damaged(tmp_path, monkeypatch):
     (tmp_path / "t.h5").write_bytes(b"x")
-    monkeypatch.setattr(tokens.os, "access", lambda *_: False)  # root may read everything
+
+    def refuse(*_, **__):
+        raise PermissionError  # root may read everything
+
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ArtifactError, match=r"t.h5 cannot be read: no permission"):
         open_tokens(tmp_path / "t.h5")
 
@@ -355,7 +429,7 @@ def test_a_file_one_may_not_read_is_not_called_damaged(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 5000])
 def test_not_hdf5(tmp_path, content):
     (tmp_path / "t.h5").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"not HDF5.*`maskgit tokenize`"):
+    with pytest.raises(ArtifactError, match=r"not a token file; `maskgit tokenize`"):
         open_tokens(tmp_path / "t.h5")
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from maskgit_cli.formats.atomic import unicode_text
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -63,7 +65,7 @@ class ImageSource(ABC):
         self.origin = origin
         self.names = names
         self.labels = np.full(len(names), -1, np.int32) if labels is None else labels
-        self.class_names = list(class_names)
+        self.class_names = [unicode_text(name) for name in class_names]
 
     def __len__(self) -> int:
         return len(self.names)

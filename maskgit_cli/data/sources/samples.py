@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from maskgit_cli.data.sources.base import Decoding, ImageFiles, ImageSource, Origin, SourceKind
 from maskgit_cli.data.sources.tokens import TokenImages
 from maskgit_cli.errors import ArtifactError
-from maskgit_cli.formats.samples import IMAGES, SETTINGS_FILE, open_samples
+from maskgit_cli.formats.samples import IMAGES, SETTINGS_FILE, check_pixels, open_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SampledImages(ImageFiles):
+    """The PNGs of a sample directory, each checked against the digest of the pixels that were sampled.
+
+    Args:
+        digests: of their pixels, uint8 (N, 32).
+        arguments: of :class:`ImageFiles`.
+    """
+
+    def __init__(self, digests: np.ndarray, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.digests = digests
+
+    def open(self, index: int, side: int | None = None) -> Tensor:
+        """See :meth:`ImageSource.open`; always whole, as a PNG cannot be shrunk while it is decoded.
+
+        Raises:
+            ArtifactError: its pixels are not those that were sampled.
+        """
+        image = super().open(index)
+        check_pixels(image.numpy(), self.digests[index], self.paths[index])
+        return image
 
 
 def is_sample_directory(path: Path) -> bool:
@@ -34,7 +63,10 @@ def open_sample_directory(path: Path, decoding: Decoding) -> ImageSource:
     if not found == expected == len(first):
         raise ArtifactError(f"{path} has {found} images, not {expected}; sample again with --overwrite")
     rows = list(first.values())
-    return ImageFiles(
+    if tokens.pixels_sha256 is None:
+        raise ArtifactError(f"{path} has images, but its {tokens.path.name} has no digests of them")
+    return SampledImages(
+        np.array(tokens.pixels_sha256[rows]),
         origin,
         [path / IMAGES / f"{number}.png" for number in first],
         [tokens.names[row] for row in rows],

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from maskgit_cli.data.sources.base import Decoding, ImageSource, Origin, SourceKind
+from maskgit_cli.formats.token_index import is_token_file
 from maskgit_cli.formats.tokens import TokenFile, check_tokenizer, open_tokens, partial_path
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class TokenImages(ImageSource):
         return list(decode_tokens(self.tokenizer, torch.from_numpy(tokens), device))
 
 
-def is_token_file(path: Path) -> bool:
-    """Whether a path is a token file, finished or not, or at least HDF5."""
-    return partial_path(path).exists() or (path.is_file() and (path.suffix == ".h5" or h5py.is_hdf5(path)))
+def names_token_file(path: Path) -> bool:
+    """Whether a path is a token file, finished or not, or is named like one."""
+    return partial_path(path).exists() or (path.is_file() and path.suffix == ".h5") or is_token_file(path)
 
 
 def open_token_images(path: Path, decoding: Decoding) -> TokenImages:
@@ -75,4 +75,4 @@ def open_token_images(path: Path, decoding: Decoding) -> TokenImages:
     return TokenImages(open_tokens(path), decoding)
 
 
-SOURCE = SourceKind("a token file", is_token_file, open_token_images)
+SOURCE = SourceKind("a token file", names_token_file, open_token_images)
