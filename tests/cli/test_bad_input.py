@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from resigned import rewrite_index, rewrite_record, sign_record, sign_weights
 from safetensors.torch import load_file, save_file
 from tiny_models import make_tokenizer
 from tiny_training import TRAINING, VQGAN_SIZES, VQGAN_TRAINING, train_tiny_vqgan
@@ -113,12 +114,9 @@ def make_token_files():
     for name in ("newer", "unfinished", "codes"):
         Path(f"{name}.h5").write_bytes(whole)
     Path("begun.h5.partial").write_bytes(whole)
-    with h5py.File("newer.h5", "r+") as file:
-        file.attrs["version"] = 2
-    with h5py.File("unfinished.h5", "r+") as file:
-        file.attrs["complete"] = False
-    with h5py.File("codes.h5", "r+") as file:
-        file["codes"][3, 0, 0, 0] = 12
+    Path("newer.h5").write_bytes(whole.replace(b"maskgit-tokens 2 ", b"maskgit-tokens 3 "))
+    rewrite_index(Path("unfinished.h5"), lambda index: index.update(complete=False))
+    rewrite_index(Path("codes.h5"), lambda index: index["attributes"].update(codebook_size=2))
     with h5py.File("theirs.h5", "w") as file:
         file["weights"] = np.zeros(3)
 
@@ -145,20 +143,19 @@ def make_models():
         else:
             tensors["positions"] = tensors["positions"][:, :-1].clone()
         save_file(tensors, file)
+        sign_weights(file.parent)
     for name, edit in (
-        ("newer", {"version": 2}),
+        ("newer", {"version": 3}),
         ("theirs", {"format": "else"}),
         ("renamed", {"class_names": ["cat", "dog"]}),
         ("wide", {"resolution": 32}),
         ("heads", {"transformer": {}}),
     ):
-        file = change(name) / "config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | edit))
+        rewrite_record(change(name) / "config.json", **edit)
     for name, file, kind in BARE:
         Path(f"bare-{name}").mkdir()
-        Path(f"bare-{name}", file).write_text(
-            json.dumps({"format": f"maskgit-{kind}", "version": 1, "complete": True})
-        )
+        bare = {"format": f"maskgit-{kind}", "version": 2, "complete": True}
+        sign_record(Path(f"bare-{name}", file), bare)
     shutil.copytree("run/checkpoints", "bare-run/checkpoints")
     for name in ("model", "tokenizer"):
         shutil.copy(f"{name}/model.safetensors", f"bare-{name}")
@@ -270,16 +267,16 @@ REFUSED = {
     "train missing.h5": ["missing.h5"],
     "train begun.h5": ["begun.h5"],
     "train unfinished.h5": ["unfinished.h5"],
-    "train newer.h5": ["newer.h5", "2", "1"],
-    "train text.h5": ["text.h5", "HDF5", "maskgit tokenize"],
-    "train zero.h5": ["zero.h5", "HDF5"],
-    "train theirs.h5": ["theirs.h5", "maskgit-tokens"],
+    "train newer.h5": ["newer.h5", "3", "2"],
+    "train text.h5": ["text.h5", "maskgit tokenize"],
+    "train zero.h5": ["zero.h5", "not a token file"],
+    "train theirs.h5": ["theirs.h5", "maskgit-tokens", "version 1"],
     "train cut.h5": ["cut.h5"],
     "train head.h5": ["head.h5"],
-    "train codes.h5": ["codes.h5", "12"],
+    "train codes.h5": ["codes.h5", "codebook of 2"],
     "train tokens.h5 --out new --tokenizer other": ["other"],
     "train tokens.h5 --out new --tokenizer missing": ["missing"],
-    "train tokens.h5 --out new --val codes.h5 --tokenizer tokenizer": ["codes.h5", "12"],
+    "train tokens.h5 --out new --val codes.h5 --tokenizer tokenizer": ["codes.h5", "codebook of 2"],
     "train tokens.h5 --res 512": ["--res 512", "16", "maskgit tokenize"],
     "decode cut.h5 new": ["cut.h5"],
     "decode begun.h5 new": ["begun.h5"],
@@ -287,7 +284,7 @@ REFUSED = {
     f"fid newer.h5 --ref images.npz {FID}": ["newer.h5", "2"],
     "fid tokens.h5 --ref images.npz --features vqgan --tokenizer other": ["other"],
     "info unfinished.h5": ["unfinished.h5"],
-    "info theirs.h5": ["theirs.h5", "maskgit-tokens"],
+    "info theirs.h5": ["theirs.h5", "maskgit-tokens", "version 1"],
     # Labels
     "sample model --out new --labels 3": ["--labels 3", "0 to 2"],
     "sample model --out new --labels 1-7": ["--labels 7", "0 to 2"],
@@ -332,7 +329,7 @@ REFUSED = {
     "sample extra --out new": ["blocks.9.qkv.weight"],
     "sample nan --out new": ["positions", "NaN"],
     "sample shape --out new": ["positions", "(1, 16, 32)", "(1, 17, 32)"],
-    "sample newer --out new": ["newer", "2", "1"],
+    "sample newer --out new": ["newer", "3", "2"],
     "sample theirs --out new": ["theirs"],
     "sample heads --out new": ["config.json", "missing"],
     "sample tokenizer --out new": ["tokenizer", "maskgit-tokenizer"],
@@ -352,14 +349,14 @@ REFUSED = {
     "sample renamed --out new": ["renamed", "2", "3"],
     "sample wide --out new": ["wide", "16", "32"],
     "sample bare-run --out new": ["bare-run", "transformer"],
-    "sample bare-model --out new": ["bare-model", "transformer"],
-    "export bare-model new": ["bare-model", "transformer"],
-    "export bare-tokenizer new": ["bare-tokenizer", "settings"],
-    "tokenize images new.h5 --tokenizer bare-tokenizer": ["bare-tokenizer", "vqgan"],
+    "sample bare-model --out new": ["bare-model", "weights_sha256"],
+    "export bare-model new": ["bare-model", "weights_sha256"],
+    "export bare-tokenizer new": ["bare-tokenizer", "train-vqgan"],
+    "tokenize images new.h5 --tokenizer bare-tokenizer": ["bare-tokenizer", "train-vqgan"],
     "info bare-run": ["bare-run", "settings"],
-    "info bare-tokenizer": ["bare-tokenizer", "vqgan"],
+    "info bare-tokenizer": ["bare-tokenizer", "settings"],
     "info bare-checkpoint": ["bare-checkpoint", "step"],
-    f"fid bare-samples --ref images {FID}": ["settings.json"],
+    f"fid bare-samples --ref images {FID}": ["bare-samples", "stage"],
     "info no-json": ["config.json", "JSON"],
     "info theirs": ["theirs"],
     # Scores

@@ -32,6 +32,7 @@ from maskgit_cli.config.samplers import PRESETS
 from maskgit_cli.config.stages import SampleConfig, ScoreConfig, SweepConfig, TokenizeConfig
 from maskgit_cli.data.decoding import decode
 from maskgit_cli.data.tokenizing import tokenize
+from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.feature_statistics import Statistics, moments_of, write_statistics
 from maskgit_cli.formats.models import builtin_images, builtin_model, builtin_tokenizer
 from maskgit_cli.networks.vqgan import VQGAN
@@ -255,7 +256,9 @@ def make_sweeps(root, images):
 
 
 def read(path: Path) -> dict:
-    return json.loads(path.read_text())
+    """A record, whose digest is last and in no table."""
+    assert list(json.loads(path.read_text()))[-1] == "record_sha256"
+    return read_json(path, "an artifact")
 
 
 def test_formats_and_versions():
@@ -305,11 +308,11 @@ def test_records(made, run, tokenizer):
         held.check(json.loads(str(np.load(made / name)["meta"])), "record-of-statistics")
     assert held.unmet() == {}
     keyed = {anchor for anchor, tables in FORMATS.tables.items() if tables and tables[0][0][0] == "key"}
-    assert keyed - held.met.keys() == {"settings-of-tokenize"}  # which is an attribute of token files
+    assert keyed - held.met.keys() == {"index", "settings-of-tokenize"}  # of token files
 
 
 def test_token_files(made, tokens):
-    held = Specification(FORMATS)
+    held, seen = Specification(FORMATS), set()
     datasets = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows("datasets")}
     for path in (tokens, made / "flip.h5", made / "samples" / "tokens.h5", made / "masked" / "tokens.h5"):
         with h5py.File(path) as file:
@@ -317,7 +320,9 @@ def test_token_files(made, tokens):
             values = {key: json.loads(value) if key in coded else value for key, value in file.attrs.items()}
             held.check(values, "attributes")
             needed = {name for name, text in datasets.items() if "optional" not in text}
-            assert file.keys() - needed in (set(), datasets.keys() - needed)
+            trace = {name for name in datasets if name.startswith("trace_")}
+            assert file.keys() - needed - {"pixels_sha256"} in (set(), trace)
+            seen |= file.keys()
             size = {}
             for name in file:
                 kind, shape = datasets[name].replace(", optional", "").split(" ", 1)
@@ -328,6 +333,13 @@ def test_token_files(made, tokens):
     with h5py.File(made / "flip.h5") as file:
         held.check(json.loads(file.attrs["settings"]), "settings-of-tokenize")
         assert file["skipped"].shape == (1, 2)
+    for path in (made / "flip.h5", made / "samples" / "tokens.h5"):
+        first, rest = path.read_bytes().split(b"\n", 1)
+        index = json.loads(rest[: int(first.split()[2])])
+        held.check(index, "index")
+        assert index["datasets"].keys() <= datasets.keys()
+        assert index["attributes"].keys() == values.keys() - {"format", "version", "complete"}
+    assert seen == datasets.keys()
     assert held.unmet() == {}
 
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import pytest
 from PIL import Image
+from resigned import rewrite_index, rewrite_record
 from safetensors.numpy import load_file, save_file
 
 from faults.child import Call
@@ -34,14 +34,13 @@ FEATURES = "--features vqgan --tokenizer tokenizer"
 def _record(path: str, **values: object) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         file = root / path
-        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+        rewrite_record(file, **values)
 
     return write
 
 
 def _attribute(root: Path, text: str) -> None:
-    with h5py.File(root / "tokens.h5", "r+") as file:
-        file.attrs["tokenizer"] = text
+    rewrite_index(root / "tokens.h5", lambda index: index["attributes"].update(tokenizer=text))
 
 
 def _tensor(root: Path, text: str) -> None:

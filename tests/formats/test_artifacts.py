@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from resigned import rewrite_record, sign_weights
 from safetensors.torch import load_file, save_file
 from tiny_models import CODES, NAMES, RESOLUTION, VQGAN_SIZES, make_model, make_tokenizer, tiny_transformer
 from tiny_training import contents, kill_at, train_tiny
@@ -275,6 +276,7 @@ def test_tensors_must_fit_the_network(tmp_path, change, fault):
     values = {name: tensor.clone() for name, tensor in load_file(file).items()}
     change(values)
     save_file(values, file)
+    sign_weights(model)
     with pytest.raises(ArtifactError, match=fault) as caught:
         loading.load_model(model)
     assert str(file) in str(caught.value)
@@ -293,12 +295,6 @@ def test_nothing_is_loaded_if_anything_is_wrong(tmp_path):
 # --- tokenizer and model directories ----------------------------------------------------------------
 
 
-def edit(path, **changes):
-    """Change values of a JSON file; None removes one."""
-    value = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
-
-
 def test_a_tokenizer_round_trip(tmp_path):
     path = make_tokenizer(tmp_path / "t")
     tokenizer = loading.load_tokenizer(path)
@@ -308,7 +304,7 @@ def test_a_tokenizer_round_trip(tmp_path):
     assert not tokenizer.network.training
     assert not any(p.requires_grad for p in tokenizer.network.parameters())
     record = json.loads((path / "config.json").read_text())
-    assert (record["format"], record["version"]) == ("maskgit-tokenizer", 1)
+    assert (record["format"], record["version"]) == ("maskgit-tokenizer", 2)
     assert record["created_by"] == f"maskgit-cli {__version__}"
 
 
@@ -330,6 +326,7 @@ def test_half_precision_files_are_used_in_full(tmp_path):
     path = make_tokenizer(tmp_path / "t")
     file = path / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    sign_weights(path)
     assert {t.dtype for t in loading.load_tokenizer(path).network.state_dict().values()} == {torch.float32}
 
 
@@ -346,7 +343,7 @@ def test_paths_without_a_model_or_tokenizer(tmp_path):
     ("changes", "words"),
     [
         ({"format": "other"}, "is other, not maskgit-model"),
-        ({"version": 9}, "has version 9 of maskgit-model; this package reads version 1"),
+        ({"version": 9}, "has version 9 of maskgit-model; this package reads version 2"),
         ({"transformer": None}, "has no 'transformer'"),
         ({"class_names": None}, "has no 'class_names'"),
         ({"tokenizer_sha256": None}, "has no 'tokenizer_sha256'"),
@@ -356,7 +353,7 @@ def test_paths_without_a_model_or_tokenizer(tmp_path):
 )
 def test_records_that_say_too_little(tmp_path, changes, words):
     path = make_model(tmp_path / "m")
-    edit(path / "config.json", **changes)
+    rewrite_record(path / "config.json", **changes)
     with pytest.raises(ArtifactError, match=words):
         loading.load_model(path)
 
@@ -374,7 +371,7 @@ def test_records_that_say_too_little(tmp_path, changes, words):
 def test_records_with_sizes_that_cannot_be(tmp_path, key, value, words):
     path = make_model(tmp_path / "m")
     sizes = json.loads((path / "config.json").read_text())["transformer"]
-    edit(path / "config.json", transformer=sizes | {key: value})
+    rewrite_record(path / "config.json", transformer=sizes | {key: value})
     with pytest.raises(ArtifactError, match=words):
         loading.load_model(path)
 
@@ -490,9 +487,9 @@ def test_a_damaged_checkpoint_names_the_way_back(run, tokens, tmp_path, damage):
 
 def test_a_checkpoint_of_another_version_is_refused(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
-    edit(runs.newest_checkpoint(copy) / "state.json", version=2)
+    rewrite_record(runs.newest_checkpoint(copy) / "state.json", version=3)
     with pytest.raises(
-        ArtifactError, match="has version 2 of maskgit-checkpoint; this package reads version 1"
+        ArtifactError, match="has version 3 of maskgit-checkpoint; this package reads version 2"
     ):
         runs.load_checkpoint(copy)
 

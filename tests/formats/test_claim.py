@@ -45,7 +45,7 @@ def own(path):
 
 
 def find_file(path):
-    return Found(json.loads(path.read_text()), True)
+    return Found(read_json(path, "a summary"), True)
 
 
 FOLDER = OutputKind("a result", find, start=start, draft=claims.new_path, own=own, out="--out")

@@ -55,7 +55,7 @@ def contents(path: Path) -> dict[str, str]:
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         data = file.read_bytes()
         if file.name == "sweep.json":
-            data = re.sub(rb'"seconds": [\d.]+', b"", data)
+            data = re.sub(rb'"(seconds": [\d.]+|record_sha256": "\w+")', b"", data)
         if file.name == "sweep.csv":
             data = b"\n".join(line.rpartition(b",")[0] for line in data.splitlines())
         found[str(file.relative_to(path))] = hashlib.sha256(data).hexdigest()

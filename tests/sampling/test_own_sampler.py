@@ -7,6 +7,7 @@ import pytest
 from documents import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from resigned import sign_record
 
 from maskgit_cli.cli import cmd_export
 from maskgit_cli.cli.sampler_options import chosen
@@ -45,7 +46,7 @@ def record_of(path):
 
 
 def put(path, **changes):
-    (path / "config.json").write_text(json.dumps(record_of(path) | changes))
+    sign_record(path / "config.json", record_of(path) | changes)
 
 
 # --- writing ----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Stage `sample` and sample directories: reproducibility, resuming, and refusals."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from resigned import rewrite_record
 from tiny_models import CODES, NAMES, make_model
 
 from maskgit_cli.config.samplers import (
@@ -321,11 +321,10 @@ def test_damaged_sample_directories(model, tmp_path):
     path = generate(model, tmp_path / "s", n=2).path
     with pytest.raises(ArtifactError, match="images"):
         open_samples(path / "images")
-    record = json.loads((path / "settings.json").read_text())
-    (path / "settings.json").write_text(json.dumps({**record, "version": 2}))
-    with pytest.raises(ArtifactError, match="version 2"):
+    rewrite_record(path / "settings.json", version=3)
+    with pytest.raises(ArtifactError, match="version 3"):
         open_samples(path)
-    (path / "settings.json").write_text(json.dumps(record))
+    rewrite_record(path / "settings.json", version=2)
     (path / "tokens.h5").unlink()
     with pytest.raises(OutputError, match=r"tokens\.h5.*--overwrite"):
         generate(model, path, n=2)

@@ -2,13 +2,13 @@
 
 import io
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from resigned import rewrite_index
 from test_sampling import contents
-from tiny_models import CODES, RESOLUTION, make_model
+from tiny_models import RESOLUTION, make_model
 
 from maskgit_cli.cli import main
 from maskgit_cli.config.samplers import ConfidenceConfig, HaltonSamplerConfig, RasterConfig
@@ -149,18 +149,18 @@ def test_overwriting_without_a_trace(model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("trace_codes", np.full((1, 5, 4, 4), CODES, np.uint16), str(CODES)),
-        ("trace_masks", np.zeros((1, 5, 4, 4), np.uint8), "trace_masks"),
-        ("trace_confidences", np.zeros((1, 4, 4, 4), np.float32), "trace_confidences"),
-        ("trace_masks", None, "tokens.h5"),
+        ("trace_codes", {"sha256": "0" * 64}, "trace_codes"),
+        ("trace_masks", {"dtype": "|u1"}, "trace_masks"),
+        ("trace_confidences", {"shape": [1, 4, 4, 4]}, "trace_confidences"),
+        ("trace_masks", None, "trace_masks"),
     ],
 )
 def test_damaged_traces(model, tmp_path, name, values, message):
     path = generate(model, tmp_path / "s", n=1, format="tokens") / "tokens.h5"
-    with h5py.File(path, "a") as file:
-        del file[name]
-        if values is not None:
-            file.create_dataset(name, data=values)
+    if values is None:
+        rewrite_index(path, lambda index: index["datasets"].pop(name))
+    else:
+        rewrite_index(path, lambda index: index["datasets"][name].update(values))
     with pytest.raises(ArtifactError, match=message):
         open_tokens(path)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from random_inception import make_inception
+from resigned import rewrite_record
 from tiny_models import make_model, make_tokenizer
 
 from maskgit_cli.cli import main
@@ -21,7 +22,7 @@ from maskgit_cli.config.stages import SampleConfig, ScoreConfig
 from maskgit_cli.data.images import read_image
 from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError, WeightsError
-from maskgit_cli.formats.atomic import sha256_file
+from maskgit_cli.formats.atomic import read_json, sha256_file
 from maskgit_cli.formats.feature_statistics import (
     Statistics,
     moments_of,
@@ -364,7 +365,7 @@ def test_scores_record_the_sampling_settings_and_are_in_the_sample_directory(sam
     try:
         result = score(path, real, VQGAN, tokenizer=model)
         assert result.path == path / "scores.json"
-        assert json.loads(result.path.read_text()) == result.record
+        assert read_json(result.path, "scores") == result.record
         settings = json.loads((path / "settings.json").read_text())["settings"]
         assert result.record["sample_settings"] == settings
         assert result.record["settings"] == VQGAN.to_json()
@@ -393,8 +394,7 @@ def test_the_newest_samples_are_scored_when_none_are_named(here, sampled, real):
     shutil.copytree(path, here / "samples" / "new")
     (here / "samples" / "new" / "tokens.h5").touch()
     inpainted = shutil.copytree(path, here / "samples" / "inpainted")
-    record = json.loads((inpainted / "settings.json").read_text())
-    (inpainted / "settings.json").write_text(json.dumps(record | {"stage": "inpaint"}))
+    rewrite_record(inpainted / "settings.json", stage="inpaint")
     (inpainted / "tokens.h5").touch()
     listener = Listener()
     result = score(None, real, VQGAN, tokenizer=model, reporter=listener)

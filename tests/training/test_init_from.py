@@ -9,6 +9,7 @@ import pytest
 import torch
 from documents import ROOT, Document, Specification
 from published import FAMILIES, GOOGLE
+from resigned import rewrite_index
 from tiny_models import CODES, make_model, tiny_transformer
 from tiny_training import train_tiny, write_tokens
 
@@ -16,6 +17,7 @@ from maskgit_cli.config.networks import TRANSFORMERS
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.data.imagenet import imagenet_classes
 from maskgit_cli.errors import ConfigError, InputError, OutputError
+from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.networks.loading import load_model, load_tokenizer
 from maskgit_cli.training.init_from import from_model, resize_positions, resize_table
@@ -206,7 +208,7 @@ def test_the_record_of_a_run_of_another_network(name, tmp_path):
     sizes = load_model(path).config
     tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
     run = train_from(tokens, tmp_path / "run", path, steps=1, batch_size=2)
-    record = json.loads((run / "config.json").read_text())
+    record = read_json(run / "config.json", "a run")
     Specification(Document(ROOT / "docs" / "networks.md")).check(record[name], f"sizes-of-{name}")
     assert record["network"] == name
     record["transformer"] = load_model(make_model(tmp_path / "ours")).config.to_json()
@@ -222,6 +224,7 @@ def test_googles_network_needs_labels(tmp_path):
     tokens = tokens_of(path, tmp_path / "tokens.h5", sizes.grid, sizes)
     with h5py.File(tokens, "r+") as file:
         file["labels"][1] = -1
+    rewrite_index(tokens)
     with pytest.raises(ConfigError, match=r"--init-from .*tokens\.h5"):
         train_from(tokens, tmp_path / "run", path)
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from resigned import sign_record
 from tiny_models import NAMES
 from tiny_training import metrics, write_tokens
 
@@ -129,7 +130,7 @@ def test_the_recipe_is_only_a_name_when_resuming(tokens, tmp_path):
     run = train(tokens, tmp_path / "run", FEW, device="cpu")
     record = record_of(run)
     del record["settings"]["recipe"]
-    (run / "config.json").write_text(json.dumps(record))
+    sign_record(run / "config.json", record)
     train(tokens, run, FEW | {"steps": 3}, device="cpu")
     assert load_model(run).step == 3
     assert record_of(run)["settings"]["recipe"] == "paper"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from published import DATA, FAMILIES, GOOGLE, HALTON, V1, flax_array, golden, rewritten, rewritten_flax
+from resigned import rewrite_record
 from safetensors.torch import load_file, save
 from test_read_torch import OBJECTS, TOUCH
 
@@ -462,8 +463,7 @@ def test_a_fault_leaves_an_old_model_as_it_was(tmp_path):
 def test_a_network_that_is_not_known_is_an_error(models, tmp_path):
     path = take(GOOGLE, tmp_path / "model")
     for file, read in ((path / "config.json", load_model), (path / "tokenizer/config.json", load_tokenizer)):
-        record = json.loads(file.read_text())
-        file.write_text(json.dumps(record | {"network": "diffusion"}))
+        rewrite_record(file, network="diffusion")
         with pytest.raises(ArtifactError, match="names network 'diffusion'"):
             read(path)
 

@@ -360,13 +360,13 @@ def test_a_manifest_resumes(model, manifest, tmp_path, monkeypatch, calls):
     whole = run(manifest, model, tmp_path / "whole", batch_size=1, n=2)
     left, original = [calls], TokenWriter.write
 
-    def stop(self, indices, codes, *rest):
+    def stop(self, indices, codes, trace, pixels):
         left[0] -= 1
         if left[0] < 0:
             # Killed between two rows of one image, where it has two.
-            original(self, indices[:-1], codes[:-1], *rest)
+            original(self, indices[:-1], codes[:-1], trace, pixels[:-1])
             raise KeyboardInterrupt
-        original(self, indices, codes, *rest)
+        original(self, indices, codes, trace, pixels)
 
     with monkeypatch.context() as patch:
         patch.setattr(TokenWriter, "write", stop)
