@@ -246,10 +246,14 @@ class Pyramid(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(len(self.channel_multipliers) > 0, "channel_multipliers", (), "at least one number")
+        levels, most = len(self.channel_multipliers), LARGEST_SIDE.bit_length()
+        require(0 < levels <= most, "channel_multipliers", f"({levels} numbers)", f"1 to {most} numbers")
         rule = f"a multiple of {self.factor}, the pixels per token on a side"
         require(self.resolution % self.factor == 0, "resolution", self.resolution, rule)
         for multiplier in self.channel_multipliers:
+            rule = f"numbers that make at most {LARGEST_WIDTH:,} features of {self.channels}"
+            fits = 1 <= multiplier * self.channels <= LARGEST_WIDTH
+            require(fits, "channel_multipliers", multiplier, rule)
             rule = f"a divisor of every level's features, {self.channels * multiplier} among them"
             divides = (self.channels * multiplier) % self.norm_groups == 0
             require(divides, "norm_groups", self.norm_groups, rule)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from maskgit_cli.config.base import (
+    LARGEST_COUNT,
     Settings,
     above,
     among,
@@ -109,7 +110,7 @@ class SamplerConfig(Settings):
 class SteppedConfig(SamplerConfig):
     """Settings of samplers whose number of decoding steps can be chosen."""
 
-    steps: int = setting(8, at_least(1), help="Number of decoding steps.")
+    steps: int = setting(8, at_least(1, LARGEST_COUNT), help="Number of decoding steps.")
 
     def limited(self, steps: int | None = None, guided: bool = True) -> Self:
         """As :meth:`SamplerConfig.limited`."""
@@ -146,7 +147,7 @@ class HaltonSamplerConfig(SteppedConfig):
 
     cfg: float = _guidance(2.0)
     ramp: str = _ramp("constant")
-    steps: int = setting(32, at_least(1), help="Number of decoding steps.")
+    steps: int = setting(32, at_least(1, LARGEST_COUNT), help="Number of decoding steps.")
     sm_temp_end: float = setting(1.2, above(0, LARGEST), help="Softmax temperature of the last step.")
     roll: bool = setting(True, help="Cyclically shift the order by a random offset per image.")
     redraw: bool = setting(False, help="Resample previously kept tokens at every step.")

@@ -98,11 +98,11 @@ def _statistics(folder: Path) -> Any:
 
 
 def _imported(folder: Path, *names: str, tokenizer: tuple[str, ...] = (), heads: int | None = None) -> Any:
-    """Weights and records of what is made of published files, less the digests of these files."""
+    """Weights and records of what is made of published files, less what follows from these files' digests."""
     files, tokenizers = [folder / name for name in names], [folder / name for name in tokenizer]
     out = import_weights(files, folder / "imported", tokenizer=tokenizers, heads=heads)
     records = [json.loads(path.read_text()) for path in sorted(out.rglob("*.json"))]
-    keep = [{k: v for k, v in r.items() if k not in ("parents", "sha256", "digest")} for r in records]
+    keep = [{k: v for k, v in r.items() if k not in ("parents", "record_sha256")} for r in records]
     return [keep, *(load_file(path) for path in sorted(out.rglob("*.safetensors")))]
 
 

@@ -17,7 +17,7 @@ from maskgit_cli import MaskGITError, describe
 
 # Values that say how fast a stage was, and digests of records that hold such values.
 TIMING = {"images_per_second", "seconds"}
-DIGESTS = {"sha256", "digest", "payload_sha256"}
+DIGESTS = {"record_sha256"}
 # Files by which a process says that it is at work; they may stay.
 LOCKS = ("*.lock", ".lock")
 
