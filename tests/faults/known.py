@@ -57,17 +57,6 @@ _WRONG = {
         train hang.h5 --out new; decode hang.h5 new; info hang.h5;
         compare samples hang.h5 --out new.png;
         fid hang.h5 --ref stats.npz --out new.json --features vqgan --tokenizer tokenizer""",
-    ("unforeseen", "a link to itself where the output is to be"): """
-        train .. --out loop; sample .. --out loop; compare .. --out loop;
-        tokenize images loop --tokenizer tokenizer""",
-    ("unnamed", "an empty name is looked up"): "pull ''",
-    ("accepted changed", "an option without an effect is accepted"): """
-        fid .. --weights missing; fid .. --weights notes.txt; fid-stats .. --weights missing;
-        fid-stats .. --weights notes.txt; export .. --license mit; compare .. --tokenizer missing""",
-    ("accepted changed", "a name that readers do not take for what is in the file"): """
-        compare .. --out new.txt""",
-    ("changed", "leaves the record of a sweep whose reference cannot be read"): """
-        sweep .. --ref notes.txt; sweep .. --ref fifo""",
 }
 for (_kinds, _reason), _names in _WRONG.items():
     for _name in _split(_names):
