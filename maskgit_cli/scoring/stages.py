@@ -197,7 +197,10 @@ def _record(
     resources: Resources,
 ) -> dict[str, Any]:
     """The object of ``scores.json``, see docs/artifacts.md."""
-    scores, left_out = _scores(samples.statistics, reference.statistics, config, space, resources.device)
+    try:
+        scores, left_out = _scores(samples.statistics, reference.statistics, config, space, resources.device)
+    except InputError as error:
+        raise InputError(f"{samples.record['name']} with {reference.record['name']}: {error}") from None
     for name, reason in left_out.items():
         resources.reporter.info(f"{METRICS[name].title} ({name}) not computed: {reason}")
     warnings = _warnings(samples, reference, space)
