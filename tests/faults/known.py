@@ -110,9 +110,6 @@ _FILES = {
         tokenizer-multipliers-many; state-sha256-zero;
         state-sha256-null; state-sha256-list; state-step-null; state-step-text""",
     ("unnamed", "the file is not named"): "model-sampler-steps; tensors-integers",
-    ("unforeseen", "a byte of zero in a name"): "csv-edit-null",
-    ("unforeseen", "numbers of 5,000 digits, or nesting, in text"): """
-        csv-label-digits; csv-edit-label; yaml-deep; yaml-digits""",
 }
 for (_kinds, _reason), _names in _FILES.items():
     for _name in _split(_names):
