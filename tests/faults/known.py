@@ -115,15 +115,6 @@ for (_kinds, _reason), _names in _FILES.items():
     for _name in _split(_names):
         _know(_HOSTILE.format("file", _name), _kinds, _reason)
 
-# --- full disks -------------------------------------------------------------------------------------
-
-for _how in ("fresh", "overwrite"):
-    _know(
-        f"test_full_disk.py::test_files_may_not_grow[pull-{_how}]",
-        "temporary",
-        "names a temporary file in the cache of downloads",
-    )
-
 # --- signals ----------------------------------------------------------------------------------------
 
 for _stage in _STAGES:
