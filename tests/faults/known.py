@@ -18,8 +18,6 @@ class Known(NamedTuple):
 
 
 KNOWN: dict[str, Known] = {}
-_STAGES = ("tokenize", "train", "train-vqgan", "sample", "inpaint", "decode", "sweep")
-_STAGES += ("fid", "fid-stats", "export", "import", "compare", "pull")
 
 
 def _know(name: str, kinds: str, reason: str, strict: bool = True) -> None:
@@ -114,13 +112,3 @@ _FILES = {
 for (_kinds, _reason), _names in _FILES.items():
     for _name in _split(_names):
         _know(_HOSTILE.format("file", _name), _kinds, _reason)
-
-# --- signals ----------------------------------------------------------------------------------------
-
-for _stage in _STAGES:
-    _know(
-        f"test_signals.py::test_a_signal_at_a_random_moment[{_stage}]",
-        "status",
-        "a signal while safetensors are read is reported as a damaged file",
-        strict=False,
-    )
