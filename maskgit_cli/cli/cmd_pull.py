@@ -52,9 +52,17 @@ def _names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
     return options.matching(CATALOGUE, incomplete)
 
 
+def _given(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The name; an empty one is a value that a script has lost."""
+    if not value:
+        raise click.BadParameter("the name is empty", ctx, param)
+    return value
+
+
 @options.command("pull", examples=EXAMPLES)
 @click.argument(
     "name",
+    callback=_given,
     shell_complete=_names,
     help="Name from --list, or USER/NAME of a model uploaded with `maskgit export --push`.",
     panel="Arguments",

@@ -20,6 +20,8 @@ from maskgit_cli.formats.atomic import LARGEST_LIST, regular
 from maskgit_cli.runtime import rng
 
 NO_CLASS = -1
+# Digits of the longest number that is read.
+MAX_DIGITS = 20
 
 
 def labels_for(
@@ -72,7 +74,7 @@ def find_label(text: str, classes: int, class_names: Sequence[str], option: str 
     """
     text = text.strip()
     if re.fullmatch(r"[+-]?\d+", text):
-        return _checked_number(int(text), classes, option)
+        return _number(text, classes, option)
     lowered = [name.casefold() for name in class_names]
     for spelling, names in ((text, list(class_names)), (text.casefold(), lowered)):
         if spelling in names:
@@ -97,12 +99,15 @@ def _find_imagenet(text: str, class_names: Sequence[str]) -> dict[int, str]:
     }
 
 
-def _checked_number(number: int, classes: int, option: str) -> int:
+def _number(text: str, classes: int, option: str) -> int:
+    """The number of a class in decimal digits."""
+    shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}..."
     if classes == 0:
-        raise ConfigError(f"{option} {number}: the model has no classes")
-    if not 0 <= number < classes:
-        raise ConfigError(f"{option} {number}: the model's classes are 0 to {classes - 1}")
-    return number
+        raise ConfigError(f"{option} {shown}: the model has no classes")
+    # Python does not convert thousands of digits.
+    if len(text) > MAX_DIGITS or not 0 <= int(text) < classes:
+        raise ConfigError(f"{option} {shown}: the model's classes are 0 to {classes - 1}")
+    return int(text)
 
 
 def _no_such_name(text: str, classes: int, class_names: Sequence[str]) -> str:
@@ -151,7 +156,7 @@ def _one_item(item: str, classes: int, class_names: Sequence[str], option: str) 
     bounds = re.fullmatch(r"(\d+)-(\d+)", item)
     if bounds is None:
         return [find_label(item, classes, class_names, option)]
-    first, last = (_checked_number(int(bound), classes, option) for bound in bounds.groups())
+    first, last = (_number(bound, classes, option) for bound in bounds.groups())
     if first > last:
         raise ConfigError(f"{option} {item}: an empty range; write {last}-{first}")
     return list(range(first, last + 1))

@@ -170,19 +170,27 @@ def claim(
             in use by another process, or the file system refuses.
         ArtifactError: the record of the directory that is there is damaged.
     """
-    path = _checked(path, kind)
+    path = check_output(path, kind)
     with lock(path, warn):
         _recover(path, kind)
         yield _settle(path, kind, record, overwrite)
 
 
-def _checked(path: Path, kind: OutputKind) -> Path:
-    """The path without symbolic links, if it can be an output of this kind."""
+def check_output(path: Path, kind: OutputKind) -> Path:
+    """The path without symbolic links, if it can be an output of this kind.
+
+    :func:`claim` does this first; a stage that does long work before its claim calls it before that work.
+
+    Raises:
+        OutputError: it cannot.
+    """
     if path.name in ("", ".."):
         raise OutputError(f"{path}: name a file or folder to write, not the working directory")
     if not path.name.lower().endswith(kind.suffix):
         raise OutputError(f"{path}: the name of {kind.what} ends with {kind.suffix}")
     if path.is_symlink():  # a rename would replace the link
+        with disk_errors(path), contextlib.suppress(FileNotFoundError):
+            path.stat()  # links that form a loop lead nowhere
         path = path.resolve()
     if kind.folder and path.exists() and not path.is_dir():
         raise OutputError(

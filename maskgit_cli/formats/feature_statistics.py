@@ -7,8 +7,6 @@ n - 1; so they are all that merging needs, and large means do not cancel. See do
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -18,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskgit_cli.errors import ArtifactError, InputError, counted
-from maskgit_cli.formats.atomic import CREATED_BY, check_format, parent, regular, replacing_file, sha256_file
+from maskgit_cli.formats.atomic import CREATED_BY, check_format, parent, replacing_file, sha256_file
 from maskgit_cli.formats.claim import Found, OutputKind
+from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, npz_reason, read_array
 
 STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 2
 # Version 1 contains exact sums, too, from which its mean and covariance are rounded. It is read as well.
@@ -159,22 +158,6 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         np.savez(file, meta=np.array(json.dumps(meta, ensure_ascii=False)), **arrays)
 
 
-def npz_names(path: Path) -> set[str]:
-    """Names of the arrays in an ``.npz``, without reading them.
-
-    Raises:
-        InputError: the file is missing or is not an ``.npz``.
-    """
-    regular(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npz ({error})") from error
-
-
 def holds_statistics(path: Path) -> bool:
     """Whether an ``.npz`` contains a mean and a covariance, under any project's names."""
     return any(set(names) <= npz_names(path) for names in MOMENT_NAMES)
@@ -216,16 +199,17 @@ def read_statistics(path: Path) -> Statistics:
 
 def _load(path: Path, names: set[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArtifactError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        return {name: read_array(path, name) for name in names}
+    except NPZ_ERRORS as error:
+        raise ArtifactError(f"{path} is damaged: {npz_reason(error)}") from error
 
 
 def _meta(path: Path, value: np.ndarray) -> dict[str, Any]:
     try:
         meta = json.loads(str(value))
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise ArtifactError(f"{path} is damaged: its meta is nested too deeply") from None
+    except ValueError as error:  # bad JSON, or an endless integer
         raise ArtifactError(f"{path} is damaged: its meta is not JSON ({error})") from None
     if not isinstance(meta, dict):
         raise ArtifactError(f"{path} is damaged: its meta is not a JSON object")
@@ -234,7 +218,19 @@ def _meta(path: Path, value: np.ndarray) -> dict[str, Any]:
     missing = {"space", "space_sha256", "protocol", "parents"} - meta.keys()
     if missing:
         raise ArtifactError(f"{path} is damaged: its meta has no {sorted(missing)[0]!r}")
+    for key in ("space", "space_sha256", "protocol"):
+        if not isinstance(meta[key], str):
+            raise ArtifactError(f"{path} is damaged: {key} in its meta is not text")
+    if not isinstance(meta["parents"], list) or not all(map(_is_parent, meta["parents"])):
+        raise ArtifactError(f"{path} is damaged: its meta lists no parents with kind, name and sha256")
     return meta
+
+
+def _is_parent(value: Any) -> bool:
+    keys = {"kind", "name", "sha256"}
+    return (
+        isinstance(value, dict) and value.keys() == keys and all(isinstance(v, str) for v in value.values())
+    )
 
 
 def _checked_moments(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

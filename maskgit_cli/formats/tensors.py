@@ -55,6 +55,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing") from None
     except (SafetensorError, OSError, ValueError) as error:
+        if str(error).startswith("could not determine the shape of object type"):
+            raise KeyboardInterrupt from None  # a signal's, which torch drops where it looks at a storage
         raise ArtifactError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 

@@ -21,7 +21,7 @@ from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.figures.grids import png_bytes
 from maskgit_cli.figures.sheets import captioned_sheet, stack_sheets
 from maskgit_cli.formats.atomic import parent, sha256_bytes, sha256_file, write_bytes
-from maskgit_cli.formats.claim import Found, Outcome, OutputKind, claim
+from maskgit_cli.formats.claim import Found, Outcome, OutputKind, check_output, claim
 from maskgit_cli.formats.samples import differing_settings
 from maskgit_cli.runtime.distributed import resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -36,7 +36,7 @@ def _find_sheet(path: Path) -> Found:
     return Found({"parents": [parent("pixels", path, sha256_file(path))]}, True)
 
 
-SHEET = OutputKind("a comparison", _find_sheet, folder=False, out="--out")
+SHEET = OutputKind("a comparison", _find_sheet, folder=False, out="--out", suffix=".png")
 
 
 class Compared(NamedTuple):
@@ -94,7 +94,8 @@ def compare(
         reporter: receives what is left out.
 
     Raises:
-        ConfigError: the number of names differs from that of sets, or there is no such class.
+        ConfigError: the number of names differs from that of sets, there is no such class, or no set is
+            decoded by the tokenizer that is given.
         InputError: a set is missing or has duplicate names, or the sets have no image in common.
         ArtifactError: a set is unfinished or damaged.
         OutputError: the sheet exists or cannot be written.
@@ -105,8 +106,13 @@ def compare(
         raise ConfigError(
             f"--name: {counted(len(names), 'name')} for {len(sources)} sets; name each, or none"
         )
+    check_output(out, SHEET)
     target = resolve_device(device)
     opened = [open_source(path, tokenizer, target) for path in sources]
+    if tokenizer is not None and not any(images.decoded for images in opened):
+        raise ConfigError(
+            f"--tokenizer {tokenizer}: every set has images, so no tokens are decoded; leave it out"
+        )
     sets = [_image_set(name, x) for name, x in zip(names or _names(sources), opened, strict=True)]
     sets = _comparable(sets)
     common = _common(sets, reporter)

@@ -25,7 +25,7 @@ from maskgit_cli.data.classes import labels_for
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import parent, remove_directory, sha256_bytes, sha256_file, write_bytes
 from maskgit_cli.formats.claim import Outcome
-from maskgit_cli.formats.feature_statistics import holds_statistics, read_statistics
+from maskgit_cli.formats.feature_statistics import Statistics, holds_statistics
 from maskgit_cli.formats.models import builtin_model
 from maskgit_cli.formats.sweeps import (
     PLOTS,
@@ -45,6 +45,7 @@ from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.model import choose_model, choose_sampler
 from maskgit_cli.sampling.samplers.registry import step_counts
 from maskgit_cli.scoring.features import Resources, load_extractor
+from maskgit_cli.scoring.sources import read_source
 from maskgit_cli.scoring.stages import fid_stats, score
 
 
@@ -119,7 +120,8 @@ def sweep(
         reporter: receives progress and messages.
 
     Raises:
-        ConfigError: nothing is swept, or a model's sampler does not take a combination.
+        ConfigError: nothing is swept, a model's sampler does not take a combination, or the reference is
+            statistics of another extractor.
         InputError: a model or the reference does not exist.
         ArtifactError: a model or the reference is damaged, or of another feature space.
         OutputError: the directory contains something else, or cannot be written.
@@ -131,6 +133,7 @@ def sweep(
     for path, name in ((ref, "--ref"), (inception, "--inception")):
         if path is not None and not path.exists():
             raise InputError(f"{name} {path}: no such folder or file")
+    _check_reference(ref, scoring, inception, paths[0])
     if ref.is_file():
         parents.append(parent("reference", ref, sha256_file(ref)))
     recorded = _recorded_settings(points, config, scoring)
@@ -274,21 +277,32 @@ def _recorded_settings(
     return {"swept": swept, **config.to_json(), **scoring.to_json()}
 
 
+def _check_reference(ref: Path, scoring: ScoreConfig, inception: Path | None, model: Path) -> None:
+    """Open the reference, so that one that cannot be used is refused before anything is created.
+
+    Raises:
+        ConfigError: it is statistics of another extractor, or Inception's weights would have no effect.
+        As :func:`~maskgit_cli.scoring.sources.read_source`.
+    """
+    entry = EXTRACTORS[scoring.features]
+    if inception is not None and entry.tokenizer:
+        raise ConfigError(f"--inception {inception}: --features {entry.name} does not use it; leave it out")
+    content = read_source(ref, Resources(tokenizer=model if entry.tokenizer else None)).content
+    space = content.space or EXTRACTORS["inception"].space if isinstance(content, Statistics) else entry.space
+    if space != entry.space:
+        raise ConfigError(f"--ref {ref}: statistics of {space}, not of --features {scoring.features}")
+
+
 def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) -> Path:
     """The statistics file of the reference: the reference itself, or statistics collected once.
 
     Raises:
-        ConfigError: it is statistics of another extractor.
         As :func:`~maskgit_cli.scoring.stages.fid_stats`.
     """
     ref, scoring = shared.ref, shared.scoring
     entry = EXTRACTORS[scoring.features]
     tokenizer = model if entry.tokenizer else None
     stored = ref.suffix.lower() == ".npz" and holds_statistics(ref)
-    if stored:
-        space = read_statistics(ref).space or EXTRACTORS["inception"].space
-        if space != entry.space:
-            raise ConfigError(f"--ref {ref}: statistics of {space}, not of --features {scoring.features}")
     found = ref if stored else shared.out / REFERENCE_FILE
     if on_main(found.exists):
         # Missing weights are an error, or are downloaded, before sampling.
@@ -316,6 +330,7 @@ def _score_point(
     """Sample and score a point, or what is left of it: n, metrics, left_out, seconds and warnings."""
     start = time.perf_counter()
     config, folder = shared.config, shared.out / POINTS / point.name
+    format = "png" if config.keep == "images" else "tokens"
     sample(
         point.model,
         folder,
@@ -324,7 +339,7 @@ def _score_point(
             labels=config.labels,
             weights=config.weights,
             seed=config.seed,
-            format="png" if config.keep == "images" else "tokens",
+            format=format,
         ),
         point.sampler,
         batch_size=shared.batch_size,
@@ -337,7 +352,9 @@ def _score_point(
         reference,
         shared.scoring,
         weights=shared.inception,
-        tokenizer=point.model,
+        tokenizer=point.model
+        if format == "tokens" or EXTRACTORS[shared.scoring.features].tokenizer
+        else None,
         device=shared.device,
         overwrite=True,  # an interrupted call may have written the same scores
         reporter=reporter,

@@ -277,7 +277,7 @@ def download_file(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(partial.with_name(f".{partial.name}.lock"), timeout=0):
-                _fill(remote, partial, reporter)
+                _fill(remote, partial, path, reporter)
                 wrong = difference(partial, remote.size, remote.digest)
                 if wrong:
                     partial.unlink()
@@ -288,8 +288,8 @@ def download_file(remote: RemoteFile, path: Path, reporter: Reporter = SILENT) -
     return path
 
 
-def _fill(remote: RemoteFile, partial: Path, reporter: Reporter) -> None:
-    """Append to the partial file until it has all of the remote one."""
+def _fill(remote: RemoteFile, partial: Path, path: Path, reporter: Reporter) -> None:
+    """Append to the partial file of ``path`` until it has all of the remote one."""
     with open(partial, "ab") as file:
         # Without a size, a whole file looks like a part of it, and asking for more would fail.
         if remote.size is None or file.tell() > remote.size:
@@ -299,7 +299,7 @@ def _fill(remote: RemoteFile, partial: Path, reporter: Reporter) -> None:
         with (
             _progress(remote.shown.rsplit("/", 1)[-1], remote.size, done, reporter) as bar,
             _errors(remote.shown, transfer=True),
-            disk_errors(partial),
+            disk_errors(path),
         ):
             http_get(
                 remote.url,

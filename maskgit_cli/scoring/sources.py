@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskgit_cli.config.features import EXTRACTORS, FeatureSpace, extractor_of
+from maskgit_cli.config.features import EXTRACTORS, ExtractorEntry, FeatureSpace, extractor_of
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.data.sources import ImageSource, open_source
 from maskgit_cli.data.sources.samples import is_sample_directory
@@ -108,16 +108,19 @@ def common_space(
         resources: files of the extractor.
 
     Raises:
-        ConfigError: the extractor does not support the protocol, or its space is unknown.
+        ConfigError: the extractor does not support the protocol, its space is unknown, or a file is given
+            that nothing is computed with.
         ArtifactError: statistics are of another space.
         WeightsError, InputError: as :func:`~maskgit_cli.scoring.features.load_extractor`.
     """
     stored = [(s.path, s.content) for s in sources if isinstance(s.content, Statistics)]
     extractor = None
     if len(stored) == len(sources):
+        _check_used(sources, None, resources)
         space = _space_of(stored[0][1])
     else:
         entry = EXTRACTORS[config.features]
+        _check_used(sources, entry, resources)
         if config.protocol not in entry.protocols:
             names = [e.name for e in EXTRACTORS.values() if config.protocol in e.protocols]
             raise ConfigError(f"--protocol {config.protocol}: requires --features {' or '.join(names)}")
@@ -127,6 +130,27 @@ def common_space(
     for path, statistics in stored:
         _check_space(path, statistics, space, resources.reporter)
     return space, extractor
+
+
+def _check_used(sources: Sequence[Source], entry: ExtractorEntry | None, resources: Resources) -> None:
+    """Refuse files that nothing is computed with; who names one expects other scores.
+
+    Args:
+        sources: of a comparison or a merge.
+        entry: the extractor; None if all sources are statistics.
+        resources: the files.
+
+    Raises:
+        ConfigError: Inception's weights or the tokenizer would have no effect.
+    """
+    why = f"--features {entry.name} does not use it" if entry else "all sources are statistics"
+    if resources.weights is not None and (entry is None or entry.tokenizer):
+        raise ConfigError(f"--weights {resources.weights}: {why}; leave it out")
+    decoded = any(not isinstance(s.content, Statistics) and s.content.decoded for s in sources)
+    if resources.tokenizer is not None and not decoded and (entry is None or not entry.tokenizer):
+        raise ConfigError(
+            f"--tokenizer {resources.tokenizer}: {why}, and no tokens are decoded; leave it out"
+        )
 
 
 def statistics_of(

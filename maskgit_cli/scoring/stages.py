@@ -18,7 +18,7 @@ from maskgit_cli.config.metrics import METRICS, MetricEntry, score_name
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import CREATED_BY
-from maskgit_cli.formats.claim import Outcome
+from maskgit_cli.formats.claim import Outcome, check_output
 from maskgit_cli.formats.feature_statistics import (
     STATISTICS,
     Statistics,
@@ -81,7 +81,7 @@ def score(
         reporter: receives progress and warnings.
 
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or a file is given that nothing is computed with.
         InputError: a source does not exist, or contains an image that cannot be read.
         ArtifactError: a source is unfinished or damaged, or its statistics are of another feature space.
         WeightsError: Inception's weights are not available.
@@ -92,6 +92,7 @@ def score(
         samples = newest_samples()
         reporter.info(f"scoring the newest samples: {samples}")
     out = out or scores_path(samples)
+    check_output(out, SCORES)
     resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
     # Both sources are opened before the first image goes through a network.
     sources = [read_source(path, resources) for path in (samples, ref)]
@@ -151,6 +152,7 @@ def fid_stats(
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if not sources:
         raise InputError("no source given; name images or statistics files")
+    check_output(out, STATISTICS)
     resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
     opened = [read_source(path, resources) for path in sources]
     stored = [(path, content) for path, content in opened if isinstance(content, Statistics)]
@@ -195,7 +197,10 @@ def _record(
     resources: Resources,
 ) -> dict[str, Any]:
     """The object of ``scores.json``, see docs/artifacts.md."""
-    scores, left_out = _scores(samples.statistics, reference.statistics, config, space, resources.device)
+    try:
+        scores, left_out = _scores(samples.statistics, reference.statistics, config, space, resources.device)
+    except InputError as error:
+        raise InputError(f"{samples.record['name']} with {reference.record['name']}: {error}") from None
     for name, reason in left_out.items():
         resources.reporter.info(f"{METRICS[name].title} ({name}) not computed: {reason}")
     warnings = _warnings(samples, reference, space)

@@ -103,6 +103,8 @@ def export(
         raise ConfigError("--half: the files of v1.0 are float32; leave --half or --to v1 out")
     if push is not None:
         check_repository(push)
+    elif license is not None:
+        raise ConfigError(f"--license {license}: for the model card, which only --push writes; leave it out")
     source = find_named(source, "run, model or tokenizer")
     if source.resolve() == out.resolve():
         raise ConfigError(f"{out} is both source and output; choose another output")

@@ -262,7 +262,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     regular(path, LARGEST_RECORD)
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as YAML: it is nested too deeply") from None
+    # Values that are not what their form or tag promises, such as a date in month 99, raise Python's own.
+    except (OSError, ValueError, LookupError, AttributeError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     for key in ("model", "params"):
         value = value.get(key) if isinstance(value, dict) else None

@@ -108,10 +108,13 @@ def _check_zip(path: Path) -> tuple[set[str], list[int]]:
             # Torch never compresses, and a compressed record could unpack to any size.
             if record.compress_type != zipfile.ZIP_STORED:
                 raise InputError(f"{path} cannot be read: {record.filename} inside is compressed")
+        names = archive.namelist()
+        if len(set(names)) < len(names):  # the record that is checked may not be the one that torch reads
+            raise InputError(f"{path} cannot be read: two records inside have one name")
         damaged = archive.testzip()
         if damaged is not None:
             raise InputError(f"{path} is damaged: the checksum of {damaged} inside does not match")
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise InputError(f"{path} cannot be read: a zip with {len(pickles) or 'no'} data.pkl inside")
         folder = pickles[0].removesuffix("data.pkl") + "data/"

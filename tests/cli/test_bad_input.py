@@ -396,7 +396,7 @@ REFUSED = {
     "compare samples/mine nothing --out new.png": ["nothing"],
     "compare samples/mine notes --out new.png": ["notes"],
     "compare samples/mine images --out new.png": ["mine"],
-    "compare samples/mine samples/mine --out notes.txt": ["notes.txt", "--overwrite"],
+    "compare samples/mine samples/mine --out notes.txt": ["notes.txt", ".png"],
     "compare samples/mine samples/mine --name one --out new.png": ["--name"],
     "compare samples/mine samples/mine --classes bat --out new.png": ["--classes bat", "cat"],
     "compare samples/mine samples/mine --classes 2-1 --out new.png": ["--classes 2-1", "1-2"],

@@ -80,6 +80,12 @@ def test_unknown_classes(spec, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spec", ["9" * 5000, "1-" + "9" * 5000, "-" + "9" * 5000])
+def test_numbers_that_python_does_not_convert(spec):
+    with pytest.raises(ConfigError, match=r"^--labels -?9{10,20}\.\.\.: .*0 to 5$"):
+        labels(spec)
+
+
 def test_names_where_classes_only_have_numbers():
     with pytest.raises(ConfigError, match=r"--labels flags: .*0 to 9"):
         labels("flags", classes=10, names=[])

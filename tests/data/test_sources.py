@@ -139,6 +139,8 @@ def test_csv_with_class_indices(tmp_path):
         (b"a.png\n", "line 1"),
         (b"a.png,-2\n", "label -2"),
         (b"a.png,20231122\n", f"label 20231122 .*{csv_list.MAX_LABEL}"),
+        (b"a.png,1\n\nb\0.png,1\n", "line 3"),
+        (b'"a.png,1\nb.png,1\n', "not a readable CSV"),
         (b"\xff\xfe\x00,1\n", "not a readable CSV"),
     ],
 )

@@ -219,7 +219,7 @@ def make_scores(root, tokenizer, images):
     vqgan = {"config": ScoreConfig(features="vqgan"), "tokenizer": tokenizer, "device": "cpu"}
     fid_stats([images, root / "samples" / "samples.npz"], root / "reference.npz", with_features=True, **vqgan)
     fid_stats([root / "flip.h5"], root / "codes.npz", **vqgan)
-    fid_stats([root / "codes.npz", root / "reference.npz"], root / "merged.npz", **vqgan)
+    fid_stats([root / "codes.npz", root / "reference.npz"], root / "merged.npz", device="cpu")
     score(root / "samples", root / "reference.npz", **vqgan)
     score(root / "masked", root / "merged.npz", **vqgan)
     random = np.random.default_rng(0)

@@ -12,11 +12,6 @@ from faults.verdict import Finding, judge
 # Cases of the quick set: 100, or what shows rare faults, or what takes its time.
 CASES = {"tokens": 130, "sample-image": 60, "manifest": 24, "yaml": 60, "statistics": 150}
 ACCEPTED = {"same", "refused", "other"}
-# Faults too rare for the quick set: they are known as long as those of a test that aims at them.
-RARE = {
-    "statistics": ("test_hostile_files.py::test_hostile_file[npz-zip-version]",),
-    "manifest": ("test_hostile_files.py::test_hostile_file[csv-edit-null]",),
-}
 
 
 @pytest.mark.parametrize("name", ARTIFACTS)
@@ -28,7 +23,7 @@ def test_damaged(name, place, seeds, tmp_path, request):
         for reading in readings
         if reading.outcome not in ACCEPTED
     ]
-    judge(request, findings, len(readings), also=RARE.get(name, ()))
+    judge(request, findings, len(readings))
 
 
 def test_damage_follows_from_its_seed():

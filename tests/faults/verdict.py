@@ -31,9 +31,7 @@ def name_of(item: pytest.Item) -> str:
     return f"{path.rpartition('/')[2]}::{rest}"
 
 
-def judge(
-    request: pytest.FixtureRequest, findings: list[Finding], cases: int = 1, also: tuple[str, ...] = ()
-) -> None:
+def judge(request: pytest.FixtureRequest, findings: list[Finding], cases: int = 1) -> None:
     """End a test: passed without findings, expected to fail with those that are known, failed with others.
 
     A known fault that was not found fails too: it is cured, and its mark is to be removed. With
@@ -43,21 +41,18 @@ def judge(
         request: of the test.
         findings: what must not have happened.
         cases: how many were tried.
-        also: other tests, whose known faults may show in this one or not.
     """
     request.node.user_properties += [("cases", cases), ("findings", len(findings))]
     name, one = name_of(request.node), request.config.getoption("fault_seed", None) is not None
-    known = [] if one else [KNOWN[key] for key in (name, *also) if key in KNOWN]
-    kinds = {kind for fault in known for kind in fault.kinds}
-    new = [finding for finding in findings if finding.kind not in kinds]
+    known = None if one else KNOWN.get(name)
+    new = [finding for finding in findings if known is None or finding.kind not in known.kinds]
     if new:
         text = "\n".join(f"{f.kind}: {f.case}\n    {f.detail}" for f in new[:40])
         pytest.fail(f"{len(new)} findings in {cases} cases, less what is known:\n{text}", pytrace=False)
-    if findings:
-        pytest.xfail(f"{len(findings)} findings in {cases} cases: {known[0].reason}")
-    if not one and name in KNOWN and KNOWN[name].strict:
-        reason = KNOWN[name].reason
-        pytest.fail(f"cured: remove {name!r} from tests/faults/known.py ({reason})", pytrace=False)
+    if known is not None and findings:
+        pytest.xfail(f"{len(findings)} findings in {cases} cases: {known.reason}")
+    if known is not None and known.strict:
+        pytest.fail(f"cured: remove {name!r} from tests/faults/known.py ({known.reason})", pytrace=False)
 
 
 def limit(request: pytest.FixtureRequest) -> float:

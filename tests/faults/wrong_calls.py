@@ -106,7 +106,7 @@ VALUES = {
         --sampler halton --gumbel 1; --preset best; --preset raster --sampler raster; --n 1; --n 0;
         --n {ENORMOUS}; --keep some; --labels bat; --labels @fifo; --weights best; --metrics kid;
         --ref missing; --ref notes.txt; --ref fifo; --out notes; --out ''; --out notes.txt; --seed -1;
-        --batch-size 0; --inception missing""",
+        --batch-size 0; --inception missing; --inception notes.txt""",
     "bench": f"""
         --size giant; --tokenizer giant; --res 33; --res 0; --batch-size 0; --steps 0; --cfg -1;
         --seconds 0; --seconds nan; --stages cook; --stages ''; --res {HUGE}; --batch-size {HUGE};
@@ -189,6 +189,9 @@ LINES = {
     f"fid hang.h5 --ref stats.npz --out new.json {FEATURES}": "hang.h5",
     f"fid /dev/zero --ref stats.npz --out new.json {FEATURES}": "/dev/zero",
     "fid samples": "--ref",
+    "fid stats.npz --ref stats.npz --out new.json --weights notes.txt": "--weights",
+    "fid stats.npz --ref stats.npz --out new.json --tokenizer tokenizer": "--tokenizer",
+    "fid images --ref images --out new.json --tokenizer tokenizer": "--tokenizer",
     f"fid-stats missing new.npz {FEATURES}": "missing",
     f"fid-stats images new.txt {FEATURES}": "new.txt",
     f"fid-stats images notes {FEATURES}": "notes",

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,25 @@ def test_a_truncated_file_is_noticed(tmp_path):
     (tmp_path / "x").write_bytes(data[:-1])
     with pytest.raises(ArtifactError, match="damaged"):
         tensors.read_tensors(tmp_path / "x")
+
+
+def test_an_interrupt_while_tensors_are_read_is_no_damage(tmp_path):
+    """A signal's KeyboardInterrupt arrives, wherever it comes."""
+    tensors.write_tensors(tmp_path / "x", {str(i): torch.zeros(50) for i in range(400)})
+
+    def read_until_a_signal(seconds):
+        target = threading.get_ident(), signal.SIGUSR1
+        threading.Timer(seconds, signal.pthread_kill, target).start()
+        while True:
+            tensors.read_tensors(tmp_path / "x")
+
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        for i in range(100):
+            with pytest.raises(KeyboardInterrupt):
+                read_until_a_signal(0.0002 * i)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize(

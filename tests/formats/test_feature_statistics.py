@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskgit_cli.errors import ArtifactError, InputError
+from maskgit_cli.formats import npz
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.feature_statistics import (
     Statistics,
@@ -178,6 +179,12 @@ def test_missing_and_foreign_files(tmp_path):
         read_statistics(tmp_path / "text.npz")
 
 
+def meta(**changes):
+    """A record of statistics as JSON, with some values changed."""
+    known = {"format": "maskgit-statistics", "version": 2, "space": "vqgan", "space_sha256": "ab" * 32}
+    return json.dumps({**known, "protocol": "standard", "parents": [], **changes})
+
+
 def resaved(path, **changes):
     """The file's arrays with some changed (None leaves one out), under the same path."""
     with np.load(path) as arrays:
@@ -199,6 +206,10 @@ def resaved(path, **changes):
         ({"meta": np.array('{"format": "maskgit-statistics", "version": 3}')}, "version 3"),
         ({"meta": np.array('{"format": "maskgit-tokens", "version": 1}')}, "maskgit-tokens"),
         ({"meta": np.array('{"format": "maskgit-statistics", "version": 2}')}, "'parents'"),
+        ({"meta": np.array(meta(parents=5))}, "parents"),
+        ({"meta": np.array(meta(parents=[5]))}, "parents"),
+        ({"meta": np.array(meta(parents=[{"kind": 1}]))}, "parents"),
+        ({"meta": np.array(meta(space=["vqgan"]))}, "space"),
         ({"mu": np.array([object()] * 5)}, "damaged"),
     ],
 )
@@ -221,6 +232,19 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ArtifactError, match=r"a\.npz"):
         read_statistics(path)
+
+
+def test_arrays_that_compress_well_are_read(tmp_path):
+    """Such as the statistics of images that are all black."""
+    np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(1500), sigma=np.zeros((1500, 1500)))
+    assert read_statistics(tmp_path / "a.npz").sigma.shape == (1500, 1500)
+
+
+def test_an_array_that_unpacks_to_far_more_than_the_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "WHOLE_BYTES", 1 << 20)
+    np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(1500), sigma=np.zeros((1500, 1500)))
+    with pytest.raises(ArtifactError, match=r"a\.npz.*18,000,000 bytes"):
+        read_statistics(tmp_path / "a.npz")
 
 
 def test_a_truncated_file_is_refused(tmp_path):

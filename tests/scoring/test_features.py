@@ -98,7 +98,17 @@ def test_code_hidden_in_weights_does_not_run(tmp_path):
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>not found</html>",
+        b"\x80\x02h\x05.",
+        b"\x80\x02X\x02\0\0\0\xff\xfe.",
+        b"\x80\x02t.",
+        b"\x80\x02G\0.",
+    ],
+)
 def test_files_that_are_not_weights(tmp_path, content):
     path = tmp_path / "w.pth"
     path.write_bytes(content)

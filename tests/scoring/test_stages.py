@@ -318,16 +318,16 @@ def test_every_container_of_the_same_pixels_scores_the_same(here, fake, real, to
     fid_stats([fake], here / "stats.npz", VQGAN, tokenizer=tokenizer, with_features=True)
     ref = fid_stats([real], here / "ref.npz", VQGAN, tokenizer=tokenizer, with_features=True)
     results = [
-        score(source, ref, VQGAN, tokenizer=tokenizer, out=here / f"{i}.json", batch_size=size).record
-        for i, (source, size) in enumerate(
+        score(source, ref, VQGAN, tokenizer=used, out=here / f"{i}.json", batch_size=size).record
+        for i, (source, size, used) in enumerate(
             [
-                (fake, 32),
-                (fake, 1),
-                (here / "fake.npz", 5),
-                (packed, 7),
-                (here / "fake.csv", 3),
-                (here / "classes", 4),
-                (here / "stats.npz", 1),
+                (fake, 32, tokenizer),
+                (fake, 1, tokenizer),
+                (here / "fake.npz", 5, tokenizer),
+                (packed, 7, tokenizer),
+                (here / "fake.csv", 3, tokenizer),
+                (here / "classes", 4, tokenizer),
+                (here / "stats.npz", 1, None),
             ]
         )
     ]

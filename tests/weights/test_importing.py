@@ -371,7 +371,8 @@ def test_a_yaml_file_that_says_otherwise_is_refused(tmp_path, refused):
     ):
         (tmp_path / "x.yaml").write_text(text.replace(old, new))
         refused(V1._replace(tokenizer=(V1.tokenizer[0], tmp_path / "x.yaml")), says)
-    for text in ("model: [", "model: 3", "a: !!python/object/apply:os.system ['true']"):
+    bad = ("model: [", "model: 3", "a: !!python/object/apply:os.system ['true']")
+    for text in (*bad, "a: 2001-99-99", "a: !!int ''", "a: !!bool x", "a: !!timestamp x"):
         (tmp_path / "x.yaml").write_text(text)
         refused(V1._replace(tokenizer=(V1.tokenizer[0], tmp_path / "x.yaml")), "YAML|yaml", InputError)
     refused(HALTON._replace(tokenizer=(*HALTON.tokenizer, V1.tokenizer[1])), "is for a VQGAN", ConfigError)

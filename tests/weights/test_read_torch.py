@@ -8,6 +8,7 @@ import importlib
 import operator
 import os
 import pickle
+import re
 import runpy
 import shutil
 import struct
@@ -425,6 +426,32 @@ def test_zips_that_torch_would_not_write_are_refused(tmp_path):
         archive.writestr("x/data.pkl", good * 100)
     with pytest.raises(InputError, match="compressed"):
         read_checkpoint(tmp_path / "d.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_records_of_one_name_are_refused(tmp_path):
+    path = container(tmp_path / "x.pt", tensor((4,), (1,)), **{"data/0": bytes(16)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/data/0", b"\1" * 16)
+    with pytest.raises(InputError, match=r"x\.pt.*one name"):
+        read_checkpoint(path)
+
+
+def test_a_changed_bit_in_any_record_is_noticed(tmp_path):
+    """Torch reads on; the zip's checksum shows it."""
+    path = tmp_path / "x.pth"
+    torch.save({"model": {"a": torch.arange(40.0), "b": torch.ones(7)}}, path)
+    good = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = [record for record in archive.infolist() if record.file_size]
+    assert len(records) > 4
+    for record in records:
+        begin = record.header_offset + 30 + sum(struct.unpack_from("<HH", good, record.header_offset + 26))
+        data = bytearray(good)
+        data[begin + record.file_size // 2] ^= 8
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=rf"x\.pth is damaged: .*{re.escape(record.filename)}"):
+            read_checkpoint(path)
 
 
 def _renamed(path: Path) -> Path:

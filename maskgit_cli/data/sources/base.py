@@ -53,7 +53,10 @@ class ImageSource(ABC):
         names: name of each image, unique within its class in most sources (N,).
         labels: class indices int32 (N,), -1 where there is none.
         class_names: name of each class; empty if the images have no classes.
+        decoded: whether a tokenizer makes the images from tokens.
     """
+
+    decoded = False
 
     def __init__(
         self,

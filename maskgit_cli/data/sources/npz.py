@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from maskgit_cli.data.sources.base import Decoding, ImageSource, Origin, SourceKind
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.atomic import sha256_file
-from maskgit_cli.formats.feature_statistics import npz_names
+from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, npz_reason, open_array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +33,7 @@ class NpzImages(ImageSource):
         if "arr_0" not in npz_names(path):
             raise InputError(f"{path}: holds neither statistics (mu, sigma) nor images (arr_0)")
         with _damage(str(path)):
-            stream, self.shape = _open_array(path)
+            stream, self.shape = _open_images(path)
             stream.close()
         names = [f"{i:06d}" for i in range(self.shape[0])]
         super().__init__(Origin(path, "npz", sha256_file(path)), names)
@@ -56,7 +54,7 @@ class NpzImages(ImageSource):
         with _damage(self.location(index)):
             # A forked process shares the position in the file with its parent, so it opens its own.
             if stream is None or self._next > index or self._process != os.getpid():
-                stream, self._next, self._process = _open_array(self.origin.path)[0], 0, os.getpid()
+                stream, self._next, self._process = _open_images(self.origin.path)[0], 0, os.getpid()
             stream.seek((index - self._next) * length, os.SEEK_CUR)
             data = stream.read(length)
             if len(data) < length:
@@ -78,18 +76,14 @@ def _damage(where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{where}: damaged ({' '.join(str(error).split())})") from error
+    except NPZ_ERRORS as error:
+        raise InputError(f"{where}: damaged ({npz_reason(error)})") from error
 
 
-def _open_array(path: Path) -> tuple[IO[bytes], tuple[int, ...]]:
+def _open_images(path: Path) -> tuple[IO[bytes], tuple[int, ...]]:
     """The bytes of ``arr_0`` from its first image on, and its shape (N, H, W, 3)."""
-    with zipfile.ZipFile(path) as archive:
-        stream = archive.open("arr_0.npy")  # stays open by itself
-    version = np.lib.format.read_magic(stream)
-    one, two = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = {(1, 0): one, (2, 0): two}[version](stream)
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or shape[0] == 0:
+    stream, (shape, fortran, dtype) = open_array(path, "arr_0")
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran or 0 in shape:
         raise InputError(f"{path}: arr_0 is {dtype} {shape}, not uint8 (N, H, W, 3)")
     return stream, shape
 

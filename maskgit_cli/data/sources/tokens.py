@@ -29,6 +29,8 @@ class TokenImages(ImageSource):
         ArtifactError: the tokens are of another tokenizer.
     """
 
+    decoded = True
+
     def __init__(self, tokens: TokenFile, decoding: Decoding, origin: Origin | None = None) -> None:
         from maskgit_cli.formats.models import find_tokenizer
         from maskgit_cli.networks.loading import load_tokenizer

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint, check_boxes, check_outpaint
+from maskgit_cli.data.sources.csv_list import read_table
 from maskgit_cli.errors import InputError, MaskGITError
-from maskgit_cli.formats.atomic import LARGEST_LIST, regular
 from maskgit_cli.sampling.inpaint.regions import Edit
 
 T = TypeVar("T")
@@ -30,10 +29,10 @@ def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
     Raises:
         InputError: the file cannot be read, has an unknown column or no line, or a line cannot be used.
     """
-    lines = _read_lines(path)
+    lines = read_table(path)
     if not lines:
         raise InputError(f"{path}: empty; its first line must name the columns: {','.join(COLUMNS)}")
-    names = [cell.strip().lower() for cell in lines[0][1]]
+    names = [cell.lower() for cell in lines[0][1]]
     _check_columns(path, names)
     edits: list[Edit] = []
     for number, cells in lines[1:]:
@@ -41,26 +40,13 @@ def read_manifest(path: Path, config: InpaintConfig) -> list[Edit]:
             if len(cells) > len(names):
                 raise InputError(f"has {len(cells)} cells for {len(names)} columns; quote cells with commas")
             # Spreadsheets leave out empty cells at the end of a line.
-            row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+            row = dict(zip(names, cells, strict=False))
             edits.append(_read_edit(row, path.parent, number, len(edits), config))
         except MaskGITError as error:
             raise InputError(f"{path}: line {number}: {error}") from None
     if not edits:
         raise InputError(f"{path}: no lines after the names of the columns")
     return edits
-
-
-def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Number and cells of each line that isn't blank."""
-    regular(path, LARGEST_LIST)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable CSV ({' '.join(str(error).split())})") from error
 
 
 def _check_columns(path: Path, names: list[str]) -> None:

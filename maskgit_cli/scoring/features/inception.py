@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -90,7 +91,8 @@ def _inception(weights: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        tensors = torch.load(weights, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the pickle's protocol, before the error
+            tensors = torch.load(weights, map_location="cpu", weights_only=True)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise WeightsError(f"{weights}: weights are NaN or infinite")
         # torch-fidelity loads its file in a way that runs code stored in it, so it receives the tensors
@@ -103,6 +105,8 @@ def _inception(weights: Path) -> nn.Module:
     except pickle.UnpicklingError as error:
         # torch's own text advises to load the file unsafely.
         raise WeightsError(f"{weights}: not a PyTorch file of tensors and nothing else") from error
-    except (RuntimeError, EOFError, AttributeError, TypeError, OSError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # an unpickler on damaged bytes can raise nearly anything
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{weights}: not the weights of torch-fidelity's Inception ({reason})") from error

@@ -38,7 +38,7 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
         InputError: a covariance is not positive semi-definite.
     """
     mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
-    root1, root2 = _root(sigma1), _root(sigma2)
+    root1, root2 = _root(sigma1, "first"), _root(sigma2, "second")
     overlap = np.linalg.svd(root1.T @ root2, compute_uv=False).sum()
     difference = mu1 - mu2
     # Traces of the roots, so that the eigenvalues left out of them are left out of every term.
@@ -46,11 +46,13 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     return float(difference @ difference + traces - 2 * overlap)
 
 
-def _root(sigma: np.ndarray) -> np.ndarray:
+def _root(sigma: np.ndarray, which: str) -> np.ndarray:
     """R (D, rank) with R·Rᵀ = sigma (D, D)."""
     values, vectors = np.linalg.eigh(np.asarray(sigma, np.float64))
     if values[0] < -NEGATIVE * max(values[-1], 0.0):
-        raise InputError(f"a covariance is not positive semi-definite: it has the eigenvalue {values[0]:g}")
+        raise InputError(
+            f"the {which} covariance is not positive semi-definite: it has the eigenvalue {values[0]:g}"
+        )
     # Eigenvalues of this size are rounding errors. Their roots, some 1e-8 of the largest each, would add up
     # wherever there are fewer images than features.
     rounding = np.finfo(np.float64).eps * len(values) * max(values[-1], 0.0)
