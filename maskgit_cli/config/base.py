@@ -113,8 +113,8 @@ class Settings:
         """Rebuild settings that :meth:`to_json` wrote.
 
         Raises:
-            ConfigError: they are no object, a key is missing or unknown, or a value is of another type or out of
-                range.
+            ConfigError: they are no object, a key is missing or unknown, or a value is of another type or
+                out of range.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"settings of {cls.__name__} are a {type(values).__name__}, not an object")

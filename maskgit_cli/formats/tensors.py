@@ -118,7 +118,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     """Load a state dict strictly: no missing or unexpected keys, equal shapes, finite values.
 
     Args:
-        network: it is left as it was if anything is wrong.
+        network: it is left as it was if anything is wrong. One on the ``meta`` device gets copies on the CPU.
         tensors: of the state dict.
         path: of their file, for messages.
 
@@ -129,13 +129,18 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     import torch
 
     check_shapes(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
-    for name, own in network.state_dict().items():
+    wanted = network.state_dict()
+    for name, own in wanted.items():
         tensor = tensors[name]
         if tensor.is_floating_point() != own.is_floating_point():
             raise ArtifactError(f"{path}: tensor {name} has {tensor.dtype}, the network has {own.dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the weights are unusable")
-    network.load_state_dict(dict(tensors))
+    if any(own.is_meta for own in wanted.values()):
+        copies = {name: tensor.to(wanted[name].dtype, copy=True) for name, tensor in tensors.items()}
+        network.load_state_dict(copies, assign=True)
+    else:
+        network.load_state_dict(dict(tensors))
 
 
 def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from maskgit_cli.config.networks import (
     TOKENIZERS,
@@ -122,11 +123,26 @@ def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
     return Tokenizer(network.to(device), config, sha256, directory)
 
 
+class _Uninitialized(TorchFunctionMode):
+    """Networks built within are not initialized at random, which takes most of the time of loading one.
+
+    On the ``meta`` device these functions would also import all of ``torch._dynamo``, for a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def _load(entry: NetworkEntry, config: Any, file: Path, sha256: str | None) -> tuple[Any, str]:
     """A network for inference with the weights in a file, and the file's sha256."""
-    with torch.device("meta"):  # sizes that are not those of the file's tensors must not take memory
-        check_shapes(build(entry, config), tensor_shapes(file), file)
-    network = build(entry, config)
+    with torch.device("meta"), _Uninitialized():
+        network = build(entry, config)
+    check_shapes(network, tensor_shapes(file), file)  # wrong sizes must not take memory
     found = load_file(network, file, sha256)
     return network.eval().requires_grad_(False), found
 

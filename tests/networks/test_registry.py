@@ -12,17 +12,25 @@ from maskgit_cli.config.catalogue import CATALOGUE
 from maskgit_cli.config.networks import SIZES, TOKENIZERS, TRAINABLE, TRANSFORMERS
 from maskgit_cli.config.samplers import SAMPLERS
 from maskgit_cli.errors import ArtifactError
+from maskgit_cli.formats.atomic import sha256_file
+from maskgit_cli.formats.tensors import write_tensors
+from maskgit_cli.networks import loading
 from maskgit_cli.networks.base import ImageTokenizer, MaskedTransformer
 from maskgit_cli.networks.registry import build, network_of
 
 TINY = {"width": 32, "depth": 1, "heads": 4, "mlp_width": 64, "head_width": 8}
 
 
+def tiny_config(name):
+    """Sizes of a small network of an entry: 12 tokens, 3 classes, a 4×4 grid."""
+    config = TRANSFORMERS[name].config
+    sizes = {field.name: TINY[field.name] for field in dataclasses.fields(config) if field.name in TINY}
+    return config(**sizes, codebook_size=12, classes=3, grid=4, dropout=0.0)
+
+
 def tiny(name):
-    """A small network of an entry: 12 tokens, 3 classes, a 4×4 grid."""
-    entry = TRANSFORMERS[name]
-    sizes = {field.name: TINY[field.name] for field in dataclasses.fields(entry.config) if field.name in TINY}
-    return build(entry, entry.config(**sizes, codebook_size=12, classes=3, grid=4, dropout=0.0))
+    """That network."""
+    return build(TRANSFORMERS[name], tiny_config(name))
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -104,6 +112,38 @@ def test_googles_initial_weights_are_berts():
         elif "norm" not in name:
             assert value.abs().max() <= 0.04, name
             assert 0.01 < value.std() < 0.03, name
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMERS, *TOKENIZERS])
+def test_a_network_is_loaded_without_being_initialized(name, tmp_path):
+    """Nothing but its file decides what a loaded network holds: all tensors are in it, none is random."""
+    entry = {**TRANSFORMERS, **TOKENIZERS}[name]
+    small = {"resolution": 16, "channels": 8, "embed_dim": 4, "codebook_size": 12, "norm_groups": 4}
+    config = tiny_config(name) if name in TRANSFORMERS else entry.config(**small)
+    torch.manual_seed(1)
+    wanted = build(entry, config)
+    write_tensors(tmp_path / "w.safetensors", wanted.state_dict())
+    before = torch.random.get_rng_state()
+    network, digest = loading._load(entry, config, tmp_path / "w.safetensors", None)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert digest == sha256_file(tmp_path / "w.safetensors")
+    for kind in ("parameters", "buffers"):
+        for one, other in zip(getattr(network, kind)(), getattr(wanted, kind)(), strict=True):
+            assert one.device.type == "cpu"
+            assert one.data_ptr() % 64 == 0  # as torch allocates it, not as it lies in the file
+            assert torch.equal(one, other)
+    with pytest.raises(ArtifactError, match="is damaged: its sha256"):
+        loading._load(entry, config, tmp_path / "w.safetensors", "0" * 64)
+
+
+def test_loading_does_not_import_a_compiler():
+    code = (
+        "import sys; from maskgit_cli.formats.models import builtin_model; "
+        "from maskgit_cli import load_model; load_model(builtin_model()); "
+        "print({'torch._dynamo', 'sympy'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_an_unknown_network_is_an_error():
