@@ -27,12 +27,12 @@ from maskgit_cli.formats.models import (
     save_model,
 )
 from maskgit_cli.formats.records import Record
+from maskgit_cli.formats.torch_files import read_checkpoint
 from maskgit_cli.networks.loading import load_tokenizer, save_tokenizer
 from maskgit_cli.networks.registry import build
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.weights.names import PUBLISHED_NETWORKS, PublishedWeights, recognize, to_native
 from maskgit_cli.weights.read_flax import read_flax
-from maskgit_cli.weights.read_torch import read_checkpoint
 from maskgit_cli.weights.shapes import (
     RESOLUTION,
     check_model_yaml,

@@ -64,12 +64,6 @@ def test_an_operation_fails(name, overwrite, results, seeds, request):
     judge(request, findings, len(points))
 
 
-def like(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The other tests of the same stage: how a disk refuses makes no difference."""
-    names = ("test_an_operation_fails", "test_files_may_not_grow")
-    return tuple(f"test_full_disk.py::{name}[{request.node.callspec.id}]" for name in names)
-
-
 @BOTH
 @EACH
 def test_files_may_not_grow(name, overwrite, results, seeds, request):
@@ -80,7 +74,7 @@ def test_files_may_not_grow(name, overwrite, results, seeds, request):
         with undisturbed.case(overwrite) as (cwd, call):
             case = f"{name}, seed {seed}: files of at most {size} of {undisturbed.largest} bytes"
             findings += refused(undisturbed, cwd, call.but(file_size=size), overwrite, case)
-    judge(request, findings, len(taken), also=like(request))
+    judge(request, findings, len(taken))
 
 
 @contextmanager
@@ -117,4 +111,4 @@ def test_a_small_disk(name, overwrite, results, seeds, request, tmp_path):
             subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
             if done.status != 0:
                 findings += undisturbed.rerun(work, call.but(cwd=work), case)
-    judge(request, findings, len(taken), also=like(request))
+    judge(request, findings, len(taken))

@@ -10,7 +10,7 @@ import torch
 from published import DATA, FAMILIES, GOOGLE, HALTON, V1, flax_array, golden, rewritten, rewritten_flax
 from resigned import rewrite_record
 from safetensors.torch import load_file, save
-from test_read_torch import OBJECTS, TOUCH
+from test_torch_files import OBJECTS, TOUCH
 
 from maskgit_cli.config.networks import (
     GoogleConfig,
@@ -23,11 +23,11 @@ from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputErr
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.tensors import write_tensors
 from maskgit_cli.formats.tokens import open_tokens
+from maskgit_cli.formats.torch_files import read_checkpoint
 from maskgit_cli.networks.halton import HaltonMaskGIT
 from maskgit_cli.networks.loading import load_model, load_tokenizer
 from maskgit_cli.weights.importing import import_weights
 from maskgit_cli.weights.names import PUBLISHED_NETWORKS, renamed
-from maskgit_cli.weights.read_torch import read_checkpoint
 from maskgit_cli.weights.shapes import check_model_yaml
 
 

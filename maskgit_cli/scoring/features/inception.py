@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import pickle
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from maskgit_cli.config.features import EXTRACTORS, INCEPTION_SHA256
-from maskgit_cli.errors import WeightsError
+from maskgit_cli.errors import InputError, WeightsError
 from maskgit_cli.formats.atomic import sha256_file
+from maskgit_cli.formats.torch_files import read_checkpoint
 from maskgit_cli.networks.inference import apply_to_rows
 from maskgit_cli.runtime.pretrained import INCEPTION, cache_folder, pretrained
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -91,8 +90,10 @@ def _inception(weights: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # about the pickle's protocol, before the error
-            tensors = torch.load(weights, map_location="cpu", weights_only=True)
+        tensors = read_checkpoint(weights)
+    except InputError as error:
+        raise WeightsError(str(error)) from error
+    try:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise WeightsError(f"{weights}: weights are NaN or infinite")
         # torch-fidelity loads its file in a way that runs code stored in it, so it receives the tensors
@@ -102,11 +103,8 @@ def _inception(weights: Path) -> nn.Module:
         saved.seek(0)
         name = EXTRACTORS["inception"].space
         return FeatureExtractorInceptionV3(name, ["2048", "logits_unbiased"], saved)
-    except pickle.UnpicklingError as error:
-        # torch's own text advises to load the file unsafely.
-        raise WeightsError(f"{weights}: not a PyTorch file of tensors and nothing else") from error
     except WeightsError:
         raise
-    except Exception as error:  # an unpickler on damaged bytes can raise nearly anything
+    except Exception as error:  # torch-fidelity on other tensors can raise nearly anything
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{weights}: not the weights of torch-fidelity's Inception ({reason})") from error

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from maskgit_cli.errors import InputError
-from maskgit_cli.weights.read_torch import StandIn, read_checkpoint
+from maskgit_cli.formats.torch_files import StandIn, read_checkpoint
 
 
 def container(path: Path, pickled: bytes, **entries: bytes) -> Path:
