@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from maskgit_cli.formats.atomic import disk_errors
 Warn = Callable[[str], object]
 # Seconds to wait for a lock whose process is dead: its workers hold the lock until they notice.
 DEAD_WAIT = 10.0
+# Seconds to wait for the name of the process that holds a lock: it writes it just after it has the lock.
+UNNAMED_WAIT = 1.0
 
 
 @contextmanager
@@ -37,14 +40,10 @@ def lock(path: Path, warn: Warn = warnings.warn) -> Iterator[None]:
         file = path.with_name(f".{path.name}.lock")
         if not os.access(path.parent, os.W_OK) and path.is_dir():
             file = path / ".lock"
-    holder = _holder(file)
     guard = filelock.FileLock(file)
     try:
         with warnings.catch_warnings(action="ignore"), disk_errors(path):
-            guard.acquire(timeout=DEAD_WAIT if _is_dead(holder) else 0)
-    except filelock.Timeout:
-        who = f"process {holder[1]} on {holder[0]}" if holder else "another process"
-        raise OutputError(f"{path} is in use by {who}; wait until it ends, or choose another place") from None
+            _acquire(guard, file, path)
     except (OSError, NotImplementedError) as error:
         warn(f"{path} cannot be locked ({error}): do not write it from two processes at a time")
     native = not isinstance(guard, filelock.SoftFileLock)  # a soft lock writes and removes its own file
@@ -59,6 +58,25 @@ def lock(path: Path, warn: Warn = warnings.warn) -> Iterator[None]:
             file.unlink(missing_ok=True)
         guard.release()
         _remove_empty(created)
+
+
+def _acquire(guard: filelock.BaseFileLock, file: Path, path: Path) -> None:
+    """Acquire a lock, or say who holds it.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    deadline = time.monotonic() + UNNAMED_WAIT
+    while True:
+        try:
+            guard.acquire(timeout=DEAD_WAIT if _is_dead(_holder(file)) else 0)
+            return
+        except filelock.Timeout:
+            holder = _holder(file)
+        if holder is not None or time.monotonic() > deadline:
+            who = f"process {holder[1]} on {holder[0]}" if holder else "another process"
+            raise OutputError(f"{path} is in use by {who}; wait until it ends, or choose another place")
+        time.sleep(0.01)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
