@@ -7,13 +7,14 @@ two and its ``tokenizer/``. The sha256 of a tokenizer or model is that of its ``
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskgit_cli.config.catalogue import CATALOGUE, similar_names
-from maskgit_cli.errors import ArtifactError, InputError
+from maskgit_cli.errors import ArtifactError, InputError, MaskGITError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
     check_format,
@@ -184,8 +185,7 @@ def find_tokenizer(
     """
     if given is not None:
         directory = tokenizer_directory(given)
-        read_tokenizer_record(directory)
-        found = sha256_file(directory / WEIGHTS_FILE)
+        found = _recorded_sha256(directory)
         if found != sha256:
             raise ArtifactError(
                 f"{given} is tokenizer {found[:12]}…, but the tokens came from {sha256[:12]}…; "
@@ -196,12 +196,20 @@ def find_tokenizer(
     usual = sorted(path for pattern in patterns for path in Path().glob(pattern))
     searched = [*near, builtin_tokenizer(), *usual]
     for directory in sorted(searched, key=lambda path: _is_inside(path, replaced)):  # those last
-        weights = directory / WEIGHTS_FILE
-        if weights.is_file() and sha256_file(weights) == sha256:
+        recorded = None
+        with contextlib.suppress(MaskGITError):  # one that is damaged or unfinished is not searched for
+            recorded = _recorded_sha256(directory)
+        if recorded == sha256:
             return _outside(directory, replaced)
     raise ArtifactError(
         f"the tokens came from tokenizer {sha256[:12]}…, which is not here; name it with --tokenizer"
     )
+
+
+def _recorded_sha256(directory: Path) -> str:
+    """The digest of a tokenizer's weights by its record, which loading compares with them."""
+    record = read_tokenizer_record(directory)
+    return weights_digest(record, directory) or sha256_file(directory / WEIGHTS_FILE)
 
 
 def _is_inside(path: Path, folder: Path | None) -> bool:

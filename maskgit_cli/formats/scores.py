@@ -43,4 +43,4 @@ def _compared(record: Record) -> Record:
     return {key: record.get(key) for key in ("settings", "parents", "features", "protocol")}
 
 
-SCORES = OutputKind("a scores file", _find, compared=_compared, folder=False, out="--out")
+SCORES = OutputKind("a scores file", _find, compared=_compared, folder=False, out="--out", suffix=".json")

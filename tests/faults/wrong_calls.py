@@ -87,7 +87,7 @@ VALUES = {
         --metrics kid; --metrics ''; --neighbors 0; --neighbors {HUGE}; --splits 0; --splits {HUGE};
         --protocol best; --features pixels; --weights missing; --weights notes.txt; --tokenizer missing;
         --tokenizer imported/tokenizer; --batch-size 0; --out notes; --out notes.txt;
-        --out notes.txt/new.json; --out ''; --out fifo""",
+        --out notes.txt/new.json; --out ''; --out fifo; --out new.txt""",
     "fid-stats": "--features pixels; --protocol best; --tokenizer missing; --tokenizer notes; "
     "--batch-size 0; --weights missing; --weights notes.txt; --device gpu",
     "export": f"""

@@ -19,7 +19,14 @@ from tiny_training import contents, kill_at, train_tiny
 from maskgit_cli import __version__
 from maskgit_cli.errors import ArtifactError, InputError, OutputError
 from maskgit_cli.formats import atomic, models, runs, tensors
-from maskgit_cli.formats.atomic import replacing_directory, sha256_bytes, sha256_file, write_bytes, write_json
+from maskgit_cli.formats.atomic import (
+    read_json,
+    replacing_directory,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 from maskgit_cli.formats.claim import Outcome, claim
 from maskgit_cli.networks import loading
 
@@ -326,6 +333,111 @@ def test_a_tokenizer_round_trip(tmp_path):
     record = json.loads((path / "config.json").read_text())
     assert (record["format"], record["version"]) == ("maskgit-tokenizer", 2)
     assert record["created_by"] == f"maskgit-cli {__version__}"
+
+
+def as_version_1(path):
+    """A record as version 1 had it: without digests."""
+    record = json.loads(path.read_text())
+    for key in ("record_sha256", "weights_sha256"):
+        record.pop(key, None)
+    path.write_text(json.dumps(record | {"version": 1}))
+
+
+def test_version_1_is_read(run, tmp_path):
+    model = make_model(tmp_path / "m")
+    before = loading.load_model(model)
+    for file in (model / "config.json", model / "tokenizer" / "config.json"):
+        as_version_1(file)
+    assert loading.load_model(model).sha256 == before.sha256
+    assert loading.load_tokenizer(model).sha256 == before.tokenizer_sha256
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for file in (
+        copy / "config.json",
+        *copy.glob("checkpoints/*/state.json"),
+        copy / "tokenizer/config.json",
+    ):
+        as_version_1(file)
+    assert loading.load_model(copy).sha256 == loading.load_model(run).sha256
+    assert runs.load_checkpoint(copy).step == runs.load_checkpoint(run).step
+
+
+def test_a_version_1_run_is_resumed_as_one_of_version_2(run, tokens, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for file in (
+        copy / "config.json",
+        *copy.glob("checkpoints/*/state.json"),
+        copy / "tokenizer/config.json",
+    ):
+        as_version_1(file)
+    train_tiny(tokens, copy, preview_every=6, steps=8)
+    assert json.loads((copy / "config.json").read_text())["version"] == 2
+    assert loading.load_model(copy).step == 8
+
+
+@pytest.mark.parametrize("key", ["class_names", "resolution", "weights_sha256", "format"])
+def test_a_changed_record_is_refused_unless_its_digest_is_null(tmp_path, key):
+    path = make_model(tmp_path / "m") / "config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {key: record[key][::-1] if key != "resolution" else 32}))
+    with pytest.raises(ArtifactError, match="differs from its record_sha256; .* to null"):
+        read_json(path, "a model")
+    changed = json.loads(path.read_text()) | {"record_sha256": None}
+    path.write_text(json.dumps(changed))
+    assert read_json(path, "a model")[key] != record[key]
+
+
+def test_spaces_and_the_order_of_keys_do_not_matter(tmp_path):
+    path = make_model(tmp_path / "m") / "config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(record.items())), separators=(",", ":")))
+    assert (
+        read_json(path, "a model").items()
+        == {k: v for k, v in record.items() if k != "record_sha256"}.items()
+    )
+
+
+def test_a_record_without_its_digest(tmp_path):
+    path = make_model(tmp_path / "m") / "config.json"
+    record = json.loads(path.read_text())
+    del record["record_sha256"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match="has no record_sha256"):
+        read_json(path, "a model")
+    # A record of something else is not held to our rules.
+    path.write_text(json.dumps({"format": "else", "version": 7}))
+    assert read_json(path, "a model") == {"format": "else", "version": 7}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": "\\ud800"}', '{"a": ' + "9" * 5000 + "}", '{"a":' * 10**5, "[]", "\xff"]
+)
+def test_json_that_would_fail_later_is_refused_at_once(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ArtifactError, match=r"x\.json"):
+        read_json(path, "a record")
+
+
+def test_weights_that_are_not_those_recorded(tmp_path):
+    """A valid file of other values: shapes and types fit, and it is refused nevertheless."""
+    model = make_model(tmp_path / "m")
+    file = model / "model.safetensors"
+    values = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    values["bias"] += 1
+    save_file(values, file)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged: its sha256 is .* as recorded"):
+        loading.load_model(model)
+
+
+def test_a_run_whose_weights_changed_is_not_sampled(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    file = runs.newest_checkpoint(copy) / "ema.safetensors"
+    values = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    values["bias"] += 1
+    save_file(values, file)
+    with pytest.raises(ArtifactError, match=r"ema\.safetensors is damaged"):
+        loading.load_model(copy)
+    assert loading.load_model(copy, weights="raw").step == 6
 
 
 def test_a_model_round_trip(tmp_path):
