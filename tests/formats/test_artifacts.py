@@ -379,7 +379,7 @@ def test_a_changed_record_is_refused_unless_its_digest_is_null(tmp_path, key):
     path = make_model(tmp_path / "m") / "config.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {key: record[key][::-1] if key != "resolution" else 32}))
-    with pytest.raises(ArtifactError, match="differs from its record_sha256; .* to null"):
+    with pytest.raises(ArtifactError, match=r"differs from its record_sha256; .* to null"):
         read_json(path, "a model")
     changed = json.loads(path.read_text()) | {"record_sha256": None}
     path.write_text(json.dumps(changed))
