@@ -57,6 +57,7 @@ _HOMES = {
     "export": "weights.exporting",
     "bench": "reports.benching",
     "describe": "reports.inspecting",
+    "verify": "reports.verifying",
 }
 
 __all__ = [*_HOMES, "__version__"]
