@@ -77,7 +77,7 @@ def command(path: Path, verify: bool, as_json: bool, quiet: bool) -> None:
         return
     from maskgit_cli.reports.inspecting import describe
 
-    facts = describe(path)
+    facts = describe(path, console.reporter(quiet))
     if as_json:
         console.result(path, facts, True)
     else:

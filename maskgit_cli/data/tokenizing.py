@@ -114,7 +114,7 @@ def tokenize(
     require(workers >= 0, "workers", workers, "0 or more")
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
-    source = open_source(images)
+    source = open_source(images, reporter=reporter)
     encode = _Encoder(load_tokenizer(tokenizer or builtin_tokenizer(), target), target, precision)
     meta = _meta(images, source, encode, config)
     with claim_on_main(out, TOKENS, tokens_record(meta), overwrite, reporter) as claimed:
