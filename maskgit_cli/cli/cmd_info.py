@@ -60,7 +60,7 @@ def _verify(path: Path, as_json: bool, quiet: bool) -> None:
 
 
 @options.command("info", examples=EXAMPLES)
-@options.path_argument("path", "Any artifact, weights file, or folder of images.")
+@options.path_argument("path", "Any artifact, weights file, or image source.")
 @options.plain_option(
     "--verify",
     is_flag=True,
