@@ -11,11 +11,14 @@ from maskgit_cli.config.stages import TokenizeConfig
 EXAMPLES = """
 maskgit tokenize imagenet/ tokens.h5
 maskgit tokenize photos.csv tokens.h5 --res 256 --views ten-crop
+maskgit tokenize shards/ tokens.h5
 """
 
 
 @options.command("tokenize", examples=EXAMPLES, parallel=True)
-@options.path_argument("images", "ImageFolder, flat folder, ImageNet as on Kaggle, or CSV of path,label.")
+@options.path_argument(
+    "images", "Folder (ImageFolder, flat, or Kaggle's ImageNet), .zip, .tar shards, or CSV."
+)
 @options.path_argument("tokens", "Token file to write.", metavar="TOKENS.h5")
 @options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the paper's, downloaded if needed")
 @options.settings_of(TokenizeConfig)

@@ -129,7 +129,7 @@ def tokenize(
     require(workers >= 0, "workers", workers, "0 or more")
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
-    source = open_source(images)
+    source = open_source(images, reporter=reporter)
     tokenizer = tokenizer or _default_tokenizer(reporter)
     encode = _Encoder(load_tokenizer(tokenizer, target), target, precision)
     meta = _meta(images, out, source, encode, config)
@@ -213,13 +213,17 @@ def tokens_at(
         return out
     images = tokens.parent / meta.source
     again = f"`maskgit tokenize IMAGES {out} --res {res} --views {meta.views}`, with the same tokenizer"
-    if not meta.source or not images.exists():
+    try:
+        source = open_source(images, reporter=reporter) if meta.source else None
+    except InputError:
+        source = None
+    if source is None:
         where = f"not at {images} any more" if meta.source else "not recorded"
         raise InputError(
             f"{tokens} has images of {meta.resolution} px, and its images are {where}; use {again}"
         )
     recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
-    if source_digest(open_source(images)) != recorded:
+    if source_digest(source) != recorded:
         raise InputError(f"the images in {images} are not those of {tokens} any more; use {again}")
     reporter.info(f"{tokens} has images of {meta.resolution} px; tokenizing {images} at {res} px into {out}")
     found = find_tokenizer(meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
