@@ -94,7 +94,7 @@ def test_tokens_are_those_of_the_tokenizer(run, photos, tokenizer, kind, res):
     for path, tokens in zip(source.paths, file.codes, strict=True):
         squares = views(read_image(path), res, kind)
         assert np.array_equal(vqgan.network.encode(to_model(squares)), tokens)
-    assert result == (result.path, 9, [], False)
+    assert result == (result.path, 9, [], False, None)
 
 
 def test_the_file_records_its_provenance(run, tokenizer):
