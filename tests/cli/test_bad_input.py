@@ -238,7 +238,7 @@ REFUSED = {
     "sample model --out notes.txt": ["notes.txt", "--out"],
     "inpaint images/cat/0.png model --box 1,1,4,4 --out notes --quiet": ["notes"],
     "decode tokens.h5 notes.txt": ["notes.txt"],
-    f"fid samples/mine --ref images.npz --out notes.txt {FID}": ["notes.txt", "--overwrite"],
+    f"fid samples/mine --ref images.npz --out notes.txt {FID}": ["notes.txt", ".json"],
     f"fid-stats images notes --overwrite --quiet {FID}": ["notes"],
     f"fid-stats images notes.txt/new.npz --quiet {FID}": ["notes.txt"],
     "sample model --out notes --overwrite": ["notes"],
