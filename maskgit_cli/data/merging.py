@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,10 +80,7 @@ def merge(
     for part in opened[1:]:
         _check_same(opened[0], part)
     _check_whole(opened)
-    meta = opened[0].meta
-    # The path is recorded relative to the file, which may be in another folder than its parts.
-    images = opened[0].tokens.path.resolve().parent / meta.source
-    meta = replace(meta, created_by=CREATED_BY, source=os.path.relpath(images, out.resolve().parent))
+    meta = replace(opened[0].meta, created_by=CREATED_BY)
     with claim(out, TOKENS, tokens_record(meta), overwrite=overwrite, warn=reporter.warn) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -192,7 +191,7 @@ class _Stage(NamedTuple):
         """The files to write: TOKENS.h5 and, with a split, TOKENS-val.h5."""
         config, source = self.config, self.source
         part = _range_of(config, len(source))
-        meta = _meta(self.path, out, source, self.encode, config)
+        meta = _meta(self.path, source, self.encode, config)
         if part is not None:
             return [_Output(out, with_range(meta, part, len(source)), np.arange(*part))]
         if config.val_split is None:
@@ -351,22 +350,10 @@ def tokens_at(
     if made.exists() and _same_but_resolution(open_tokens(made).meta, meta, res):
         reporter.info(f"{tokens} has images of {meta.resolution} px; using {made}")
         return made
-    images = tokens.parent / meta.source
     again = f"`maskgit tokenize IMAGES {out} --res {res} --views {meta.views}`, with the same tokenizer"
     if split_range(meta) is not None:
         raise InputError(f"{tokens} is a part of a token file; merge the parts, or use {again}")
-    try:
-        source = open_source(images, reporter=reporter) if meta.source else None
-    except InputError:
-        source = None
-    if source is None:
-        where = f"not at {images} any more" if meta.source else "not recorded"
-        raise InputError(
-            f"{tokens} has images of {meta.resolution} px, and its images are {where}; use {again}"
-        )
-    recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
-    if source_digest(source) != recorded:
-        raise InputError(f"the images in {images} are not those of {tokens} any more; use {again}")
+    images = _find_images(tokens, meta, again, reporter)
     reporter.info(f"{tokens} has images of {meta.resolution} px; tokenizing {images} at {res} px into {made}")
     found = find_tokenizer(meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
     config = TokenizeConfig(res=res, views=meta.views, val_split=split, seed=meta.settings.get("seed", 0))
@@ -375,15 +362,33 @@ def tokens_at(
     return made
 
 
+def _find_images(tokens: Path, meta: TokenMeta, again: str, reporter: Reporter) -> Path:
+    """Where the images of a token file are: the path that was typed, from here or from the file's folder.
+
+    Raises:
+        InputError: they are not there any more, or are not the same; the message ends with ``again``.
+    """
+    recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
+    what = f"{tokens} has images of {meta.resolution} px, and its images are"
+    problem = f"{what} not recorded"
+    for images in dict.fromkeys((Path(meta.source), tokens.parent / meta.source)) if meta.source else ():
+        try:
+            if source_digest(open_source(images, reporter=reporter)) == recorded:
+                return images
+            problem = f"{what} not those in {images} any more"
+            break
+        except InputError:
+            problem = f"{what} not at {meta.source} any more"
+    raise InputError(f"{problem}; use {again}")
+
+
 def _same_but_resolution(found: TokenMeta, meta: TokenMeta, res: int) -> bool:
     """Whether tokens are those of the same images, tokenizer and views at another resolution."""
     same = (found.parents, found.views, found.class_names) == (meta.parents, meta.views, meta.class_names)
     return same and found.resolution == res
 
 
-def _meta(
-    images: Path, out: Path, source: ImageSource, encoder: _Encoder, config: TokenizeConfig
-) -> TokenMeta:
+def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: TokenizeConfig) -> TokenMeta:
     """The attributes of the token file, all but the measured ones."""
     tokenizer = encoder.tokenizer
     resolution = config.res or tokenizer.config.resolution
@@ -410,7 +415,7 @@ def _meta(
             parent("tokenizer", directory, tokenizer.sha256),
             parent("images", images.resolve(), source_digest(source)),
         ],
-        source=unicode_text(os.path.relpath(images.resolve(), out.resolve().parent)),
+        source=unicode_text(str(images)),
     )
 
 

@@ -51,7 +51,7 @@ class TokenMeta:
         settings: of the stage that wrote the file.
         parents: what it was made from, each a dict of ``kind``, ``name`` and ``sha256``.
         created_by: the package and its version.
-        source: path of the images, relative to the file's folder; empty where the tokens are not of images.
+        source: path of the images as it was typed; empty where the tokens are not of images.
         psnr: of the tokenizer's reconstructions of the first images, in dB; None where it was not measured.
     """
 

@@ -29,7 +29,7 @@ CALLS = [
     "import p new",
     "import p.pth new",
     "import p.yaml new",
-    f"fid p.npz --ref p.npz --out new {FID}",
+    f"fid p.npz --ref p.npz --out new.json {FID}",
 ]
 
 

@@ -340,7 +340,9 @@ def test_captions_are_not_classes(tmp_path, texts):
     for i, text in enumerate(texts):
         members |= {f"{i}.png": b"", f"{i}.txt": text}
     told = []
-    reporter = type("R", (), {"warn": lambda self, text: told.append(text)})()
+    reporter = type(
+        "R", (), {"warn": lambda self, text: told.append(text), "info": lambda self, text: None}
+    )()
     source = open_source(make_tar(tmp_path / "x.tar", members), reporter=reporter)
     assert source.class_names == []
     assert set(source.labels.tolist()) == {-1}

@@ -159,18 +159,35 @@ def test_images_that_moved_or_changed(small, photos, tmp_path):
         tokens_at(tokens, 32, tokenizer)
     (tmp_path / "elsewhere").rename(photos)
     (photos / "a" / "0.png").unlink()
-    with pytest.raises(InputError, match=r"not those of .*; use `maskgit tokenize .*t-32\.h5 --res 32"):
+    with pytest.raises(InputError, match=r"not those in .*; use `maskgit tokenize .*t-32\.h5 --res 32"):
         tokens_at(tokens, 32, tokenizer)
     assert not tokens.with_name("t-32.h5").exists()
 
 
-def test_tokens_and_images_may_move_together(small, photos, tmp_path):
-    tokens, tokenizer = small
+def test_tokens_and_images_may_move_together(photos, tmp_path, monkeypatch):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    tokenize(Path("photos"), Path("t.h5"), tokenizer, workers=0, device="cpu")
     (tmp_path / "new").mkdir()
-    for path in (photos, tokens.parent):
+    for path in (photos, tmp_path / "t.h5"):
         shutil.move(path, tmp_path / "new")
-    made = tokens_at(tmp_path / "new" / "sub" / "t.h5", 32, tokenizer, workers=0, device="cpu")
+    made = tokens_at(Path("new/t.h5"), 32, tokenizer, workers=0, device="cpu")
     assert len(open_tokens(made)) == 5
+    # From where they were made it is the path that was typed.
+    monkeypatch.chdir(tmp_path / "new")
+    assert tokens_at(Path("t.h5"), 32, tokenizer) == Path("t-32.h5")
+
+
+@pytest.mark.parametrize("views", ["none", "random:2"])
+def test_a_split_at_another_resolution_holds_out_the_same_images(views, photos, tmp_path):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    config = TokenizeConfig(val_split=0.4, seed=3, views=views)
+    done = tokenize(photos, tmp_path / "t.h5", tokenizer, config, workers=0, device="cpu")
+    made = tokens_at(done.path, 32, tokenizer, workers=0, device="cpu")
+    val = tokens_at(done.val.path, 32, tokenizer, workers=0, device="cpu")
+    assert (made.name, val.name) == ("t-32.h5", "t-32-val.h5")
+    assert open_tokens(made).names == open_tokens(done.path).names
+    assert open_tokens(val).names == open_tokens(done.val.path).names
 
 
 def test_a_resolution_that_the_tokenizer_does_not_have(small):
