@@ -52,6 +52,9 @@ class Tokenizer(NamedTuple):
     sha256: str
     path: Path
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
 
 class Model(NamedTuple):
     """A transformer ready for use.
@@ -79,6 +82,9 @@ class Model(NamedTuple):
     step: int | None
     sampler: SamplerConfig | None
     entry: TransformerEntry
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 def save_tokenizer(

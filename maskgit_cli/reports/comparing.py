@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskgit_cli.config.arguments import labels_text
 from maskgit_cli.config.stages import CompareConfig
 from maskgit_cli.data.classes import listed_classes, readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
@@ -192,7 +193,7 @@ def _choose(common: Sequence[Key], sets: Sequence[_ImageSet], config: CompareCon
     for key in common:
         by_class.setdefault(key[0], []).append(key)
     if config.classes is not None:
-        by_class = {kind: by_class[kind] for kind in _wanted(config.classes, by_class, sets)}
+        by_class = {kind: by_class[kind] for kind in _wanted(labels_text(config.classes), by_class, sets)}
     most = max(map(len, by_class.values()))
     rounds = range(most if config.per_class is None else min(most, config.per_class))
     # The first image of each class, then the second: a limit cuts off evenly.

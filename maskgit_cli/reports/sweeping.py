@@ -438,7 +438,7 @@ def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
     folder = Path("samples") / f"{shared.name}-{point.name}"
     model = "builtin" if point.model == builtin_model() else str(point.model)
     sampling = ["maskgit", "sample", model, "--out", str(folder), "--n", str(config.n)]
-    sampling += ["--labels", config.labels, "--seed", str(config.seed), "--weights", config.weights]
+    sampling += ["--labels", str(config.labels), "--seed", str(config.seed), "--weights", config.weights]
     sampling += ["--dtype", shared.dtype, "--sampler", point.sampler.method]
     for name, value in point.sampler.to_json().items():
         if isinstance(value, bool):
