@@ -37,6 +37,13 @@ def optional_path(path: PathArgument | None) -> Path | None:
     return None if path is None else Path(path)
 
 
+def path_list(paths: PathArgument | Sequence[PathArgument]) -> list[Path]:
+    """One or several path arguments."""
+    if isinstance(paths, str | os.PathLike):  # an opened tokenizer is a path, though also a tuple
+        return [Path(paths)]
+    return [Path(path) for path in paths]
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """A function that refuses arguments which are not of the types of its annotations.
 
@@ -156,7 +163,7 @@ def labels_text(labels: Labels, name: str = "labels") -> str:
     _check(name, labels, Labels)
     listed = labels if isinstance(labels, Sequence) else [labels]
     if not listed:
-        raise ConfigError(f"{name}: an empty list; name at least one class")
+        raise ConfigError(f"{name} []: an empty list; name at least one class")
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow([str(label) for label in listed])
     return text.getvalue()

@@ -71,6 +71,7 @@ def of_type(name: str, value: Any, kind: Any) -> Any:
 
 def _tuple_of(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     """A tuple whose members have the types of ``tuple[...]``'s arguments."""
+    value = tuple(value) if isinstance(value, list) else value
     require(isinstance(value, tuple), name, repr(value) if isinstance(value, str) else value, "a tuple")
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)

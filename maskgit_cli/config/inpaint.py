@@ -91,7 +91,7 @@ class Outpaint(NamedTuple):
 
 
 # What Python functions accept as boxes: one or several, each also as four numbers or as text.
-BoxArgument = Box | tuple[int, int, int, int] | str
+BoxArgument = Box | Sequence[int] | str
 BoxesArgument = BoxArgument | Sequence[BoxArgument] | None
 
 

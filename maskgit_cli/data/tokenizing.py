@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import VIEWS, TokenizeConfig
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
@@ -86,10 +87,11 @@ def encode_images(tokenizer: Tokenizer, images: Tensor, device: torch.device, dt
     return apply_to_rows(encode, (images.cpu(),), device, GPU_ROWS)
 
 
+@checked
 def tokenize(
-    images: Path,
-    out: Path,
-    tokenizer: Path | None = None,
+    images: PathArgument,
+    out: PathArgument,
+    tokenizer: PathArgument | None = None,
     config: TokenizeConfig | None = None,
     *,
     batch_size: int = 32,
@@ -121,6 +123,7 @@ def tokenize(
         ArtifactError: the tokenizer is unfinished or damaged.
         OutputError: the file exists, has other settings, or cannot be written.
     """
+    images, out, tokenizer = Path(images), Path(out), optional_path(tokenizer)
     config = config or TokenizeConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     require(workers >= 0, "workers", workers, "0 or more")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgit_cli.config.arguments import labels_text
+from maskgit_cli.config.arguments import PathArgument, checked, labels_text, optional_path, path_list
 from maskgit_cli.config.stages import CompareConfig
 from maskgit_cli.data.classes import listed_classes, readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
@@ -68,13 +68,14 @@ class _ImageSet(NamedTuple):
     class_names: list[str]
 
 
+@checked
 def compare(
-    sources: Sequence[Path],
-    out: Path = Path("comparison.png"),
+    sources: Sequence[PathArgument],
+    out: PathArgument = Path("comparison.png"),
     config: CompareConfig = CompareConfig(),  # noqa: B008 (frozen)
     *,
     names: Sequence[str] = (),
-    tokenizer: Path | None = None,
+    tokenizer: PathArgument | None = None,
     device: str = "auto",
     overwrite: bool = False,
     reporter: Reporter = SILENT,
@@ -101,6 +102,7 @@ def compare(
         ArtifactError: a set is unfinished or damaged.
         OutputError: the sheet exists or cannot be written.
     """
+    sources, out, tokenizer = path_list(sources), Path(out), optional_path(tokenizer)
     if len(sources) < 2:
         raise InputError("compare needs two or more sample directories or folders of images")
     if names and len(names) != len(sources):

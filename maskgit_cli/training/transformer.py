@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.recipes import resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ConfigError, InputError, counted
@@ -40,16 +41,17 @@ from maskgit_cli.training.previews import Previews
 FREE = {"recipe", "keep", "checkpoint_every", "preview_every", "log_every"}
 
 
+@checked
 def train(
-    tokens: Path,
-    out: Path | None = None,
+    tokens: PathArgument,
+    out: PathArgument | None = None,
     config: TrainConfig | Mapping[str, Any] | None = None,
     *,
     recipe: str = "paper",
     res: int | None = None,
-    val: Path | None = None,
-    tokenizer: Path | None = None,
-    init_from: Path | None = None,
+    val: PathArgument | None = None,
+    tokenizer: PathArgument | None = None,
+    init_from: PathArgument | None = None,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -78,6 +80,8 @@ def train(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
+    tokens, out, val = Path(tokens), optional_path(out), optional_path(val)
+    tokenizer, init_from = optional_path(tokenizer), optional_path(init_from)
     data, held_out = open_tokens(tokens), open_tokens(val) if val else None
     initial, config = _resolve(data, held_out, config, recipe, res, init_from, reporter)
     out = out or Path("runs") / f"{tokens.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
