@@ -14,7 +14,7 @@ from maskgit_cli.formats.tokens import Trace
 
 
 class Images(Sequence[Image.Image]):
-    """Images of an opened model, as a sequence of PIL images; a notebook shows all of them in a grid.
+    """Images of an opened model, as a sequence of PIL images; a notebook shows their grid.
 
     Attributes:
         pixels: uint8 (N, 3, H, W).
@@ -50,7 +50,7 @@ class Images(Sequence[Image.Image]):
         return f"<{len(self)} images of {width}×{height} pixels>"
 
     def grid(self) -> Image.Image:
-        """The images in one, with their classes: what the command writes as ``grid.png``."""
+        """The image that the command writes as ``grid.png``: up to 100 of the images, with their classes."""
         return pil_image(self._sheet)
 
     def _repr_png_(self) -> bytes:
