@@ -109,7 +109,7 @@ def test_strict_types_of_every_public_name():
     # As for an installed package: no configuration of this project, and no reports of its own files.
     options = ["--strict", "--follow-imports=silent", "--config-file=", "--cache-dir=/dev/null"]
     command = [sys.executable, "-m", "mypy", *options, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The notebook: it runs from top to bottom, and its stored outputs are small, of this package and no machine."""
+"""The notebook: it runs from top to bottom, and its stored outputs are small and name no machine."""
 
 from pathlib import Path
 
