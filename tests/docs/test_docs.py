@@ -102,7 +102,8 @@ def test_blocks_run(document, tmp_path, monkeypatch):
             Path("edits.csv").write_text(block.text)
             continue
         calls = commands(block)
-        lines = [line for line in block.text.splitlines() if line.strip() and not line.startswith("#")]
+        whole = block.text.replace("\\\n", " ").splitlines()
+        lines = [line for line in whole if line.strip() and not line.startswith("#")]
         assert len(calls) == len(lines), f"{where}: only lines of maskgit can be run"
         for words in calls:
             run(words, where)
