@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.config.stages import TrainConfig as TrainConfig
     from maskgit_cli.config.stages import VQGANTrainConfig as VQGANTrainConfig
     from maskgit_cli.data.decoding import decode as decode
+    from maskgit_cli.data.merging import merge as merge
     from maskgit_cli.data.tokenizing import tokenize as tokenize
     from maskgit_cli.errors import MaskGITError as MaskGITError
     from maskgit_cli.formats.samples import open_samples as open_samples
@@ -98,6 +99,7 @@ _HOMES = {
     "Images": "sampling.results",
     "load": "sampling.opened",
     "tokenize": "data.tokenizing",
+    "merge": "data.merging",
     "train": "training.transformer",
     "train_vqgan": "training.vqgan",
     "sample": "sampling.images",

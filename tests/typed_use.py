@@ -50,6 +50,7 @@ from maskgit_cli import (
     load,
     load_model,
     load_tokenizer,
+    merge,
     open_samples,
     open_tokens,
     pull,
@@ -66,6 +67,7 @@ from maskgit_cli import (
 
 def files() -> str:
     tokenized = tokenize("images", "tokens.h5", "builtin", TokenizeConfig(views="flip"))
+    merge(["part-0.h5", "part-1.h5"], "tokens.h5")
     run: Path = train(tokenized.path, "runs/mine", {"steps": 8}, init_from=Path("models/paper"))
     run = train("tokens.h5", config=TrainConfig(steps=8))
     made: Path = train_vqgan("images", "tokenizers/mine", VQGANTrainConfig(steps=8))
@@ -93,7 +95,7 @@ def memory(photo: Image.Image, pixels: np.ndarray, mask: torch.Tensor) -> float:
     masks: np.ndarray = images.trace.masks
     edited = model.inpaint(photo, mask, label=3, n=2, sampler="halton")
     edited = model.inpaint(pixels, box=(8, 8, 16, 16), outpaint=Outpaint(left=8))
-    edited = model.inpaint("photo.jpg", box=[Box(8, 8, 16, 16), "0,0,8,8=cat"], outpaint={"left": 8})
+    edited = model.inpaint("photo.jpg", box=[(8, 8, 16, 16), (0, 0, 8, 8)], outpaint={"left": 8})
     tokens: torch.Tensor = model.encode([photo, pixels, *several])
     images = model.decode(tokens)
     sample(model, config=SampleConfig(n=1))

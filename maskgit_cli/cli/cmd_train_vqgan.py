@@ -14,7 +14,7 @@ from maskgit_cli.config.stages import VQGANTrainConfig
     examples="maskgit train-vqgan photos/ --out tokenizers/photos --steps 20000",
     parallel=True,
 )
-@options.path_argument("images", "Folder of images, or CSV of paths.")
+@options.path_argument("images", "Folder of images, .zip, .tar shards, or CSV of paths.")
 @options.path("--out", "Tokenizer directory.", unset="tokenizers/IMAGES")
 @options.path("--val", "Images on which PSNR and codebook usage are computed at every checkpoint.")
 @options.settings_of(VQGANTrainConfig)

@@ -92,11 +92,9 @@ def read_source(source: Path | ImageSource, resources: Resources) -> Source:
         except ConfigError as error:
             raise ArtifactError(f"{path}: {error}") from None
         return Source(path, statistics)
-    images = (
-        source
-        if isinstance(source, ImageSource)
-        else open_source(source, resources.tokenizer, resources.device)
-    )
+    images = source
+    if isinstance(images, Path):
+        images = open_source(images, resources.tokenizer, resources.device, resources.reporter)
     if len(images) < 2:
         raise InputError(f"{path}: contains one image; a covariance needs two or more")
     return Source(path, images)
