@@ -85,14 +85,10 @@ def train(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
-    tokens, out, val, tokenizer = Path(tokens), *map(optional_path, (out, val, tokenizer))
-    if res is not None:
-        tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
-        val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
-    data = open_tokens(tokens)
-    split = _split(data, val, config)
+    out, tokenizer = optional_path(out), optional_path(tokenizer)
+    data, split = _open_data(Path(tokens), optional_path(val), config, res, tokenizer, device, reporter)
     initial, config = _resolve(data, split, config, recipe, optional_path(init_from), reporter)
-    out = out or Path("runs") / f"{tokens.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
+    out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
     near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
     doomed, sha256 = out if overwrite else None, data.meta.tokenizer_sha256
@@ -100,8 +96,7 @@ def train(
     record = _record(data, config, initial)
     with claim_training(out, record, overwrite, "a run directory", _may_change(config), reporter):
         on_main(lambda: _copy_tokenizer_once(source, out))
-        state = _build(config, initial, accelerator)
-        (trained,), ema, meter, _ = state
+        (trained,), ema, meter, _ = state = _build(config, initial, accelerator)
         step = load_state(out, state)
         assert config.steps
         assert config.batch_size
@@ -131,6 +126,23 @@ def train(
                     save_state(out, step, state, config.keep)
                     interrupts.checkpointed(step)
     return out
+
+
+def _open_data(
+    tokens: Path,
+    val: Path | None,
+    config: TrainConfig | Mapping[str, Any] | None,
+    res: int | None,
+    tokenizer: Path | None,
+    device: str,
+    reporter: Reporter,
+) -> tuple[TokenFile, _Split]:
+    """The token file to train on, of the resolution asked for, and its rows; see :func:`train`."""
+    if res is not None:
+        tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
+        val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
+    data = open_tokens(tokens)
+    return data, _split(data, val, config)
 
 
 class _Split(NamedTuple):
