@@ -13,7 +13,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from maskgit_cli.errors import ConfigError
@@ -71,6 +71,7 @@ def of_type(name: str, value: Any, kind: Any) -> Any:
 
 def _tuple_of(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     """A tuple whose members have the types of ``tuple[...]``'s arguments."""
+    value = tuple(value) if isinstance(value, list) else value
     require(isinstance(value, tuple), name, repr(value) if isinstance(value, str) else value, "a tuple")
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)
@@ -93,6 +94,8 @@ class Settings:
             name, value, kind = field.name, getattr(self, field.name), hints[field.name]
             if value is None and isinstance(kind, types.UnionType):
                 continue
+            if field.metadata.get("convert"):
+                value = field.metadata["convert"](value, option(name))
             value = of_type(name, value, _without_none(kind))
             object.__setattr__(self, name, value)
             if isinstance(value, float):
@@ -188,6 +191,7 @@ def setting(
     alias: str | None = None,
     metavar: str | None = None,
     panel: str | None = None,
+    convert: Callable[[Any, str], Any] | None = None,
 ) -> Any:
     """A dataclass field that declares a setting.
 
@@ -199,9 +203,10 @@ def setting(
         alias: a second spelling of the option, ``--gumbel``.
         metavar: what the help page shows for the value; by default it follows from the type.
         panel: heading under which the help page shows the option.
+        convert: makes the field's first type of its other ones; its second argument is the option.
     """
     shown = {"help": help, "unset": unset, "alias": alias, "metavar": metavar, "panel": panel}
-    return dataclasses.field(default=default, metadata={**(rule or {}), **shown})
+    return dataclasses.field(default=default, metadata={**(rule or {}), **shown, "convert": convert})
 
 
 def offline() -> str | None:

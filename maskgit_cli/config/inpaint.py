@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple, Self
 
+from maskgit_cli.config.arguments import Label, label_text
 from maskgit_cli.config.base import (
     LARGEST_SAMPLES,
     LARGEST_SIDE,
@@ -34,7 +37,7 @@ class Box(NamedTuple):
     y: int
     width: int
     height: int
-    label: str | None = None
+    label: Label | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -87,6 +90,62 @@ class Outpaint(NamedTuple):
         return ",".join(f"{side}:{pixels}" for side, pixels in self._asdict().items() if pixels)
 
 
+# What Python functions accept as boxes: one or several, each also as four numbers or as text.
+BoxArgument = Box | Sequence[int] | str
+BoxesArgument = BoxArgument | Sequence[BoxArgument] | None
+
+
+def boxes_of(boxes: BoxesArgument, name: str) -> tuple[Box, ...]:
+    """One or several boxes; None is none.
+
+    Args:
+        boxes: see :data:`BoxesArgument`.
+        name: of the argument, for the message.
+
+    Raises:
+        ConfigError: a box is something else.
+    """
+    if boxes is None:
+        return ()
+    one = isinstance(boxes, Box | str) or (len(boxes) == 4 and all(_is_integer(x) for x in boxes))
+    listed = [boxes] if one else list(boxes)
+    return tuple(_box_of(box, name) for box in listed)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _box_of(box: object, name: str) -> Box:
+    """A box of itself, four numbers, or text."""
+    if isinstance(box, str):
+        try:
+            return Box.parse(box)
+        except ValueError as error:
+            raise ConfigError(f"{option(name)} {error}") from None
+    numbers = tuple(box) if isinstance(box, Sequence) else ()
+    label = numbers[4] if isinstance(box, Box) else None
+    if len(numbers) != (5 if isinstance(box, Box) else 4) or not all(map(_is_integer, numbers[:4])):
+        raise ConfigError(f"{option(name)} {box}: must be Box(x, y, width, height) or four whole numbers")
+    x, y, width, height = map(int, numbers[:4])
+    return Box(x, y, width, height, label)
+
+
+def outpaint_of(sides: Outpaint | Mapping[str, int] | str | None) -> Outpaint | None:
+    """Borders to add, also by their sides' names, ``{"left": 64}``, or as text, ``left:64``.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    if sides is None or isinstance(sides, Outpaint):
+        return sides
+    text = sides if isinstance(sides, str) else ",".join(f"{side}:{pixels}" for side, pixels in sides.items())
+    try:
+        return Outpaint.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--outpaint {error}") from None
+
+
 @dataclass(frozen=True)
 class InpaintConfig(Settings):
     """Settings of ``inpaint`` besides the sampler's own.
@@ -96,10 +155,11 @@ class InpaintConfig(Settings):
     """
 
     n: int = setting(1, at_least(1, LARGEST_SAMPLES), help="Number of variants.")
-    label: str | None = setting(
+    label: str | int | None = setting(
         None,
         help="Class of the generated content, by number or name, where a box names none.",
         unset="no class, and no guidance",
+        convert=label_text,
     )
     box: tuple[Box, ...] = ()
     keep_box: tuple[Box, ...] = ()
@@ -135,6 +195,8 @@ def check_boxes(boxes: tuple[Box, ...], kept: tuple[Box, ...]) -> None:
         for box in group:
             if not isinstance(box, Box):
                 raise ConfigError(f"{option(name)} {box}: must be a tuple of Box(x, y, width, height)")
+            if box.label is not None:
+                label_text(box.label, f"{option(name)} {box}: the label")
             if box.width < 1 or box.height < 1:
                 raise ConfigError(f"{option(name)} {box}: width and height must be 1 or more")
     for box in kept:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from maskgit_cli.config.arguments import labels_text
 from maskgit_cli.config.base import (
     LARGEST_BATCH,
     LARGEST_COUNT,
@@ -276,10 +278,11 @@ class SampleConfig(Settings):
     """Settings of ``sample`` besides the sampler's own."""
 
     n: int = setting(64, at_least(1, LARGEST_SAMPLES), help="Number of images.")
-    labels: str = setting(
+    labels: str | int | Sequence[str | int] = setting(
         "all",
         help="Classes: all (balanced), uniform, a list of numbers, names and ranges (3-7), or @FILE.",
         alias="--label",
+        convert=labels_text,
     )
     start: int = 0
     stop: int | None = None
@@ -342,10 +345,11 @@ class SweepConfig(Settings):
     """Settings of ``sweep``, except the swept values and :class:`ScoreConfig`."""
 
     n: int = setting(5000, at_least(2, LARGEST_SAMPLES), help="Images per point.")
-    labels: str = setting(
+    labels: str | int | Sequence[str | int] = setting(
         "all",
         help="Classes: all (balanced), uniform, a list of numbers, names and ranges (3-7), or @FILE.",
         alias="--label",
+        convert=labels_text,
     )
     weights: str = setting("ema", among("ema", "raw"), help="EMA weights (ema) or raw weights (raw).")
     seed: int = setting(0, a_seed(), help="Random seed, the same at every point.")
@@ -361,8 +365,11 @@ class CompareConfig(Settings):
     """Settings of ``compare``."""
 
     shown: ClassVar[int] = 16  # images, without --n and --per-class
-    classes: str | None = setting(
-        None, help="Classes to show: numbers, names and ranges (3-7), or @FILE.", unset="all"
+    classes: str | int | Sequence[str | int] | None = setting(
+        None,
+        help="Classes to show: numbers, names and ranges (3-7), or @FILE.",
+        unset="all",
+        convert=labels_text,
     )
     per_class: int | None = setting(None, at_least(1), help="Maximum images per class.", unset="no limit")
     n: int | None = setting(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskgit_cli.config.arguments import Label, Labels, labels_text, split_labels
 from maskgit_cli.data.imagenet import imagenet_meanings
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import LARGEST_LIST, regular
@@ -29,7 +30,7 @@ INDEX = "index:"
 
 
 def labels_for(
-    spec: str, indices: np.ndarray, classes: int, class_names: Sequence[str], seed: int
+    spec: Labels, indices: np.ndarray, classes: int, class_names: Sequence[str], seed: int
 ) -> np.ndarray:
     """The labels of images.
 
@@ -39,7 +40,7 @@ def labels_for(
     where the file's name is neither a class nor a number). For numbers see :func:`find_label`.
 
     Args:
-        spec: the option's value.
+        spec: the option's value, or a list of classes.
         indices: indices of the images in the whole set (B,).
         classes: C, the model's number of classes; 0 for a model without classes.
         class_names: C names; empty where classes only have numbers.
@@ -52,6 +53,7 @@ def labels_for(
         ConfigError: the model has no such class; the message suggests the nearest name.
         InputError: the file is missing, empty or not text.
     """
+    spec = labels_text(spec)
     indices = np.asarray(indices, np.int64)
     if classes == 0:
         if spec not in ("all", "uniform"):
@@ -84,7 +86,7 @@ def _lookup(class_names: tuple[str, ...]) -> _Names:
     return _Names(exact, lowered, any(name.isdecimal() for name in class_names))
 
 
-def find_label(text: str, classes: int, class_names: Sequence[str], option: str = "--label") -> int:
+def find_label(text: Label, classes: int, class_names: Sequence[str], option: str = "--label") -> int:
     """The class in [0, C) with this number or name; names are case-insensitive.
 
     A number is the class of that name if there is one: folders ``0`` to ``11``, sorted as text, are not in
@@ -96,7 +98,7 @@ def find_label(text: str, classes: int, class_names: Sequence[str], option: str 
     Raises:
         ConfigError: the model has no such class, or the name is ambiguous; the message suggests names.
     """
-    text = text.strip()
+    text = str(text).strip()
     names = _lookup(tuple(class_names))
     for found in (names.exact.get(text, []), names.lowered.get(text.casefold(), [])):
         if len(found) > 1:
@@ -171,7 +173,7 @@ def readable_name(name: str) -> str:
 
 
 def listed_classes(
-    spec: str, classes: int, class_names: Sequence[str], option: str = "--labels"
+    spec: Labels, classes: int, class_names: Sequence[str], option: str = "--labels"
 ) -> list[int]:
     """The classes of a list or a file, in order; see :func:`labels_for`.
 
@@ -179,6 +181,7 @@ def listed_classes(
         ConfigError: there is no such class, or an entry is empty.
         InputError: the file is missing, empty or not text.
     """
+    spec = labels_text(spec, option)
     if spec.casefold() in (name.casefold() for name in class_names):  # a name may hold commas
         return [find_label(spec, classes, class_names, option)]
     path = Path(spec.removeprefix("@"))
@@ -186,7 +189,7 @@ def listed_classes(
     if spec.startswith("@") or (not only_numbers and os.path.isfile(spec)):
         lines = _read_lines(path, option)
         return [find_label(line, classes, class_names, f"{option} {path}:") for line in lines]
-    items = [item.strip() for item in spec.split(",")]
+    items = split_labels(spec)
     if not all(items):
         raise ConfigError(f"{option} {spec!r}: an entry of the list is empty")
     return [label for item in items for label in _one_item(item, classes, class_names, option)]

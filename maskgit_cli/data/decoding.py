@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.figures.grids import save_png
 from maskgit_cli.formats.atomic import parent
@@ -39,10 +40,11 @@ class Decoded(NamedTuple):
     resumed: bool
 
 
+@checked
 def decode(
-    tokens: Path,
-    out: Path,
-    tokenizer: Path | None = None,
+    tokens: PathArgument,
+    out: PathArgument,
+    tokenizer: PathArgument | None = None,
     *,
     views: str = "first",
     batch_size: int = 32,
@@ -71,6 +73,7 @@ def decode(
         ArtifactError: the token file is damaged, or the tokenizer given does not match.
         OutputError: the folder holds something else, or cannot be written.
     """
+    tokens, out, tokenizer = Path(tokens), Path(out), optional_path(tokenizer)
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     require(views in VIEW_CHOICES, "views", views, "one of " + ", ".join(VIEW_CHOICES))
     target = resolve_device(device)

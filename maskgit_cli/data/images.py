@@ -8,6 +8,7 @@ import logging
 import os
 import struct
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from maskgit_cli.config.arguments import PathArgument
 from maskgit_cli.config.stages import VIEWS, random_views
-from maskgit_cli.errors import InputError
+from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import regular
 from maskgit_cli.runtime import rng
 
@@ -59,12 +61,88 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def read_image(path: Path, side: int | None = None) -> Tensor:
-    """Read an image file; see :func:`decode_image`.
+class ImageInMemory:
+    """An image of the caller, which is read like a file that holds it.
+
+    Args:
+        image: what :func:`image_input` made a PIL image of.
+    """
+
+    name = "the image in memory"
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# An image that can be read: a file, or one in memory.
+ImageInput = Path | ImageInMemory
+# What public functions accept as an image: a file, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or
+# (H, W, 4), or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W), of uint8 or bool.
+ImageArgument = PathArgument | Image.Image | np.ndarray | Tensor
+# What they accept as several of them: a list, an array (N, H, W, 3), or a tensor (N, 3, H, W); or one image.
+ImagesArgument = ImageArgument | Sequence[ImageArgument]
+
+
+def image_input(image: ImageArgument, name: str = "image") -> ImageInput:
+    """An image argument as something that :func:`read_image` reads.
+
+    Args:
+        image: see :data:`ImageArgument`.
+        name: of the argument, for the message.
+
+    Raises:
+        ConfigError: an array or tensor has another shape or type.
+    """
+    if isinstance(image, np.ndarray | Tensor):
+        return ImageInMemory(_pil_of(image, name))
+    return ImageInMemory(image) if isinstance(image, Image.Image) else Path(image)
+
+
+def image_inputs(images: ImagesArgument, name: str = "images") -> list[ImageInput]:
+    """Several images as :func:`read_image` reads them; see :data:`ImagesArgument`.
+
+    Raises:
+        ConfigError: there is none, or an array or tensor has another shape or type.
+    """
+    if isinstance(images, np.ndarray | Tensor):
+        listed: Sequence[ImageArgument] = list(images) if images.ndim == 4 else [images]
+    elif isinstance(images, str | os.PathLike | Image.Image):
+        listed = [images]
+    else:
+        listed = images
+    found = [image_input(image, f"{name}[{i}]") for i, image in enumerate(listed)]
+    if not found:
+        raise ConfigError(f"{name}: an empty list; give at least one image")
+    return found
+
+
+def _pil_of(image: np.ndarray | Tensor, name: str) -> Image.Image:
+    """A PIL image of an array or tensor."""
+    if isinstance(image, Tensor):
+        pixels, order = image.detach().cpu().numpy(), "(H, W) or (3, H, W)"
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+    else:
+        pixels, order = image, "(H, W) or (H, W, 3)"
+    if pixels.dtype not in (np.uint8, np.bool_):
+        hint = "; scale its values to 0..255 and convert it" if pixels.dtype.kind == "f" else ""
+        raise ConfigError(f"{name}: its type is {pixels.dtype}; must be uint8, or bool for a mask{hint}")
+    if 0 in pixels.shape or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))):
+        raise ConfigError(f"{name}: its shape is {tuple(image.shape)}; must be {order}")
+    scaled = pixels.astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
+    return Image.fromarray(scaled[..., 0] if scaled.shape[2:] == (1,) else scaled)
+
+
+def read_image(path: ImageInput, side: int | None = None) -> Tensor:
+    """Read an image; see :func:`decode_image`.
 
     Raises:
         InputError: the file is missing, empty, truncated, too large, or not an image.
     """
+    if isinstance(path, ImageInMemory):
+        return _decoded(lambda: _to_tensor(upright_copy(path.image), side), str(path))
     try:
         with regular(path).open("rb") as file:
             return decode_image(file, str(path), side)
@@ -89,11 +167,16 @@ def decode_image(file: IO[bytes], where: str, side: int | None = None) -> Tensor
     Raises:
         InputError: the file is empty, truncated, too large, or not an image.
     """
+    return _decoded(lambda: _decode(file, where, side), where, file)
+
+
+def _decoded(decode: Callable[[], Tensor], where: str, file: IO[bytes] | None = None) -> Tensor:
+    """The result of ``decode``, whose failures become an InputError."""
     try:
         # A damaged file can make PIL's plugins raise nearly any exception, and warn before that.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(file, where, side)
+            return decode()
     except InputError:
         raise
     except MemoryError as error:
@@ -102,10 +185,10 @@ def decode_image(file: IO[bytes], where: str, side: int | None = None) -> Tensor
         raise InputError(f"{where}: {_reason(file, error)}") from error
 
 
-def _reason(file: IO[bytes], error: Exception) -> str:
+def _reason(file: IO[bytes] | None, error: Exception) -> str:
     """One line about why decoding failed."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "empty file" if file.seek(0, os.SEEK_END) == 0 else "not an image"
+        return "empty file" if file and file.seek(0, os.SEEK_END) == 0 else "not an image"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, OSError) and error.strerror:
@@ -121,13 +204,25 @@ def _decode(file: IO[bytes], where: str, side: int | None) -> Tensor:
             raise InputError(f"{where}: {width}×{height} pixels, {limit}")
         if side is not None:
             image.draft("", (side * SHRINK_MARGIN, side * SHRINK_MARGIN))
-        image.load()
-        _apply_orientation(image)
-        rgb = _to_rgb(image)
-        shrink = 1 if side is None else min(rgb.size) // (side * SHRINK_MARGIN)
-        if shrink > 1:
-            rgb = rgb.reduce(shrink)
-        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+        return _to_tensor(image, side)
+
+
+def _to_tensor(image: Image.Image, side: int | None) -> Tensor:
+    """An opened image, which is changed, as uint8 (3, H, W)."""
+    image.load()
+    _apply_orientation(image)
+    rgb = _to_rgb(image)
+    shrink = 1 if side is None else min(rgb.size) // (side * SHRINK_MARGIN)
+    if shrink > 1:
+        rgb = rgb.reduce(shrink)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+
+
+def upright_copy(image: Image.Image) -> Image.Image:
+    """A copy of an image of the caller, EXIF orientation applied."""
+    with contextlib.suppress(*DAMAGED_EXIF):
+        return ImageOps.exif_transpose(image)
+    return image.copy()
 
 
 def _apply_orientation(image: Image.Image) -> None:

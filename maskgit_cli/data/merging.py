@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.errors import ArtifactError, InputError, OutputError
 from maskgit_cli.formats.atomic import CREATED_BY
 from maskgit_cli.formats.claim import Outcome, check_output, claim
@@ -54,8 +55,9 @@ class _Part(NamedTuple):
     listed: int
 
 
+@checked
 def merge(
-    parts: Sequence[Path], out: Path, *, overwrite: bool = False, reporter: Reporter = SILENT
+    parts: Sequence[PathArgument], out: PathArgument, *, overwrite: bool = False, reporter: Reporter = SILENT
 ) -> Merged:
     """Merge parts into a token file, resuming an interrupted call.
 
@@ -73,8 +75,9 @@ def merge(
         ArtifactError: a part is missing, unfinished or damaged.
         OutputError: the file exists, has other settings, or cannot be written.
     """
+    out = Path(out)
     _check_output(out)
-    opened = sorted((_open(path) for path in parts), key=lambda part: (part.first, part.stop))
+    opened = sorted((_open(Path(path)) for path in parts), key=lambda part: (part.first, part.stop))
     if not opened:
         raise InputError("there are no parts to merge; `maskgit tokenize --range` makes them")
     for part in opened[1:]:

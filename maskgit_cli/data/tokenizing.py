@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import TokenizeConfig, random_views
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
@@ -110,21 +111,34 @@ class _Encoder(NamedTuple):
 
     def __call__(self, images: Tensor) -> np.ndarray:
         """Tokens (B, V, h, w) of uint8 (B, V, 3, side, side), batch-invariant."""
-        flat = images.flatten(0, 1)  # (B·V, 3, side, side)
-        tokens = apply_to_rows(self._encode, (flat,), self.device, GPU_ROWS)  # (B·V, h, w)
+        tokens = encode_images(self.tokenizer, images.flatten(0, 1), self.device, self.dtype)  # (B·V, h, w)
         return tokens.unflatten(0, images.shape[:2]).numpy()
 
-    def _encode(self, images: Tensor) -> Tensor:
-        network = self.tokenizer.network
-        with autocast(self.device, self.dtype):
+
+def encode_images(tokenizer: Tokenizer, images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Tokens (B, h, w) on the CPU of uint8 (B, 3, H, W), batch-invariant.
+
+    Args:
+        tokenizer: its network is on ``device``.
+        images: squares whose side is a multiple of the tokenizer's downsampling factor.
+        device: device of the tokenizer.
+        dtype: precision of its matrix products and convolutions.
+    """
+    network = tokenizer.network
+
+    def encode(images: Tensor) -> Tensor:
+        with autocast(device, dtype):
             latents = network.latents(to_model(images))  # (B, D, h, w)
         return network.quantize.nearest(latents.float())  # distances to the codebook are always float32
 
+    return apply_to_rows(encode, (images.cpu(),), device, GPU_ROWS)
 
+
+@checked
 def tokenize(
-    images: Path,
-    out: Path,
-    tokenizer: Path | None = None,
+    images: PathArgument,
+    out: PathArgument,
+    tokenizer: PathArgument | None = None,
     config: TokenizeConfig | None = None,
     *,
     batch_size: int = 32,
@@ -158,6 +172,7 @@ def tokenize(
         ArtifactError: the tokenizer is unfinished or damaged.
         OutputError: the file exists, has other settings, or cannot be written.
     """
+    images, out, tokenizer = Path(images), Path(out), optional_path(tokenizer)
     config = config or TokenizeConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     require(workers >= 0, "workers", workers, "0 or more")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
@@ -105,12 +106,14 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def open_samples(path: Path) -> Samples:
+@checked
+def open_samples(path: PathArgument) -> Samples:
     """Open a finished sample directory.
 
     Raises:
         ArtifactError: it is not a sample directory, is unfinished, damaged, or of another version.
     """
+    path = Path(path)
     record = read_record(path)
     if record.get("complete") is not True:
         raise ArtifactError(f"{path} is not finished; run the same command again to finish it")

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.config.base import LARGEST_SIDE
 from maskgit_cli.config.stages import view_count
 from maskgit_cli.errors import ArtifactError
@@ -227,12 +228,14 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def open_tokens(path: Path) -> TokenFile:
+@checked
+def open_tokens(path: PathArgument) -> TokenFile:
     """Open a finished token file and check all of it: every byte against its digest, every token's range.
 
     Raises:
         ArtifactError: it is missing, unfinished, damaged, inconsistent, or of another format or version.
     """
+    path = Path(path)
     unfinished = f"{path} is not finished; run the command that wrote it again to finish it"
     if not path.exists() and partial_path(path).exists():
         raise ArtifactError(unfinished)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.config.networks import (
     TOKENIZERS,
     TRANSFORMERS,
@@ -52,6 +53,9 @@ class Tokenizer(NamedTuple):
     sha256: str
     path: Path
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
 
 class Model(NamedTuple):
     """A transformer ready for use.
@@ -79,6 +83,9 @@ class Model(NamedTuple):
     step: int | None
     sampler: SamplerConfig | None
     entry: TransformerEntry
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 def save_tokenizer(
@@ -108,14 +115,15 @@ def save_tokenizer(
     write_weights(path, tensors, record)
 
 
-def load_tokenizer(path: Path, device: torch.device | str = "cpu") -> Tokenizer:
+@checked
+def load_tokenizer(path: PathArgument, device: torch.device | str = "cpu") -> Tokenizer:
     """Open a tokenizer directory, or the tokenizer of a run or model directory.
 
     Raises:
         InputError: ``path`` does not exist.
         ArtifactError: it is incomplete, damaged, of another version, or its tensors do not match its sizes.
     """
-    directory = tokenizer_directory(path)
+    directory = tokenizer_directory(Path(path))
     record = read_tokenizer_record(directory)
     entry = network_of(record, TOKENIZERS, "vqgan", directory)
     config = _config(entry, record, directory)
@@ -184,7 +192,8 @@ def _own_sampler(record: Mapping[str, Any], file: Path) -> SamplerConfig | None:
         raise ArtifactError(f"{file} has invalid sampler settings: {error}") from None
 
 
-def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
+@checked
+def load_model(path: PathArgument, device: torch.device | str = "cpu", weights: str = "ema") -> Model:
     """Open a model directory, the newest checkpoint of a run directory, or one checkpoint.
 
     Args:
@@ -196,7 +205,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", weights: str = "e
         InputError: ``path`` does not exist.
         ArtifactError: it is incomplete, damaged, of another version, or its tensors do not match its sizes.
     """
-    path = find_named(path, "run or model")
+    path = find_named(Path(path), "run or model")
     record, file, step, recorded = weights_of(path, weights)
     entry = network_of(record, TRANSFORMERS, "maskgit", path)
     config = _config(entry, record, path)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from maskgit_cli.config.arguments import checked
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, TransformerConfig
 from maskgit_cli.config.samplers import ConfidenceConfig, RasterConfig, SamplerConfig
@@ -39,6 +40,7 @@ class Workload(NamedTuple):
     flops: int
 
 
+@checked
 def bench(
     config: BenchConfig | None = None,
     *,

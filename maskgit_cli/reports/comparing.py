@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskgit_cli.config.arguments import PathArgument, checked, labels_text, optional_path, path_list
 from maskgit_cli.config.stages import CompareConfig
 from maskgit_cli.data.classes import listed_classes, readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
@@ -67,13 +68,14 @@ class _ImageSet(NamedTuple):
     class_names: list[str]
 
 
+@checked
 def compare(
-    sources: Sequence[Path],
-    out: Path = Path("comparison.png"),
+    sources: Sequence[PathArgument],
+    out: PathArgument = Path("comparison.png"),
     config: CompareConfig = CompareConfig(),  # noqa: B008 (frozen)
     *,
     names: Sequence[str] = (),
-    tokenizer: Path | None = None,
+    tokenizer: PathArgument | None = None,
     device: str = "auto",
     overwrite: bool = False,
     reporter: Reporter = SILENT,
@@ -100,6 +102,7 @@ def compare(
         ArtifactError: a set is unfinished or damaged.
         OutputError: the sheet exists or cannot be written.
     """
+    sources, out, tokenizer = path_list(sources), Path(out), optional_path(tokenizer)
     if len(sources) < 2:
         raise InputError("compare needs two or more sample directories or folders of images")
     if names and len(names) != len(sources):
@@ -192,7 +195,7 @@ def _choose(common: Sequence[Key], sets: Sequence[_ImageSet], config: CompareCon
     for key in common:
         by_class.setdefault(key[0], []).append(key)
     if config.classes is not None:
-        by_class = {kind: by_class[kind] for kind in _wanted(config.classes, by_class, sets)}
+        by_class = {kind: by_class[kind] for kind in _wanted(labels_text(config.classes), by_class, sets)}
     most = max(map(len, by_class.values()))
     rounds = range(most if config.per_class is None else min(most, config.per_class))
     # The first image of each class, then the second: a limit cuts off evenly.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.atomic import check_format, read_json
 from maskgit_cli.formats.decoded import DECODED_FILE, DECODED_FORMAT, DECODED_KEYS, DECODED_VERSION
@@ -41,7 +42,8 @@ Facts = dict[str, Any]
 RECORDS = (CONFIG_FILE, SETTINGS_FILE, "state.json", DECODED_FILE, SWEEP_FILE)
 
 
-def describe(path: Path, reporter: Reporter = SILENT) -> Facts:
+@checked
+def describe(path: PathArgument, reporter: Reporter = SILENT) -> Facts:
     """Facts about an artifact or a folder of images.
 
     Args:
@@ -56,6 +58,7 @@ def describe(path: Path, reporter: Reporter = SILENT) -> Facts:
         InputError: nothing is at ``path``, or a file of an unrecognized type.
         ArtifactError: the artifact is incomplete or damaged.
     """
+    path = Path(path)
     if not path.exists() and partial_path(path).exists():
         return _tokens(path)  # its error says how to finish it
     if not path.exists() and not _is_image_source(

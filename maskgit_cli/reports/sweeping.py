@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path, path_list
 from maskgit_cli.config.base import option, require
 from maskgit_cli.config.features import EXTRACTORS
 from maskgit_cli.config.metrics import METRICS, score_of
@@ -86,15 +87,16 @@ class _Settings(NamedTuple):
     dtype: str
 
 
+@checked
 def sweep(
-    models: Sequence[Path],
+    models: PathArgument | Sequence[PathArgument],
     swept: Mapping[str, Sequence[Any]],
-    ref: Path,
-    out: Path = Path("sweep"),
+    ref: PathArgument,
+    out: PathArgument = Path("sweep"),
     config: SweepConfig = SweepConfig(),  # noqa: B008 (frozen)
     scoring: ScoreConfig = ScoreConfig(metrics=SWEEP_METRICS),  # noqa: B008 (frozen)
     *,
-    inception: Path | None = None,
+    inception: PathArgument | None = None,
     batch_size: int = 64,
     device: str = "auto",
     dtype: str = "auto",
@@ -126,6 +128,7 @@ def sweep(
         ArtifactError: a model or the reference is damaged, or of another feature space.
         OutputError: the directory contains something else, or cannot be written.
     """
+    models, ref, out, inception = path_list(models), Path(ref), Path(out), optional_path(inception)
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     dtype = dtype_name(dtype, resolve_device(device))  # a sweep is resumed with the precision it started with
     paths = [choose_model(path, reporter) for path in models] or [choose_model(None, reporter)]
@@ -438,7 +441,7 @@ def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
     folder = Path("samples") / f"{shared.name}-{point.name}"
     model = "builtin" if point.model == builtin_model() else str(point.model)
     sampling = ["maskgit", "sample", model, "--out", str(folder), "--n", str(config.n)]
-    sampling += ["--labels", config.labels, "--seed", str(config.seed), "--weights", config.weights]
+    sampling += ["--labels", str(config.labels), "--seed", str(config.seed), "--weights", config.weights]
     sampling += ["--dtype", shared.dtype, "--sampler", point.sampler.method]
     for name, value in point.sampler.to_json().items():
         if isinstance(value, bool):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.errors import ArtifactError, InputError, MaskGITError, counted
 from maskgit_cli.formats.atomic import read_json, sha256_file
 from maskgit_cli.formats.decoded import DECODED_FILE, read_decoded
@@ -48,7 +49,8 @@ class Verified(NamedTuple):
 _Check = tuple[Path, Callable[[], Any]]
 
 
-def verify(path: Path, reporter: Reporter = SILENT) -> Verified:
+@checked
+def verify(path: PathArgument, reporter: Reporter = SILENT) -> Verified:
     """Compare an artifact, and all artifacts in it, with the digests and checksums that they record.
 
     Previews, grids, plots and ``metrics.jsonl`` have none.
@@ -60,6 +62,7 @@ def verify(path: Path, reporter: Reporter = SILENT) -> Verified:
     Raises:
         InputError: there is nothing at ``path``, or nothing that has digests.
     """
+    path = Path(path)
     path = path if path.exists() else find_named(path, "file or directory")
     checks = list(_checks(path))
     if not checks:

@@ -6,7 +6,7 @@ The command line has one with progress bars; :data:`SILENT` reports nothing.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, SupportsFloat
+from typing import Protocol, SupportsFloat, runtime_checkable
 
 
 class Task(Protocol):
@@ -16,6 +16,7 @@ class Task(Protocol):
         """Count ``n`` more units as done; ``stats`` (a loss, say) are shown next to the bar."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Receives progress updates, messages and warnings of a stage."""
 

@@ -35,7 +35,7 @@ CROP = 11  # where the random views of an image are cropped, and which of them a
 SPLIT = 12  # which images are held out for validation
 
 # One seed for all images, or one per image (B,).
-Seed = int | np.ndarray
+Seed = int | np.ndarray | Tensor
 
 
 def check_seed(seed: int) -> None:

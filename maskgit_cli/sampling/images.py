@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.samplers import SamplerConfig
 from maskgit_cli.config.stages import SampleConfig
 from maskgit_cli.data.classes import labels_for, readable_name
 from maskgit_cli.figures.sheets import captioned_sheet
 from maskgit_cli.formats.atomic import sha256_bytes
-from maskgit_cli.formats.samples import samples_digest, samples_record
+from maskgit_cli.formats.samples import GRID_FILE, samples_digest, samples_record
 from maskgit_cli.formats.tokens import TokenFile, Trace
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.sampling.job import Contents, Job, open_job
 from maskgit_cli.sampling.model import (
+    ModelArgument,
     Pipeline,
     SamplerChoice,
-    choose_model,
     choose_sampler,
-    load_pipeline,
+    open_pipeline,
 )
 from maskgit_cli.sampling.samplers.registry import sample_tokens, step_counts
 from maskgit_cli.sampling.tracing import Tracer, decoded_steps
@@ -52,10 +53,18 @@ class Sampled(NamedTuple):
     settings: dict[str, Any]
     resumed: bool
 
+    def __fspath__(self) -> str:
+        return str(self.path)
 
+    def _repr_png_(self) -> bytes:
+        """The grid, which a notebook shows."""
+        return (self.path / GRID_FILE).read_bytes()
+
+
+@checked
 def sample(
-    model: Path | None = None,
-    out: Path | None = None,
+    model: ModelArgument = None,
+    out: PathArgument | None = None,
     config: SampleConfig | None = None,
     sampler: SamplerChoice = None,
     *,
@@ -71,7 +80,8 @@ def sample(
     launcher started.
 
     Args:
-        model: run or model directory; None is the newest run under ``runs/``, else the built-in model.
+        model: run or model directory, ``"builtin"``, or an opened model; None is the newest run under
+            ``runs/``, else the built-in model.
         out: the sample directory; None is ``samples/MODEL-DIGEST`` with a digest of the settings, so
             that the same call finds its own samples again.
         config: number of images, their classes, and the files to write.
@@ -91,26 +101,21 @@ def sample(
     """
     config = config or SampleConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-    pipeline = load_pipeline(choose_model(model, reporter), config.weights, device, dtype)
+    pipeline = open_pipeline(model, config.weights, device, dtype, reporter)
     sampler = choose_sampler(sampler, pipeline.model, pipeline.model.config.classes > 0)
-    contents = _contents(pipeline, sampler, config)
+    contents = plan_samples(pipeline, sampler, config)
     settings = _settings(pipeline, contents, sampler, config)
     record = samples_record("sample", settings, pipeline.parents(), len(contents.indices))
-    out = out or Path("samples") / f"{pipeline.model.path.resolve().name}-{samples_digest(record)}"
+    out = (
+        optional_path(out)
+        or Path("samples") / f"{pipeline.model.path.resolve().name}-{samples_digest(record)}"
+    )
     with open_job(
         out, record, pipeline, contents, batch_size=batch_size, overwrite=overwrite, reporter=reporter
     ) as job:
         for batch in job.batches():
-            tracer = Tracer(pipeline.mask_token) if config.trace else None
-            labels, indices = (
-                torch.from_numpy(x[batch]).to(pipeline.device) for x in (contents.labels, contents.indices)
-            )
-            tokens = sample_tokens(
-                pipeline.predict, pipeline.masked(len(batch)), labels, indices, sampler, config.seed,
-                pipeline.mask_token, tracer,
-            )  # fmt: skip
+            tokens, trace = sample_batch(pipeline, contents, batch, sampler, config)
             images = () if config.format == "tokens" else pipeline.decode(tokens)
-            trace = tracer.trace() if tracer else None
             strips = _strips(pipeline, contents, batch, trace, config)
             job.write(batch, tokens, images, trace, strips)
         stored = job.finish_tokens()
@@ -120,7 +125,22 @@ def sample(
     return Sampled(out, len(contents.indices), pipeline.model.path, record["settings"], job.resumed)
 
 
-def _contents(pipeline: Pipeline, sampler: SamplerConfig, config: SampleConfig) -> Contents:
+def sample_batch(
+    pipeline: Pipeline, contents: Contents, batch: np.ndarray, sampler: SamplerConfig, config: SampleConfig
+) -> tuple[Tensor, Trace | None]:
+    """The tokens (B, h, w) of some of the images by their position (B,), and the sampler's steps if asked."""
+    tracer = Tracer(pipeline.mask_token) if config.trace else None
+    labels, indices = (
+        torch.from_numpy(x[batch]).to(pipeline.device) for x in (contents.labels, contents.indices)
+    )
+    tokens = sample_tokens(
+        pipeline.predict, pipeline.masked(len(batch)), labels, indices, sampler, config.seed,
+        pipeline.mask_token, tracer,
+    )  # fmt: skip
+    return tokens, tracer.trace() if tracer else None
+
+
+def plan_samples(pipeline: Pipeline, sampler: SamplerConfig, config: SampleConfig) -> Contents:
     """The images to generate.
 
     Raises:

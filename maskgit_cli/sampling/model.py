@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from maskgit_cli.config.arguments import PathArgument, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.samplers import PRESETS, SamplerConfig, changed, preset_for
 from maskgit_cli.errors import ArtifactError
@@ -84,6 +85,27 @@ class Pipeline(NamedTuple):
         ]
 
 
+class OpenedModel:
+    """A model that is opened already; stages take it in place of a path.
+
+    It is also a path, that of its directory.
+
+    Args:
+        pipeline: its networks.
+        weights: ``ema`` or ``raw``, of a run.
+    """
+
+    def __init__(self, pipeline: Pipeline, weights: str = "ema") -> None:
+        self.pipeline = pipeline
+        self.weights = weights
+
+    def __fspath__(self) -> str:
+        return str(self.pipeline.model.path)
+
+
+ModelArgument = PathArgument | OpenedModel | None
+
+
 def choose_model(path: Path | None, reporter: Reporter) -> Path:
     """The run or model directory of a command: the given one, the newest run, or the built-in model.
 
@@ -99,6 +121,37 @@ def choose_model(path: Path | None, reporter: Reporter) -> Path:
         return builtin_model()
     reporter.info(f"using the newest run: {run}")
     return run
+
+
+def open_pipeline(
+    model: ModelArgument, weights: str, device: str, dtype: str, reporter: Reporter
+) -> Pipeline:
+    """The networks of a command: of a model that is opened already, or those that its argument names.
+
+    Args:
+        model: see :func:`choose_model`.
+        weights: ``ema`` or ``raw``.
+        device: name of the device, or ``auto``.
+        dtype: name of the precision, or ``auto``.
+        reporter: receives the choice.
+
+    Raises:
+        ConfigError: there is no such device or precision, or the model was opened with another setting.
+        InputError: there is nothing at the path.
+        ArtifactError: something there is incomplete or damaged, or the tokenizer is another one.
+    """
+    if not isinstance(model, OpenedModel):
+        return load_pipeline(choose_model(optional_path(model), reporter), weights, device, dtype)
+    opened = model.pipeline
+    require(weights == model.weights, "weights", weights, f"{model.weights}, as the model was opened")
+    if device != "auto":
+        target = resolve_device(device)
+        same = target.type == opened.device.type and target.index in (None, opened.device.index)
+        require(same, "device", device, f"{opened.device}, where the model was opened")
+    if dtype != "auto":
+        same = resolve_dtype(dtype, opened.device) == opened.dtype
+        require(same, "dtype", dtype, f"{opened.dtype}, as the model was opened")
+    return opened
 
 
 def load_pipeline(path: Path, weights: str, device: str, dtype: str) -> Pipeline:

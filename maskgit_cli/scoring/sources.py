@@ -77,21 +77,24 @@ def scores_path(samples: Path) -> Path:
 # --- sources to statistics --------------------------------------------------------------------------
 
 
-def read_source(path: Path, resources: Resources) -> Source:
-    """Read a statistics file, or open any other source of images.
+def read_source(source: Path | ImageSource, resources: Resources) -> Source:
+    """Read a statistics file, or open any other source of images, unless it is opened already.
 
     Raises:
         InputError: the path does not exist, or contains no images.
         ArtifactError: an artifact is unfinished or damaged.
     """
-    if path.suffix.lower() == ".npz" and not path.is_dir() and holds_statistics(path):
+    path = source if isinstance(source, Path) else source.origin.path
+    if path is source and path.suffix.lower() == ".npz" and not path.is_dir() and holds_statistics(path):
         statistics = read_statistics(path)
         try:
             extractor_of(_space_of(statistics).name)
         except ConfigError as error:
             raise ArtifactError(f"{path}: {error}") from None
         return Source(path, statistics)
-    images = open_source(path, resources.tokenizer, resources.device, resources.reporter)
+    images = source
+    if isinstance(images, Path):
+        images = open_source(images, resources.tokenizer, resources.device, resources.reporter)
     if len(images) < 2:
         raise InputError(f"{path}: contains one image; a covariance needs two or more")
     return Source(path, images)

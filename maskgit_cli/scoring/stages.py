@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.features import FeatureSpace
 from maskgit_cli.config.metrics import METRICS, MetricEntry, score_name
 from maskgit_cli.config.stages import ScoreConfig
+from maskgit_cli.data.images import ImagesArgument
+from maskgit_cli.data.sources.memory import path_or_images
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import CREATED_BY
 from maskgit_cli.formats.claim import Outcome, check_output
@@ -44,20 +47,39 @@ from maskgit_cli.scoring.sources import (
 
 
 class Scores(NamedTuple):
-    """Result of :func:`score`: the file that was written, and the object in it."""
+    """Result of :func:`score`.
 
-    path: Path
+    Attributes:
+        path: the file that was written; None for images in memory without one.
+        record: the object in it.
+    """
+
+    path: Path | None
     record: dict[str, Any]
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores by name."""
+        return dict(self.record["metrics"])
 
+    def _repr_html_(self) -> str:
+        """A table of the scores, which a notebook shows."""
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{value:.6g}</td></tr>" for name, value in self.metrics.items()
+        )
+        sizes = f"{self.record['n']} samples, {self.record['n_ref']} reference images"
+        return f"<table><caption>{sizes}</caption>{rows}</table>"
+
+
+@checked
 def score(
-    samples: Path | None,
-    ref: Path,
+    samples: ImagesArgument | None,
+    ref: ImagesArgument,
     config: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
     *,
-    out: Path | None = None,
-    weights: Path | None = None,
-    tokenizer: Path | None = None,
+    out: PathArgument | None = None,
+    weights: PathArgument | None = None,
+    tokenizer: PathArgument | None = None,
     batch_size: int = 32,
     device: str = "auto",
     overwrite: bool = False,
@@ -66,13 +88,15 @@ def score(
     """Compare samples with a reference and write the scores.
 
     Either source is a sample directory, a folder of images or a CSV, a token file, an ``.npz`` of
-    statistics, or an ``.npz`` with uint8 NHWC images ``arr_0``.
+    statistics, an ``.npz`` with uint8 NHWC images ``arr_0``, or images in memory: a list of PIL images, an
+    array (N, H, W, 3) or a tensor (N, 3, H, W).
 
     Args:
         samples: source to score; None is the newest sample directory under ``samples/``.
         ref: source to compare with.
         config: settings; where both sources are statistics, these determine feature space and protocol.
-        out: the file to write; None is :func:`~maskgit_cli.scoring.sources.scores_path`.
+        out: the file to write; None is :func:`~maskgit_cli.scoring.sources.scores_path`, and no file for
+            samples in memory.
         weights: Inception's weights; None is the published file.
         tokenizer: decodes tokens, and extracts the features of ``vqgan``; None finds it.
         batch_size: images per forward pass.
@@ -91,11 +115,14 @@ def score(
     if samples is None:
         samples = newest_samples()
         reporter.info(f"scoring the newest samples: {samples}")
-    out = out or scores_path(samples)
-    check_output(out, SCORES)
-    resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
+    given = [path_or_images(samples, "samples"), path_or_images(ref, "ref")]
+    out = optional_path(out) or (scores_path(given[0]) if isinstance(given[0], Path) else None)
+    if out is not None:
+        check_output(out, SCORES)
+    files = optional_path(weights), optional_path(tokenizer)
+    resources = Resources(*files, None, resolve_device(device), reporter)
     # Both sources are opened before the first image goes through a network.
-    sources = [read_source(path, resources) for path in (samples, ref)]
+    sources = [read_source(source, resources) for source in given]
     space, extractor = common_space(sources, config, resources)
     metrics = [METRICS[name] for name in config.metrics]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
@@ -103,26 +130,32 @@ def score(
     def wanted() -> Record:
         return _inputs(config, space) | {"parents": parents_of(sources, batch_size)}
 
-    with claim_on_main(out, SCORES, wanted, overwrite, reporter) as claimed:
-        if claimed.outcome is Outcome.COMPLETE:
-            reporter.info(claimed.already_complete)
-            return Scores(out, read_scores(out))
+    def scored() -> dict[str, Any]:
         sampled, reference = (
             statistics_of(source, space, extractor, kept, batch_size, reporter)
             for source, kept in zip(sources, keep, strict=True)
         )
-        record = on_main(lambda: _record(sampled, reference, config, space, resources))
+        return on_main(lambda: _record(sampled, reference, config, space, resources))
+
+    if out is None:
+        return Scores(None, scored())
+    with claim_on_main(out, SCORES, wanted, overwrite, reporter) as claimed:
+        if claimed.outcome is Outcome.COMPLETE:
+            reporter.info(claimed.already_complete)
+            return Scores(out, read_scores(out))
+        record = scored()
         on_main(lambda: write_scores(out, record))
     return Scores(out, record)
 
 
+@checked
 def fid_stats(
-    sources: Sequence[Path],
-    out: Path,
+    sources: Sequence[ImagesArgument],
+    out: PathArgument,
     config: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
     *,
-    weights: Path | None = None,
-    tokenizer: Path | None = None,
+    weights: PathArgument | None = None,
+    tokenizer: PathArgument | None = None,
     with_features: bool = False,
     batch_size: int = 32,
     device: str = "auto",
@@ -152,9 +185,11 @@ def fid_stats(
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
     if not sources:
         raise InputError("no source given; name images or statistics files")
+    out, weights, tokenizer = Path(out), optional_path(weights), optional_path(tokenizer)
     check_output(out, STATISTICS)
     resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
-    opened = [read_source(path, resources) for path in sources]
+    given = [path_or_images(images, f"sources[{i}]") for i, images in enumerate(sources)]
+    opened = [read_source(source, resources) for source in given]
     stored = [(path, content) for path, content in opened if isinstance(content, Statistics)]
     for path, content in stored:
         content.moments(path)  # statistics that cannot be merged are refused before any extraction
@@ -172,7 +207,7 @@ def fid_stats(
             return out
         found = [statistics_of(x, space, extractor, keep, batch_size, reporter).statistics for x in opened]
         if world().main:
-            merged = merge_statistics([*zip(sources, found, strict=True)])
+            merged = merge_statistics([*zip([source.path for source in opened], found, strict=True)])
             if with_features and merged.features is None:
                 reporter.warn("a merged file contains no features, so the result contains none")
             write_statistics(out, merged)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.recipes import resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.data.splitting import held_out
@@ -44,16 +45,17 @@ from maskgit_cli.training.previews import Previews
 FREE = {"recipe", "keep", "checkpoint_every", "preview_every", "log_every"}
 
 
+@checked
 def train(
-    tokens: Path,
-    out: Path | None = None,
+    tokens: PathArgument,
+    out: PathArgument | None = None,
     config: TrainConfig | Mapping[str, Any] | None = None,
     *,
     recipe: str = "paper",
     res: int | None = None,
-    val: Path | None = None,
-    tokenizer: Path | None = None,
-    init_from: Path | None = None,
+    val: PathArgument | None = None,
+    tokenizer: PathArgument | None = None,
+    init_from: PathArgument | None = None,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -83,13 +85,10 @@ def train(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
-    if res is not None:
-        tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
-        val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
-    data = open_tokens(tokens)
-    split = _split(data, val, config)
-    initial, config = _resolve(data, split, config, recipe, init_from, reporter)
-    out = out or Path("runs") / f"{tokens.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
+    out, tokenizer = optional_path(out), optional_path(tokenizer)
+    data, split = _open_data(Path(tokens), optional_path(val), config, res, tokenizer, device, reporter)
+    initial, config = _resolve(data, split, config, recipe, optional_path(init_from), reporter)
+    out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
     near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
     doomed, sha256 = out if overwrite else None, data.meta.tokenizer_sha256
@@ -97,8 +96,7 @@ def train(
     record = _record(data, config, initial)
     with claim_training(out, record, overwrite, "a run directory", _may_change(config), reporter):
         on_main(lambda: _copy_tokenizer_once(source, out))
-        state = _build(config, initial, accelerator)
-        (trained,), ema, meter, _ = state
+        (trained,), ema, meter, _ = state = _build(config, initial, accelerator)
         step = load_state(out, state)
         assert config.steps
         assert config.batch_size
@@ -128,6 +126,23 @@ def train(
                     save_state(out, step, state, config.keep)
                     interrupts.checkpointed(step)
     return out
+
+
+def _open_data(
+    tokens: Path,
+    val: Path | None,
+    config: TrainConfig | Mapping[str, Any] | None,
+    res: int | None,
+    tokenizer: Path | None,
+    device: str,
+    reporter: Reporter,
+) -> tuple[TokenFile, _Split]:
+    """The token file to train on, of the resolution asked for, and its rows; see :func:`train`."""
+    if res is not None:
+        tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
+        val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
+    data = open_tokens(tokens)
+    return data, _split(data, val, config)
 
 
 class _Split(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import TOKENIZER_SIZES, VQGANConfig
 from maskgit_cli.config.stages import VQGANTrainConfig
@@ -45,12 +46,13 @@ from maskgit_cli.training.vqgan_objective import Networks, train_step
 FREE = {"keep", "checkpoint_every", "preview_every", "log_every"}
 
 
+@checked
 def train_vqgan(
-    images: Path,
-    out: Path,
+    images: PathArgument,
+    out: PathArgument,
     config: VQGANTrainConfig | None = None,
     *,
-    val: Path | None = None,
+    val: PathArgument | None = None,
     device: str = "auto",
     dtype: str = "auto",
     workers: int = 2,
@@ -77,6 +79,7 @@ def train_vqgan(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
+    images, out, val = Path(images), Path(out), optional_path(val)
     config, sizes = resolved(config or VQGANTrainConfig())
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)

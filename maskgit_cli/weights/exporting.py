@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from maskgit_cli import __version__
+from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS, VQGANConfig
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ArtifactError, ConfigError
@@ -58,9 +59,10 @@ class Export(NamedTuple):
     write: Callable[[Path], None]
 
 
+@checked
 def export(
-    source: Path,
-    out: Path,
+    source: PathArgument,
+    out: PathArgument,
     *,
     weights: str = "ema",
     half: bool = False,
@@ -97,6 +99,7 @@ def export(
         OutputError: ``out`` exists and ``overwrite`` is false, or it is not an artifact of the same kind, or
             the hub rejects the upload.
     """
+    source, out = Path(source), Path(out)
     if to not in TARGETS:
         raise ConfigError(f"--to {to}: must be one of {', '.join(TARGETS)}")
     if to == "v1" and half:

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from maskgit_cli.config.arguments import PathArgument, checked, path_list
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS, VQGANConfig
 from maskgit_cli.data.imagenet import imagenet_names
@@ -111,11 +112,12 @@ class _Sources(NamedTuple):
     yaml: tuple[Path, dict[str, Any]] | None
 
 
+@checked
 def import_weights(
-    files: Sequence[Path],
-    out: Path,
+    files: PathArgument | Sequence[PathArgument],
+    out: PathArgument,
     *,
-    tokenizer: Sequence[Path] = (),
+    tokenizer: PathArgument | Sequence[PathArgument] = (),
     heads: int | None = None,
     weights: str = "ema",
     overwrite: bool = False,
@@ -143,6 +145,7 @@ def import_weights(
         ArtifactError: the tokenizer directory is incomplete or damaged.
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
     """
+    files, out, tokenizer = path_list(files), Path(out), path_list(tokenizer)
     require(heads is None or heads >= 1, "heads", heads, "1 or more")
     plan = functools.cache(lambda: plan_import(files, tokenizer, heads, weights, reporter))
     with claim(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import offline as forbidden
 from maskgit_cli.config.catalogue import CatalogueEntry, PublishedFile, published_model
 from maskgit_cli.errors import OutputError, WeightsError
@@ -34,9 +35,10 @@ from maskgit_cli.weights.upload import check_repository
 NATIVE_FILES = ("config.json", WEIGHTS_FILE, "tokenizer/config.json", f"tokenizer/{WEIGHTS_FILE}")
 
 
+@checked
 def pull(
     name: str,
-    out: Path | None = None,
+    out: PathArgument | None = None,
     *,
     weights: str = "ema",
     offline: bool = False,
@@ -70,7 +72,7 @@ def pull(
         check_repository(name, "pull")
     else:
         model = published_model(name)
-    out = out or MODELS / name.rsplit("/", 1)[-1]
+    out = optional_path(out) or MODELS / name.rsplit("/", 1)[-1]
     kind = MODEL_OR_TOKENIZER if model else MODEL
 
     def wanted() -> Record:

@@ -46,7 +46,7 @@ from maskgit_cli.weights.importing import import_weights
 README = Document(ROOT / "README.md")
 FORMATS = Document(ROOT / "docs" / "artifacts.md")
 DOCUMENTS = [README, *(Document(path) for path in sorted((ROOT / "docs").glob("*.md")))]
-RUN, PARSED, PYTHON = "sh", ("bash", ""), "python"
+RUN, PARSED, PYTHON, EDITS = "sh", ("bash", ""), "python", "csv"
 IDS = [document.path.name for document in DOCUMENTS]
 
 
@@ -79,22 +79,31 @@ def unpack_images(folder: Path, texts: str) -> None:
         archive.extractall(folder, sorted({*few, *(name for name in names if name in texts)}))
 
 
+@pytest.mark.timeout(600)  # the README alone is 30 commands
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_blocks_run(document, tmp_path, monkeypatch):
-    """Every call in sh blocks succeeds and Python blocks run, in order, in a folder with the images."""
-    blocks = [block for block in document.blocks if block.language in (RUN, PYTHON)]
+    """Every call in sh blocks succeeds and Python blocks run, in order, in a folder with the images.
+
+    Python blocks share their names, and a CSV is the manifest of `inpaint`.
+    """
+    blocks = [block for block in document.blocks if block.language in (RUN, PYTHON, EDITS)]
     if any(block.language == RUN for block in blocks):
         unpack_images(tmp_path / "maskgit-demo" / "images", "".join(block.text for block in blocks))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKGIT_OFFLINE", "1")
     monkeypatch.setitem(SIZES, "tiny", Size(32, 2, 4, 64))  # the training need not converge
+    names = {"__name__": "__main__"}
     for block in blocks:
         where = f"{document.path.name}:{block.line}"
         if block.language == PYTHON:
-            exec(compile(block.text, where, "exec"), {"__name__": "__main__"})
+            exec(compile(block.text, where, "exec"), names)
+            continue
+        if block.language == EDITS:
+            Path("edits.csv").write_text(block.text)
             continue
         calls = commands(block)
-        lines = [line for line in block.text.splitlines() if line.strip() and not line.startswith("#")]
+        whole = block.text.replace("\\\n", " ").splitlines()
+        lines = [line for line in whole if line.strip() and not line.startswith("#")]
         assert len(calls) == len(lines), f"{where}: only lines of maskgit can be run"
         for words in calls:
             run(words, where)
@@ -104,7 +113,9 @@ def test_blocks_run(document, tmp_path, monkeypatch):
 def test_blocks_parse(document):
     """Calls that are too large to run have existing commands and options, with values of their types."""
     for block in document.blocks:
-        assert block.language in (RUN, *PARSED, PYTHON, "json", "text"), f"{document.path.name}:{block.line}"
+        assert block.language in (RUN, *PARSED, PYTHON, EDITS, "json", "text"), (
+            f"{document.path.name}:{block.line}"
+        )
         if block.language == PYTHON:
             ast.parse(block.text)
         for words in commands(block) if block.language in PARSED else []:

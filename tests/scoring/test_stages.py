@@ -687,3 +687,70 @@ def test_usage_errors_and_missing_sources(here, capsys, words, statuses, named):
 def test_help_lists_every_metric_and_extractor(capsys):
     _, out, _ = run(capsys, "fid", "--help")
     assert all(name in out for name in (*METRICS, *EXTRACTORS))
+
+
+# --- images in memory -------------------------------------------------------------------------------
+
+
+def test_images_in_memory_have_the_scores_of_their_files(real, fake, tokenizer, here):
+    settings = {"config": ScoreConfig(features="vqgan"), "tokenizer": tokenizer, "device": "cpu"}
+    expected = score(fake, real, out=here / "files.json", **settings).record
+    tensors = [read_image(path) for path in sorted(fake.iterdir())]
+    pictures = [Image.open(path) for path in sorted(fake.iterdir())]
+    for samples in (pictures, tensors, [str(path) for path in sorted(fake.iterdir())]):
+        found = score(samples, real, **settings)
+        assert found.path is None
+        assert found.metrics == expected["metrics"]
+        assert found.record["samples"]["pixels_sha256"] == expected["samples"]["pixels_sha256"]
+    assert (
+        score(pictures, [Image.open(path) for path in sorted(real.iterdir())], **settings).metrics
+        == (expected["metrics"])
+    )
+    assert [path.name for path in here.iterdir()] == ["files.json"], "nothing else was written"
+
+
+def test_stacked_images_in_memory(here, tokenizer):
+    settings = {"config": ScoreConfig(features="vqgan", metrics=["fid"]), "tokenizer": tokenizer}
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 3, 16, 16), np.uint8))
+    array = pixels.permute(0, 2, 3, 1).numpy()
+    np.savez(here / "images.npz", arr_0=array)
+    expected = score(here / "images.npz", pixels[:6], device="cpu", **settings).metrics
+    assert score(array, pixels[:6], device="cpu", **settings).metrics == expected
+    assert score(pixels, array[:6], device="cpu", **settings).metrics == expected
+    assert fid_stats([array[:6], pixels[6:]], here / "two.npz", **settings) == here / "two.npz"
+    fid_stats([here / "images.npz"], here / "one.npz", **settings)
+    one, two = (read_statistics(here / f"{name}.npz") for name in ("one", "two"))
+    assert np.allclose(one.mu, two.mu)
+    assert np.allclose(one.sigma, two.sigma)
+    assert two.n == 12
+
+
+def test_scores_of_images_in_memory_are_written_where_asked(here, real, fake, tokenizer):
+    settings = {"config": ScoreConfig(features="vqgan"), "tokenizer": tokenizer, "device": "cpu"}
+    pictures = [Image.open(path) for path in sorted(fake.iterdir())]
+    done = score(pictures, real, out="scores.json", **settings)
+    assert read_json(here / "scores.json", "scores")["metrics"] == done.metrics
+    assert score(pictures, real, out="scores.json", **settings).record == done.record  # complete already
+    with pytest.raises(OutputError):
+        score(pictures[1:], real, out="scores.json", **settings)
+
+
+def test_a_notebook_shows_scores_as_a_table(here, real, fake, tokenizer):
+    pictures = [Image.open(path) for path in sorted(fake.iterdir())]
+    done = score(pictures, real, ScoreConfig(features="vqgan"), tokenizer=tokenizer, device="cpu")
+    text = done._repr_html_()
+    for name, value in done.metrics.items():
+        assert f"<td>{name}</td><td>{value:.6g}</td>" in text
+    assert "24 samples, 30 reference images" in text
+
+
+def test_images_in_memory_that_cannot_be_scored(real):
+    settings = ScoreConfig(features="vqgan")
+    with pytest.raises(ConfigError, match="samples: an empty list"):
+        score([], real, settings)
+    with pytest.raises(ConfigError, match=r"ref\[0\]: its type is float32"):
+        score(real, [torch.zeros(3, 8, 8)], settings, out="x.json")
+    with pytest.raises(InputError, match="one image"):
+        score([torch.zeros(3, 8, 8, dtype=torch.uint8)], real, settings)
+    with pytest.raises(InputError, match=r"absent\.png"):
+        score(["absent.png", "absent.png"], real, settings)

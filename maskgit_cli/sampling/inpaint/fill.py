@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from maskgit_cli.config.arguments import Label
 from maskgit_cli.config.base import require
 from maskgit_cli.config.inpaint import InpaintConfig
 from maskgit_cli.config.samplers import SamplerConfig
@@ -85,7 +86,7 @@ def plan_edit(edit: Edit, model: Model) -> tuple[Region, WindowPlan]:
         InputError: the image or mask cannot be used.
     """
 
-    def label_of(text: str | None, option: str) -> int:
+    def label_of(text: Label | None, option: str) -> int:
         if text is not None:
             return find_label(text, model.config.classes, model.class_names, option)
         if not model.config.has_null_class:

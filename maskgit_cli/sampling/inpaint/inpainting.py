@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import option, require
 from maskgit_cli.config.inpaint import Box, InpaintConfig
 from maskgit_cli.config.samplers import SamplerConfig
 from maskgit_cli.data.classes import NO_CLASS, find_label
+from maskgit_cli.data.images import ImageArgument, ImageInput, image_input, read_image, upright_copy
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, counted
 from maskgit_cli.formats.atomic import parent, sha256_bytes, sha256_file
-from maskgit_cli.formats.samples import samples_digest, samples_record
+from maskgit_cli.formats.samples import GRID_FILE, pixels_digest, samples_digest, samples_record
 from maskgit_cli.networks.loading import Model
 from maskgit_cli.runtime.distributed import on_main
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -30,11 +32,11 @@ from maskgit_cli.sampling.inpaint.sheets import SheetRow, inpaint_sheet, shown_o
 from maskgit_cli.sampling.inpaint.windows import Window
 from maskgit_cli.sampling.job import Contents, Job, open_job
 from maskgit_cli.sampling.model import (
+    ModelArgument,
     Pipeline,
     SamplerChoice,
-    choose_model,
     choose_sampler,
-    load_pipeline,
+    open_pipeline,
 )
 from maskgit_cli.sampling.samplers.registry import step_counts
 
@@ -63,6 +65,27 @@ class Inpainted(NamedTuple):
     settings: dict[str, Any]
     resumed: bool
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_png_(self) -> bytes:
+        """The sheet, which a notebook shows."""
+        return (self.path / GRID_FILE).read_bytes()
+
+
+class Plan(NamedTuple):
+    """The work of a call.
+
+    Attributes:
+        summaries: of the edits.
+        contents: the variants, and the rows of tokens of their windows.
+        sampler: settings for all windows.
+    """
+
+    summaries: list[EditSummary]
+    contents: Contents
+    sampler: SamplerConfig
+
 
 class EditSummary(NamedTuple):
     """The extent of an edit, small enough to keep for all edits of a manifest.
@@ -71,7 +94,8 @@ class EditSummary(NamedTuple):
         windows: the windows, in order.
         labels: class of each.
         masked: number of tokens to sample in each.
-        digests: sha256 of the image, and of the mask if there is one.
+        digests: sha256 of the image, and of the mask if there is one: of the file, or of the pixels of one in
+            memory.
     """
 
     windows: list[Window]
@@ -80,11 +104,12 @@ class EditSummary(NamedTuple):
     digests: list[str]
 
 
+@checked
 def inpaint(
-    image: Path,
-    model: Path | None = None,
-    out: Path | None = None,
-    mask: Path | None = None,
+    image: ImageArgument,
+    model: ModelArgument = None,
+    out: PathArgument | None = None,
+    mask: ImageArgument | None = None,
     config: InpaintConfig | None = None,
     sampler: SamplerChoice = None,
     *,
@@ -100,10 +125,12 @@ def inpaint(
 
     Args:
         image: a readable image of any size, whose transparent parts become white; or a manifest, a CSV of
-            many images, see :mod:`~maskgit_cli.sampling.inpaint.manifests`.
-        model: run or model directory; None is the newest run under ``runs/``, else the built-in model.
+            many images, see :mod:`~maskgit_cli.sampling.inpaint.manifests`; or an image in memory, see
+            :data:`~maskgit_cli.data.images.ImageArgument`.
+        model: run or model directory, ``"builtin"``, or an opened model; None is the newest run under
+            ``runs/``, else the built-in model.
         out: the sample directory; None is ``samples/IMAGE-DIGEST`` with a digest of the settings.
-        mask: an image of the same size, white where it is inpainted.
+        mask: an image of the same size, white (True) where it is inpainted.
         config: the region, and how the result is pasted.
         sampler: settings of the sampler, or changes to the model's own. A window with fewer masked
             tokens than steps has one token per step.
@@ -122,18 +149,17 @@ def inpaint(
     """
     config = config or InpaintConfig()
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-    if model is not None and model.is_file():
+    if model is not None and Path(model).is_file():
         raise InputError(f"{model} is a file, not a run or model directory: the image comes first")
-    edits = _read_edits(image, mask, config)
-    pipeline = load_pipeline(choose_model(model, reporter), config.weights, device, dtype)
-    summaries = on_main(lambda: [_summarize(edit, image, pipeline.model, config) for edit in edits])
-    contents = _contents(edits, summaries, config.n)
-    sampler = choose_sampler(sampler, pipeline.model, bool((contents.labels != NO_CLASS).any()))
-    _check_steps(sampler, [count for summary in summaries for count in summary.masked], reporter)
+    source = image_input(image, "image")
+    mask_source = None if mask is None else image_input(mask, "mask")
+    edits = _read_edits(source, mask_source, config)
+    pipeline = open_pipeline(model, config.weights, device, dtype, reporter)
+    summaries, contents, sampler = plan_edits(pipeline, edits, source, config, sampler, reporter)
     settings = _settings(pipeline, edits, summaries, config, sampler)
-    parents = [*pipeline.parents(), *_parents(image, mask, summaries)]
+    parents = [*pipeline.parents(), *_parents(source, mask_source, summaries)]
     record = samples_record("inpaint", settings, parents, len(contents.indices))
-    out = out or Path("samples") / f"{image.stem}-{samples_digest(record)}"
+    out = optional_path(out) or Path("samples") / f"{_path_of(source).stem}-{samples_digest(record)}"
     variants = Variants(edits, pipeline.model, config)
     with open_job(
         out, record, pipeline, contents, batch_size=batch_size, overwrite=overwrite, reporter=reporter
@@ -166,15 +192,45 @@ def _sheet_rows(job: Job, variants: Variants) -> list[SheetRow]:
 # --- the edits and what they need -------------------------------------------------------------------
 
 
-def _is_manifest(image: Path) -> bool:
-    return image.suffix.lower() == ".csv"
+def plan_edits(
+    pipeline: Pipeline,
+    edits: Sequence[Edit],
+    source: ImageInput,
+    config: InpaintConfig,
+    sampler: SamplerChoice,
+    reporter: Reporter,
+) -> Plan:
+    """Check the edits of an image or manifest, and choose the sampler's settings for all windows.
+
+    Raises:
+        ConfigError, InputError: as :func:`inpaint`.
+    """
+    summaries = on_main(lambda: [_summarize(edit, source, pipeline.model, config) for edit in edits])
+    contents = _contents(edits, summaries, config.n)
+    chosen = choose_sampler(sampler, pipeline.model, bool((contents.labels != NO_CLASS).any()))
+    _check_steps(chosen, [count for summary in summaries for count in summary.masked], reporter)
+    return Plan(summaries, contents, chosen)
 
 
-def _read_edits(image: Path, mask: Path | None, config: InpaintConfig) -> list[Edit]:
+def _path_of(image: ImageInput) -> Path:
+    """The path of an image, or what stands for one of an image in memory."""
+    return image if isinstance(image, Path) else Path("memory")
+
+
+def _is_manifest(image: ImageInput) -> TypeGuard[Path]:
+    return isinstance(image, Path) and image.suffix.lower() == ".csv"
+
+
+def edit_of(image: ImageInput, mask: ImageInput | None, config: InpaintConfig) -> Edit:
+    """The edit of one image that the settings describe."""
+    own = (config.box, config.keep_box, config.outpaint, config.label, config.window, config.seed)
+    return Edit(image, mask, *own)
+
+
+def _read_edits(image: ImageInput, mask: ImageInput | None, config: InpaintConfig) -> list[Edit]:
     """The edits of a manifest, or the one of an image."""
     if not _is_manifest(image):
-        own = (config.box, config.keep_box, config.outpaint, config.label, config.window, config.seed)
-        return [Edit(image, mask, *own)]
+        return [edit_of(image, mask, config)]
     for name in OF_ONE_IMAGE:
         if getattr(config, name):
             raise ConfigError(f"{option(name)}: belongs into the column {name!r} of {image}")
@@ -183,7 +239,17 @@ def _read_edits(image: Path, mask: Path | None, config: InpaintConfig) -> list[E
     return on_main(lambda: read_manifest(image, config))
 
 
-def _summarize(edit: Edit, source: Path, model: Model, config: InpaintConfig) -> EditSummary:
+def _digest(image: ImageInput) -> str:
+    """The sha256 of a file, or of the pixels of an image in memory, and of their opacity if it has one."""
+    if isinstance(image, Path):
+        return sha256_file(image)
+    pixels = pixels_digest(read_image(image).numpy())
+    if not image.image.has_transparency_data:
+        return pixels.hex()
+    return sha256_bytes(pixels + upright_copy(image.image).convert("RGBA").getchannel("A").tobytes())
+
+
+def _summarize(edit: Edit, source: ImageInput, model: Model, config: InpaintConfig) -> EditSummary:
     """Check an edit before anything is generated, and measure it.
 
     Raises:
@@ -198,7 +264,7 @@ def _summarize(edit: Edit, source: Path, model: Model, config: InpaintConfig) ->
             size = f"{grid}×{grid}"
             raise ConfigError(f"--mask-rule {rule}: no cell of the {size} is mostly masked; use any")
         files = [edit.image, *([edit.mask] if edit.mask is not None else [])]
-        return EditSummary(plan.windows, plan.labels, masked, [sha256_file(file) for file in files])
+        return EditSummary(plan.windows, plan.labels, masked, [_digest(file) for file in files])
     except MaskGITError as error:
         if not edit.line:
             raise
@@ -240,14 +306,19 @@ def _check_steps(sampler: SamplerConfig, masked: Sequence[int], reporter: Report
         reporter.info(f"{what}: one token per step there")
 
 
-def _parents(image: Path, mask: Path | None, summaries: Sequence[EditSummary]) -> list[dict[str, str]]:
+def _parents(
+    image: ImageInput, mask: ImageInput | None, summaries: Sequence[EditSummary]
+) -> list[dict[str, str]]:
     """The input files as parents; a manifest's digest covers all images and masks that it names, too."""
     if _is_manifest(image):
         digests = [sha256_file(image), *(digest for summary in summaries for digest in summary.digests)]
         return [parent("manifest", image.resolve(), sha256_bytes("\n".join(digests).encode()))]
     files = [("image", image), *([("mask", mask)] if mask is not None else [])]
     digests = summaries[0].digests
-    return [parent(kind, file.resolve(), digest) for (kind, file), digest in zip(files, digests, strict=True)]
+    return [
+        parent(kind, _path_of(file).resolve(), digest)
+        for (kind, file), digest in zip(files, digests, strict=True)
+    ]
 
 
 def _settings(
@@ -283,7 +354,8 @@ def _settings(
 def _boxes_text(boxes: Sequence[Box], model: Model) -> str | None:
     """Boxes as in a cell of a manifest, with classes as numbers, as two classes may share a name."""
     found = [
-        box.label and str(find_label(box.label, model.config.classes, model.class_names)) for box in boxes
+        None if box.label is None else str(find_label(box.label, model.config.classes, model.class_names))
+        for box in boxes
     ]
     texts = [str(box._replace(label=label)) for box, label in zip(boxes, found, strict=True)]
     return "; ".join(texts) or None

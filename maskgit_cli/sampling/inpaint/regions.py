@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from maskgit_cli.config.arguments import Label
 from maskgit_cli.config.inpaint import Box, Outpaint
-from maskgit_cli.data.images import MAX_PIXELS, read_image
+from maskgit_cli.data.images import MAX_PIXELS, ImageInMemory, ImageInput, read_image, upright_copy
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.sampling.inpaint.windows import Part, Rect
 
@@ -25,7 +25,7 @@ class Edit(NamedTuple):
     """The inpainting of one image.
 
     Attributes:
-        image: the file.
+        image: the file, or an image in memory.
         mask: an image of the same size, white where it is inpainted.
         box: boxes to inpaint.
         keep_box: boxes to keep.
@@ -37,12 +37,12 @@ class Edit(NamedTuple):
         line: of the manifest that names it; 0 for an image inpainted by itself.
     """
 
-    image: Path
-    mask: Path | None
+    image: ImageInput
+    mask: ImageInput | None
     box: tuple[Box, ...]
     keep_box: tuple[Box, ...]
     outpaint: Outpaint | None
-    label: str | None
+    label: Label | None
     window: int | None
     seed: int
     name: str = ""
@@ -65,7 +65,7 @@ class Region(NamedTuple):
     parts: list[Part]
 
 
-def find_region(edit: Edit, label_of: Callable[[str | None, str], int]) -> Region:
+def find_region(edit: Edit, label_of: Callable[[Label | None, str], int]) -> Region:
     """Read an edit's image and mask, and find the region to inpaint.
 
     Added borders come first, then what has no class of its own, then box after box. Where boxes
@@ -205,7 +205,7 @@ def _check_kept(kept: tuple[Box, ...], masked: Tensor, inside: tuple[slice, slic
 # --- masks ------------------------------------------------------------------------------------------
 
 
-def read_mask(path: Path, image: Tensor) -> Tensor:
+def read_mask(path: ImageInput, image: Tensor) -> Tensor:
     """True where a mask for an image (3, H, W) is white: bool (H, W).
 
     White is a luma (ITU-R 601) of 128 or more. Transparent pixels (alpha below 128) count as black, so
@@ -225,12 +225,17 @@ def read_mask(path: Path, image: Tensor) -> Tensor:
     return masked
 
 
-def _opaque(path: Path) -> Tensor:
+def _opaque(path: ImageInput) -> Tensor:
     """True where a readable image isn't transparent: bool (H, W), or () for all."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of large images
+        if isinstance(path, ImageInMemory):
+            return _opaque_pixels(path.image)
         with Image.open(path) as image:
-            if not image.has_transparency_data:
-                return torch.tensor(True)
-            upright = ImageOps.exif_transpose(image)
-            return torch.from_numpy(np.array(upright.convert("RGBA"))[..., 3] >= WHITE)
+            return _opaque_pixels(image)
+
+
+def _opaque_pixels(image: Image.Image) -> Tensor:
+    if not image.has_transparency_data:
+        return torch.tensor(True)
+    return torch.from_numpy(np.array(upright_copy(image).convert("RGBA"))[..., 3] >= WHITE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import checked
 from maskgit_cli.config.samplers import ConfidenceConfig
 from maskgit_cli.runtime import rng
 from maskgit_cli.sampling.samplers.core import (
@@ -22,6 +23,7 @@ WARM_UP_STEPS = 2
 
 
 @torch.no_grad()
+@checked
 def confidence_sampler(
     predict: Predict,
     tokens: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import checked
 from maskgit_cli.config.samplers import GoogleSamplerConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.runtime import rng
@@ -20,6 +21,7 @@ from maskgit_cli.sampling.schedules import check_steps, evenly_spaced, mask_rati
 
 
 @torch.no_grad()
+@checked
 def google_sampler(
     predict: Predict,
     tokens: Tensor,

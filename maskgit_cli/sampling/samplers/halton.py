@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import checked
 from maskgit_cli.config.samplers import HaltonSamplerConfig
 from maskgit_cli.runtime import rng
 from maskgit_cli.sampling.samplers.core import OnStep, Predict, Sampler, begin, counts_per_image
@@ -14,6 +15,7 @@ from maskgit_cli.sampling.schedules import check_steps, evenly_spaced, mask_rati
 
 
 @torch.no_grad()
+@checked
 def halton_sampler(
     predict: Predict,
     tokens: Tensor,

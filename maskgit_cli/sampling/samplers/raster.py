@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskgit_cli.config.arguments import checked
 from maskgit_cli.config.samplers import RasterConfig
 from maskgit_cli.runtime import rng
 from maskgit_cli.sampling.samplers.core import OnStep, Predict, Sampler, begin
 
 
 @torch.no_grad()
+@checked
 def raster_sampler(
     predict: Predict,
     tokens: Tensor,
