@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from maskgit_cli.errors import ArtifactError, InputError, MaskGITError, counted
+from maskgit_cli.errors import ArtifactError, InputError, MaskGITError
 from maskgit_cli.formats.atomic import read_json, sha256_file
-from maskgit_cli.formats.decoded import DECODED_FILE, read_decoded
+from maskgit_cli.formats.decoded import DECODED_FILE, check_listing, listed_files
 from maskgit_cli.formats.feature_statistics import holds_statistics, read_statistics
 from maskgit_cli.formats.models import find_named, weights_digest
 from maskgit_cli.formats.runs import (
@@ -161,13 +161,12 @@ def _samples(path: Path) -> Iterator[_Check]:
 
 
 def _decoded(path: Path) -> Iterator[_Check]:
-    def all_images() -> None:
-        wanted, found = read_decoded(path)["images"], len(list(path.glob("[0-9]*.png")))
-        if found != wanted:
-            raise ArtifactError(f"{path} has {counted(found, 'image')}, not {wanted:,}; decode again")
-
-    yield path / DECODED_FILE, all_images
-    for png in sorted(path.glob("[0-9]*.png")):
+    yield path / DECODED_FILE, lambda: check_listing(path)
+    try:
+        files = listed_files(path)
+    except MaskGITError:  # reported by the check above
+        return
+    for png in files:
         yield png, partial(_check_png, png)
 
 
@@ -226,6 +225,8 @@ def _planes(pixels: np.ndarray) -> np.ndarray:
 
 def _check_png(path: Path) -> None:
     """Compare every chunk of a PNG with its CRC-32, which decoding alone doesn't do."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; decode again")
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
