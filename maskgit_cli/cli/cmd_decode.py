@@ -24,8 +24,8 @@ from maskgit_cli.cli import console, options
 def command(tokens: Path, out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Turn a token file back into images.
 
-    Images keep their class and name, OUT/CLASS/NAME.png, so that compare pairs them with the originals. Samples
-    are numbered. OUT/files.csv lists all of them.
+    Images keep their class and name, OUT/CLASS/NAME.png, so that compare pairs them with the originals.
+    Samples are numbered. OUT/files.csv lists all of them.
 
     Run the same command again to resume an interrupted one.
     """
