@@ -26,7 +26,7 @@ from maskgit_cli.formats.runs import (
 )
 from maskgit_cli.formats.samples import IMAGES, NPZ_FILE, SETTINGS_FILE, check_pixels, open_samples, read_png
 from maskgit_cli.formats.scores import read_scores
-from maskgit_cli.formats.sweeps import POINTS, REFERENCE_FILE, SWEEP_FILE, read_sweep
+from maskgit_cli.formats.sweeps import BOOTSTRAP, POINTS, REFERENCE_FILE, SWEEP_FILE, read_sweep
 from maskgit_cli.formats.token_index import is_token_file
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -174,7 +174,7 @@ def _sweep(path: Path) -> Iterator[_Check]:
     yield path / SWEEP_FILE, lambda: read_sweep(path)
     if (path / REFERENCE_FILE).exists():
         yield from _checks(path / REFERENCE_FILE)
-    for point in sorted((path / POINTS).glob("*")):
+    for point in sorted([*(path / POINTS).glob("*"), *(path / BOOTSTRAP).glob("*.npz")]):
         yield from _checks(point)
 
 

@@ -31,6 +31,7 @@ FLIP = 7  # which training images are flipped
 REVIVAL = 8  # which encoder outputs replace dead codebook vectors
 ROLL = 9  # where the Halton sampler begins its order in an image
 DROPOUT = 10  # the seed of torch's own generators, which decide dropout
+BOOTSTRAP = 13  # which images a resample of a bootstrap takes
 
 # One seed for all images, or one per image (B,).
 Seed = int | np.ndarray

@@ -410,6 +410,8 @@ def test_files_and_columns_of_a_sweep(made):
     columns = (made / "sweep" / "sweep.csv").read_text().splitlines()[0].split(",")
     stated = FORMATS.column("columns-of-the-table")
     many = {"SETTING": list(record["settings"]["swept"]), "METRIC": list(record["points"][0]["metrics"])}
+    bounds = [f"{name}_{end}" for name in record["points"][0]["spread"] for end in ("low", "high")]
+    many |= {"METRIC_low": bounds, "METRIC_high": []}
     assert columns == [name for column in stated for name in many.get(column, [column])]
 
 

@@ -103,6 +103,7 @@ def damaged(root: Path, name: str) -> list[str]:
         ("sweep", "sweep.json"),
         ("sweep", "points/steps=2/images/000001.png"),
         ("sweep", "points/steps=1/tokens.h5"),
+        ("sweep", "bootstrap/steps=1.npz"),
         ("stats.npz", ""),
         ("scores.json", ""),
     ],
