@@ -128,7 +128,13 @@ def _completion(flag: str, callback: Any, text: str) -> Any:
     )  # fmt: skip
 
 
-@click.group(cls=LazyGroup, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    examples=EXAMPLES,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--procs", type=int, metavar="N", help="Number of local processes (one per GPU).")
 @_completion("--install-completion", _install_completion, "Install completion for your shell.")
 @_completion("--show-completion", _show_completion, "Print the completion script.")
@@ -141,6 +147,11 @@ def group(ctx: click.Context, procs: int | None) -> None:
     images/ --tokenize--> tokens.h5 --train--> runs/NAME/
     runs/NAME/ --sample, inpaint--> samples/ --fid--> scores.json
     """
+    if ctx.invoked_subcommand is None:
+        if procs is not None:
+            raise click.UsageError("Missing command.", ctx)
+        _show_overview()
+        return
     if procs is not None:
         from maskgit_cli.cli.launch import check_procs
 
@@ -149,6 +160,15 @@ def group(ctx: click.Context, procs: int | None) -> None:
         from maskgit_cli.cli.launch import end_with_launcher
 
         end_with_launcher()
+
+
+def _show_overview() -> None:
+    """Print what is in the working directory, and the likely next command."""
+    from maskgit_cli.cli import console
+    from maskgit_cli.reports.overview import lines_of, overview
+
+    for line in lines_of(overview()):
+        console.echo(line)
 
 
 def main(args: list[str] | None = None, **extra: Any) -> NoReturn:

@@ -11,6 +11,7 @@ from maskgit_cli.config.stages import CompareConfig
 EXAMPLES = """
 maskgit compare samples/cfg0 samples/cfg3 samples/cfg9 --out guidance.png
 maskgit compare mine/ theirs/ --name A --name B --classes goldfish,otter
+maskgit compare originals/ decoded/ --per-class 2
 """
 
 
@@ -35,8 +36,9 @@ maskgit compare mine/ theirs/ --name A --name B --classes goldfish,otter
 def command(sources: tuple[Path, ...], as_json: bool, quiet: bool, **values: Any) -> None:
     """Compare samples from several models side by side.
 
-    Writes a grid with one row per source; each column shows the images of one class and number. Settings in
-    which sample directories differ are printed on stderr.
+    Writes a grid with one row per source; each column shows the images of one class and number or name.
+    Photographs are cropped as tokenize does where another source was decoded or sampled. Settings in which
+    sample directories differ are printed on stderr.
     """
     config = options.given(CompareConfig, values)
     shared = options.without(values, CompareConfig)

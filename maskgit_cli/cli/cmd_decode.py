@@ -12,7 +12,7 @@ from maskgit_cli.cli import console, options
 
 @options.command("decode", examples="maskgit decode tokens.h5 reconstructions/ --views all", parallel=True)
 @options.path_argument("tokens", "Token file.", metavar="TOKENS.h5")
-@options.path_argument("out", "Folder to create, one PNG per row of TOKENS.")
+@options.path_argument("out", "Folder to create, with a PNG for each image.")
 @options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the one that TOKENS names")
 @options.plain_option(
     "--views", type=click.Choice(["first", "all"]), default="first", help="First view of each image, or all."
@@ -23,6 +23,9 @@ from maskgit_cli.cli import console, options
 @options.output
 def command(tokens: Path, out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Turn a token file back into images.
+
+    Images keep their class and name, OUT/CLASS/NAME.png, so that compare pairs them with the originals.
+    Samples are numbered. OUT/files.csv lists all of them.
 
     Run the same command again to resume an interrupted one.
     """

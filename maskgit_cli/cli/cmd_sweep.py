@@ -22,6 +22,8 @@ maskgit sweep runs/a runs/b --cfg 3 --ref imagenet/val
 """
 
 PANEL = "Swept settings"
+# Names of points in a line.
+MOST_LISTED = 4
 # What can be swept: the help text and the values to complete, by name.
 SWEPT: dict[str, tuple[str, Iterable[str]]] = {
     "sampler": (f"Samplers: {', '.join(SAMPLERS)}.", SAMPLERS),
@@ -65,8 +67,19 @@ def _show(record: Mapping[str, Any]) -> None:
     rows = {point["name"]: [point["metrics"].get(name) for name in metrics] for point in record["points"]}
     console.columns(f"{record['settings']['n']} samples per point", metrics, rows)
     best = record["best"]
-    console.log(*(f"best {b['metric']}: {b['value']:.6g} with {b['point']}" for b in best))
-    console.log(*(f"  {command}" for command in (best[0]["commands"] if best else ())))
+    console.log(*map(_best_line, best))
+    console.log(*(f"  {command}" for b in best[:1] for command in b["commands"]))
+
+
+def _best_line(best: Mapping[str, Any]) -> str:
+    """The best point of a metric, or those that may be it."""
+    if best["point"] is not None:
+        return f"best {best['metric']}: {best['value']:.6g} with {best['point']}"
+    close = best["within_spread"]
+    shown = "; ".join(close[:MOST_LISTED]) + (
+        f"; {len(close) - MOST_LISTED} more" * (len(close) > MOST_LISTED)
+    )
+    return f"no best {best['metric']}: {len(close)} points within the spread of the samples: {shown}"
 
 
 @options.command("sweep", examples=EXAMPLES, parallel=True)

@@ -15,6 +15,7 @@ from maskgit_cli.config.base import (
     a_seed,
     among,
     at_least,
+    between,
     option,
     require,
     setting,
@@ -169,6 +170,12 @@ class InpaintConfig(Settings):
         at_least(1),
         help="Side of the square window that the model sees, in pixels of IMAGE.",
         unset="the model's resolution, or twice the region",
+    )
+    mask_threshold: int | None = setting(
+        None,
+        between(1, 255),
+        help="Regenerate where a mask that is not black and white has this luma (1 to 255) or more.",
+        unset="a mask must be black and white",
     )
     mask_rule: str = setting(
         "any",

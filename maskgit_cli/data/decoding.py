@@ -12,14 +12,23 @@ import torch
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.figures.grids import save_png
-from maskgit_cli.formats.atomic import parent
+from maskgit_cli.formats.atomic import parent, sha256_bytes, write_bytes
 from maskgit_cli.formats.claim import Outcome
-from maskgit_cli.formats.decoded import DECODED, decoded_record, finish_decoded
+from maskgit_cli.formats.decoded import (
+    DECODED,
+    FILES_FILE,
+    DecodedFile,
+    decoded_record,
+    files_table,
+    finish_decoded,
+    named_files,
+    numbered_files,
+)
 from maskgit_cli.formats.models import find_tokenizer
-from maskgit_cli.formats.tokens import open_tokens
+from maskgit_cli.formats.tokens import TokenFile, open_tokens
 from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import load_tokenizer
-from maskgit_cli.runtime.distributed import barrier, claim_on_main, resolve_device, world
+from maskgit_cli.runtime.distributed import barrier, claim_on_main, on_main, resolve_device, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 # Which views of an image are decoded.
@@ -52,9 +61,10 @@ def decode(
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> Decoded:
-    """Decode a token file into PNGs named by row, resuming an interrupted call.
+    """Decode a token file into PNGs named like the images that were tokenized, resuming an interrupted call.
 
-    Row 7 becomes ``000007.png``; with all of several views, ``000007-0.png``, ``000007-1.png`` and so on.
+    ``cats/mew.jpg`` becomes ``cats/mew.png``; with all of several views, ``cats/mew-0.png``,
+    ``cats/mew-1.png`` and so on. Samples have no names: row 7 becomes ``000007.png``.
 
     Args:
         tokens: the token file.
@@ -85,13 +95,16 @@ def decode(
         parent("tokenizer", decoder.path.resolve(), decoder.sha256),
     ]
     per_row = file.meta.row_shape[0] if views == "all" else 1
-    names = _names(len(file), per_row)
-    record = decoded_record({"views": views}, parents, len(names))
+    files = _files(file, per_row)
+    table = files_table(files)
+    region = (file.meta.resolution, file.meta.views)
+    record = decoded_record({"views": views}, parents, len(files), sha256_bytes(table), region)
     with claim_on_main(out, DECODED, record, overwrite, reporter) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
-            return Decoded(out, len(names), True)
-        paths = [claimed.path / name for name in names]
+            return Decoded(out, len(files), True)
+        on_main(lambda: write_bytes(claimed.path / FILES_FILE, table))
+        paths = [claimed.path / image.path for image in files]
         todo = [i for i, path in enumerate(paths) if not path.exists()]
         barrier()  # every process has read what is to do before any process does some of it
         with reporter.task("decode", len(paths), len(paths) - len(todo)) as task:
@@ -106,13 +119,14 @@ def decode(
             finish_decoded(claimed.path, record)
             claimed.finish()
         barrier()
-    return Decoded(out, len(names), len(todo) < len(names))
+    return Decoded(out, len(files), len(todo) < len(files))
 
 
-def _names(rows: int, per_row: int) -> list[str]:
-    """File names of the images, row by row and view by view."""
-    suffixes = [f"-{view}" for view in range(per_row)] if per_row > 1 else [""]
-    return [f"{row:06d}{suffix}.png" for row in range(rows) for suffix in suffixes]
+def _files(tokens: TokenFile, per_row: int) -> list[DecodedFile]:
+    """The files to write, row by row and view by view."""
+    if "sampler" in tokens.meta.settings:  # samples, whose names are numbers
+        return numbered_files(len(tokens), per_row)
+    return named_files(tokens.names, tokens.labels.tolist(), tokens.meta.class_names, per_row)
 
 
 def _batches(todo: list[int], batch_size: int) -> Iterator[tuple[list[int], int]]:

@@ -11,7 +11,7 @@ from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.records import Record
 
 SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 2
-SCORES_KEYS = {"features": dict, "metrics": dict, "settings": dict, "parents": list}
+SCORES_KEYS = {"features": dict, "metrics": dict, "settings": dict, "warnings": list, "parents": list}
 
 
 def write_scores(path: Path, record: Mapping[str, Any]) -> None:

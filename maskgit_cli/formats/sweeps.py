@@ -1,7 +1,8 @@
-"""Sweep directories (``maskgit-sweep``, version 1): scores of samples over combinations of settings.
+"""Sweep directories (``maskgit-sweep``, version 2): scores of samples over combinations of settings.
 
 ``sweep.json`` is written first, after every point, and last with ``complete`` true; a point without scores
-in it is still to be done. Everything else in the directory follows from it.
+in it is still to be done. Everything else in the directory follows from it, but for the bootstrap replicates
+of the scores, which are written before the point's scores.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from maskgit_cli.errors import ArtifactError
+import numpy as np
+
+from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.atomic import (
     CREATED_BY,
     check_format,
@@ -24,6 +28,7 @@ from maskgit_cli.formats.atomic import (
     write_json,
 )
 from maskgit_cli.formats.claim import Found, OutputKind, is_empty_folder, new_path
+from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, read_array
 from maskgit_cli.formats.records import Record
 
 SWEEP_FORMAT, SWEEP_VERSION = "maskgit-sweep", 2
@@ -36,7 +41,7 @@ SWEEP_KEYS = {
     "parents": list,
 }
 SWEEP_FILE, TABLE_FILE, REFERENCE_FILE = "sweep.json", "sweep.csv", "reference.npz"
-POINTS, PLOTS = "points", "plots"
+POINTS, PLOTS, BOOTSTRAP = "points", "plots", "bootstrap"
 POINT_KEYS = {"name", "values", "sampler", "n", "metrics", "left_out", "seconds"}
 
 
@@ -50,7 +55,7 @@ def sweep_record(
         points: their names, swept values and resolved samplers.
         parents: models, and the reference if it is one file.
     """
-    nothing = {"n": None, "metrics": None, "left_out": None, "seconds": None}
+    nothing = {"n": None, "metrics": None, "spread": None, "left_out": None, "seconds": None}
     return {
         "format": SWEEP_FORMAT,
         "version": SWEEP_VERSION,
@@ -104,7 +109,9 @@ def _own(path: Path) -> Iterator[Path]:
     names = {point["name"] for point in read_sweep(path)["points"]} if (path / SWEEP_FILE).exists() else set()
     yield from (point for point in (path / POINTS).glob("*") if point.name in names)
     yield from (path / PLOTS).glob("*.png")
-    yield from (folder for folder in (path / POINTS, path / PLOTS) if is_empty_folder(folder))
+    yield from (file for file in map(partial(replicates_path, path), names) if file.exists())
+    folders = (path / POINTS, path / PLOTS, path / BOOTSTRAP)
+    yield from (folder for folder in folders if is_empty_folder(folder))
     yield from (path / TABLE_FILE, path / REFERENCE_FILE, path / SWEEP_FILE)
 
 
@@ -125,17 +132,49 @@ def write_sweep(path: Path, record: Mapping[str, Any]) -> None:
     write_json(path / SWEEP_FILE, record)
 
 
+def replicates_path(path: Path, point: str) -> Path:
+    """The file of the bootstrap replicates of a point's scores."""
+    return path / BOOTSTRAP / f"{point}.npz"
+
+
+def write_replicates(path: Path, point: str, replicates: Mapping[str, np.ndarray]) -> None:
+    """Write bootstrap replicates, float64 (B,), of a point's scores by their names, atomically.
+
+    Raises:
+        OutputError: the disk is full or not writable.
+    """
+    content, arrays = io.BytesIO(), cast("dict[str, Any]", dict(replicates))
+    np.savez(content, **arrays)
+    write_bytes(replicates_path(path, point), content.getvalue())
+
+
+def read_replicates(path: Path, point: str) -> dict[str, np.ndarray]:
+    """What :func:`write_replicates` wrote.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    file = replicates_path(path, point)
+    try:
+        return {name: read_array(file, name) for name in sorted(npz_names(file))}
+    except (InputError, *NPZ_ERRORS) as error:
+        raise ArtifactError(f"{file} is damaged; remove it and run the same command again") from error
+
+
 def sweep_table(record: Mapping[str, Any]) -> bytes:
     """``sweep.csv``: one line per finished point, with its swept values, its scores and its seconds."""
     done = [point for point in record["points"] if point["metrics"] is not None]
     metrics = list(dict.fromkeys(name for point in done for name in point["metrics"]))
+    spread = list(dict.fromkeys(name for point in done for name in point.get("spread") or {}))
+    bounds = [f"{name}_{end}" for name in spread for end in ("low", "high")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["point", *record["settings"]["swept"], "n", *metrics, "seconds"])
+    writer.writerow(["point", *record["settings"]["swept"], "n", *metrics, *bounds, "seconds"])
     for point in done:
         values = (_cell(value) for value in point["values"].values())
         scores = (point["metrics"].get(name, "") for name in metrics)
-        writer.writerow([point["name"], *values, point["n"], *scores, f"{point['seconds']:.3f}"])
+        intervals = (end for name in spread for end in (point.get("spread") or {}).get(name, ("", "")))
+        writer.writerow([point["name"], *values, point["n"], *scores, *intervals, f"{point['seconds']:.3f}"])
     return text.getvalue().encode()
 
 

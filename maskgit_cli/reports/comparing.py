@@ -15,19 +15,24 @@ from PIL import Image
 from torch import Tensor
 
 from maskgit_cli.config.arguments import PathArgument, checked, labels_text, optional_path, path_list
-from maskgit_cli.config.stages import CompareConfig
+from maskgit_cli.config.stages import VIEWS, CompareConfig
 from maskgit_cli.data.classes import listed_classes, readable_name
+from maskgit_cli.data.images import views
 from maskgit_cli.data.sources import ImageSource, open_source
+from maskgit_cli.data.sources.tokens import TokenImages
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.figures.grids import png_bytes
 from maskgit_cli.figures.sheets import captioned_sheet, stack_sheets
 from maskgit_cli.formats.atomic import parent, sha256_bytes, sha256_file, write_bytes
 from maskgit_cli.formats.claim import Found, Outcome, OutputKind, check_output, claim
+from maskgit_cli.formats.decoded import DECODED_FILE, read_decoded
 from maskgit_cli.formats.samples import differing_settings
 from maskgit_cli.runtime.distributed import resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 READ_BATCH = 16
+# Views whose first one is a corner of the image, not its center.
+CORNER = "ten-crop"
 # An image by its class ("" if unknown) and its name.
 Key = tuple[str, str]
 
@@ -83,7 +88,8 @@ def compare(
     """Arrange matching images of several sets in a grid: a row per set, a column per image.
 
     Images match if their class and name (in a sample directory, the number) are equal; if a set has no
-    classes, only names count.
+    classes, only names count. Where a set was decoded or sampled, photographs of other sets are resized and
+    cropped as ``tokenize`` does, so that a column shows the same region.
 
     Args:
         sources: sample directories, or other paths for :func:`~maskgit_cli.data.sources.open_source`.
@@ -120,7 +126,8 @@ def compare(
     sets = _comparable(sets)
     common = _common(sets, reporter)
     chosen = _choose(common, sets, config)
-    images = _same_size([_read(one, chosen) for one in sets], sets, reporter)
+    read = _same_region([_read(one, chosen) for one in sets], sets, reporter)
+    images = _same_size(read, sets, reporter)
     png = png_bytes(_sheet(images, sets, chosen, config.columns))
     wanted = {"parents": [parent("pixels", out, sha256_bytes(png))]}
     with claim(out, SHEET, wanted, overwrite=overwrite, warn=reporter.warn) as claimed:
@@ -234,6 +241,61 @@ def _read(one: _ImageSet, chosen: Sequence[Key]) -> list[Tensor]:
     read = [image for batch in one.images.batches(indices, READ_BATCH) for image in batch]
     images = dict(zip(indices, read, strict=True))
     return [images[index_of[key]] for key in chosen]
+
+
+class _Region(NamedTuple):
+    """The part of an image that a model's images show: the first of the views at a resolution."""
+
+    side: int
+    views: str
+
+
+def _region_of(images: ImageSource, shown: Sequence[Tensor]) -> _Region | None:
+    """The region that a set shows of its originals; None of photographs, which are originals themselves.
+
+    Args:
+        images: the set.
+        shown: those of its images that are shown.
+
+    Raises:
+        ArtifactError: the record of a folder of decoded images is damaged.
+    """
+    if isinstance(images, TokenImages):
+        return _Region(images.tokens.meta.resolution, images.tokens.meta.views)
+    if images.origin.kind == "samples" and _are_squares(shown):
+        return _Region(shown[0].shape[1], "none")
+    if not (images.origin.path / DECODED_FILE).is_file():
+        return None
+    record = read_decoded(images.origin.path)
+    side, kind = record.get("resolution"), record.get("tokenized_views")
+    return _Region(side, kind) if isinstance(side, int) and kind in VIEWS else None
+
+
+def _are_squares(images: Sequence[Tensor]) -> bool:
+    """Whether images (3, H, W) are squares of one size."""
+    return {image.shape[1:] for image in images} == {(images[0].shape[1],) * 2}
+
+
+def _same_region(
+    images: Sequence[list[Tensor]], sets: Sequence[_ImageSet], reporter: Reporter
+) -> list[list[Tensor]]:
+    """The images of each set; photographs cropped to the region that was tokenized, if one set shows that.
+
+    Squares of one size show the same region as they are, unless tokens are of a corner.
+    """
+    found = [_region_of(one.images, row) for one, row in zip(sets, images, strict=True)]
+    region = max(filter(None, found), default=None)
+    if region is None:
+        return list(images)
+    cropped = []
+    for one, row, own in zip(sets, images, found, strict=True):
+        whole = _are_squares(row) and region.views != CORNER
+        if own is not None or one.images.origin.kind == "samples" or whole:
+            cropped.append(row)
+            continue
+        reporter.info(f"{one.name}: cropped to {region.side}×{region.side} as tokenize does")
+        cropped.append([views(image, region.side, region.views)[0] for image in row])
+    return cropped
 
 
 def _same_size(

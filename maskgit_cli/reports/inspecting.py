@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskgit_cli.config.arguments import PathArgument, checked
-from maskgit_cli.errors import ArtifactError, InputError
+from maskgit_cli.errors import ArtifactError, InputError, counted
 from maskgit_cli.formats.atomic import check_format, read_json
 from maskgit_cli.formats.decoded import DECODED_FILE, DECODED_FORMAT, DECODED_KEYS, DECODED_VERSION
 from maskgit_cli.formats.feature_statistics import holds_statistics, npz_names, read_statistics
@@ -171,7 +171,12 @@ def _scores(path: Path, record: Facts) -> Facts:
 
 
 def _sweep(path: Path, record: Facts) -> Facts:
-    best = {best["metric"]: f"{best['value']:.6g} with {best['point']}" for best in record["best"]}
+    best = {
+        best["metric"]: f"{best['value']:.6g} with {best['point']}"
+        if best["point"] is not None
+        else f"none: {counted(len(best['within_spread']), 'point')} within the spread of the samples"
+        for best in record["best"]
+    }
     scored = sum(point["metrics"] is not None for point in record["points"])
     return {"complete": record["complete"], "points": len(record["points"]), "scored": scored, "best": best}
 

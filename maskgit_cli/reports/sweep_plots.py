@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ LABELS = {
 # More lines than these have no name in the legend, and more points than these no annotation.
 MOST_NAMED_LINES, MOST_NAMED_POINTS = 8, 30
 GREY, BEST = "0.75", "#d62728"
+NO_BEST = "no best point: differences are within the spread of the samples"
 
 
 class Line(NamedTuple):
@@ -42,11 +43,12 @@ class Line(NamedTuple):
     points: list[Mapping[str, Any]]
 
 
-def plot_files(points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+def plot_files(points: Sequence[Mapping[str, Any]], unnamed: Collection[str] = ()) -> dict[str, bytes]:
     """PNG files by name: ``by-SETTING`` for each setting that varies, ``METRIC-against-METRIC`` for pairs.
 
     Args:
         points: of a sweep's record, all scored.
+        unnamed: scores without a best point, as the differences are within the spread of the samples.
 
     Raises:
         ConfigError: a score is not of a metric of this package.
@@ -54,12 +56,14 @@ def plot_files(points: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     metrics = [name for name in points[0]["metrics"] if score_of(name).better is not None]
     metrics = [name for name in metrics if all(name in point["metrics"] for point in points)]
     varied = [name for name in points[0]["values"] if len({_key(p, name) for p in points}) > 1]
-    plots = {f"by-{name.replace('_', '-')}": _by_setting(points, name, varied, metrics) for name in varied}
+    plots = {
+        f"by-{name.replace('_', '-')}": _by_setting(points, name, varied, metrics, unnamed) for name in varied
+    }
     by_score = {score_of(name).name: name for name in metrics}
     for across, up in TRADE_OFFS:
         if across in by_score and up in by_score and varied:
             name = f"{by_score[up]}-against-{by_score[across]}".replace("_", "-")
-            plots[name] = _trade_off(points, by_score[across], by_score[up], varied)
+            plots[name] = _trade_off(points, by_score[across], by_score[up], varied, unnamed)
     return {name: _png(figure) for name, figure in plots.items()} if metrics else {}
 
 
@@ -80,9 +84,13 @@ def best_point(points: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str,
 
 
 def _by_setting(
-    points: Sequence[Mapping[str, Any]], setting: str, varied: Sequence[str], metrics: Sequence[str]
+    points: Sequence[Mapping[str, Any]],
+    setting: str,
+    varied: Sequence[str],
+    metrics: Sequence[str],
+    unnamed: Collection[str] = (),
 ) -> Figure:
-    """One panel per score, against the values of a setting."""
+    """One panel per score, against the values of a setting, with the spread of the samples."""
     figure = Figure((7, 0.8 + 3.2 * len(metrics)), dpi=120, layout="constrained")
     panels = figure.subplots(len(metrics), 1, squeeze=False)[:, 0]
     lines = _lines(points, setting, varied)
@@ -97,9 +105,15 @@ def _by_setting(
         best = best_point(points, metric)
         # Categories have no order: dotted lines only guide the eye.
         _draw_lines(panel, lines, best, at, "o:" if categorical else "o-")
-        _mark(panel, at(best), f"best: {best['metrics'][metric]:.4g}", below=score_of(metric).better == LOWER)
+        _draw_spread(panel, points, metric, at)
+        if metric in unnamed:
+            panel.set_title(NO_BEST, fontsize=9, color=BEST)
+        else:
+            text = f"best: {best['metrics'][metric]:.4g}"
+            _mark(panel, at(best), text, below=score_of(metric).better == LOWER)
         if len(lines) == 1:
-            _annotate(panel, points, at, [f"{p['metrics'][metric]:.3g}" for p in points], best)
+            marked = None if metric in unnamed else best
+            _annotate(panel, points, at, [f"{p['metrics'][metric]:.3g}" for p in points], marked)
         panel.set_xlabel(_setting_label(setting))
         panel.set_ylabel(_metric_label(metric))
         if categorical:
@@ -111,7 +125,13 @@ def _by_setting(
     return figure
 
 
-def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied: Sequence[str]) -> Figure:
+def _trade_off(
+    points: Sequence[Mapping[str, Any]],
+    across: str,
+    up: str,
+    varied: Sequence[str],
+    unnamed: Collection[str] = (),
+) -> Figure:
     """One score against another; lines connect points along the setting with the most values."""
     figure = Figure((7, 5.2), dpi=120, layout="constrained")
     panel = figure.subplots()
@@ -127,11 +147,14 @@ def _trade_off(points: Sequence[Mapping[str, Any]], across: str, up: str, varied
     named = [line for line in lines if len(points) <= MOST_NAMED_POINTS or best in line.points]
     for line in named:
         _annotate(panel, line.points, at, [_key(point, along) for point in line.points])
-    text = f"best {score_label(up)}: {best['metrics'][up]:.4g}"
-    _mark(panel, at(best), text, below=score_of(up).better == LOWER)
+    _draw_spread(panel, points, up, at)
+    if up not in unnamed:
+        text = f"best {score_label(up)}: {best['metrics'][up]:.4g}"
+        _mark(panel, at(best), text, below=score_of(up).better == LOWER)
     panel.set_xlabel(_metric_label(across))
     panel.set_ylabel(_metric_label(up))
-    panel.set_title(f"annotation: {_setting_label(along)}", fontsize=9, color="0.35")
+    title = f"annotation: {_setting_label(along)}"
+    panel.set_title(title if up not in unnamed else f"{title}\n{NO_BEST}", fontsize=9, color="0.35")
     _legend(panel, lines)
     return figure
 
@@ -153,6 +176,14 @@ def _draw_lines(
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.margins(x=0.1, y=0.12)
+
+
+def _draw_spread(panel: Axes, points: Sequence[Mapping[str, Any]], metric: str, at: Any) -> None:
+    """The 95 % interval of each point's score as a vertical bar."""
+    for point in points:
+        bounds = (point.get("spread") or {}).get(metric)
+        if bounds is not None:
+            panel.vlines(at(point)[0], *bounds, color="0.45", linewidth=0.9, zorder=1)
 
 
 def _annotate(

@@ -19,7 +19,7 @@ import numpy as np
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path, path_list
 from maskgit_cli.config.base import option, require
 from maskgit_cli.config.features import EXTRACTORS
-from maskgit_cli.config.metrics import METRICS, score_of
+from maskgit_cli.config.metrics import LOWER, METRICS, score_of
 from maskgit_cli.config.samplers import PRESETS, SamplerConfig, changed
 from maskgit_cli.config.stages import SWEEP_METRICS, SampleConfig, ScoreConfig, SweepConfig
 from maskgit_cli.data.classes import labels_for
@@ -33,8 +33,11 @@ from maskgit_cli.formats.sweeps import (
     POINTS,
     REFERENCE_FILE,
     SWEEP,
+    read_replicates,
     read_sweep,
+    replicates_path,
     sweep_record,
+    write_replicates,
     write_sweep,
 )
 from maskgit_cli.networks.loading import Model, load_model
@@ -45,9 +48,10 @@ from maskgit_cli.runtime.progress import SILENT, Reporter, Task
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.model import choose_model, choose_sampler
 from maskgit_cli.sampling.samplers.registry import step_counts
+from maskgit_cli.scoring.bootstrap import contenders, interval
 from maskgit_cli.scoring.features import Resources, load_extractor
 from maskgit_cli.scoring.sources import read_source
-from maskgit_cli.scoring.stages import fid_stats, score
+from maskgit_cli.scoring.stages import fid_stats, score_and_resample
 
 
 class SweepResult(NamedTuple):
@@ -145,7 +149,7 @@ def sweep(
     fresh = sweep_record(recorded, _recorded_points(points), parents)
     with claim_on_main(out, SWEEP, fresh, overwrite, reporter) as claimed:
         record = on_main(lambda: read_sweep(claimed.path))
-        done = sum(row["metrics"] is not None for row in record["points"])
+        done = on_main(lambda: sum(_is_scored(claimed.path, row) for row in record["points"]))
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
             return SweepResult(out, record, True)
@@ -169,17 +173,24 @@ def _run_points(
     """Sample and score the points without scores, and write the record after each."""
     # An image counts twice, once sampled and once scored.
     images = 2 * shared.config.n
-    done = sum(row["metrics"] is not None for row in record["points"])
-    with reporter.task("sweep", images * len(points), images * done, "images sampled or scored") as task:
+    scored = on_main(lambda: [_is_scored(shared.out, row) for row in record["points"]])
+    with reporter.task(
+        "sweep", images * len(points), images * sum(scored), "images sampled or scored"
+    ) as task:
         progress = _PointReporter(reporter, task, images)
         for number, (point, row) in enumerate(zip(points, record["points"], strict=True), start=1):
-            if row["metrics"] is None:
+            if not scored[number - 1]:
                 with progress.point(number):
                     row |= _score_point(shared, point, reference, progress)
                 record["warnings"] = list(dict.fromkeys([*record["warnings"], *row.pop("warnings")]))
                 on_main(lambda: write_sweep(shared.out, record))
             if shared.config.keep == "none":
                 on_main(partial(_remove, shared.out / POINTS / point.name))
+
+
+def _is_scored(out: Path, row: Mapping[str, Any]) -> bool:
+    """Whether a point has scores and their spread, which earlier versions of this package did not have."""
+    return row["metrics"] is not None and replicates_path(out, row["name"]).exists()
 
 
 # --- before sampling --------------------------------------------------------------------------------
@@ -330,7 +341,7 @@ def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) ->
 def _score_point(
     shared: _Settings, point: _ModelPoint, reference: Path, reporter: Reporter
 ) -> dict[str, Any]:
-    """Sample and score a point, or what is left of it: n, metrics, left_out, seconds and warnings."""
+    """Sample and score a point, or what is left of it: n, scores, their spread, seconds and warnings."""
     start = time.perf_counter()
     config, folder = shared.config, shared.out / POINTS / point.name
     format = "png" if config.keep == "images" else "tokens"
@@ -350,20 +361,16 @@ def _score_point(
         dtype=shared.dtype,
         reporter=reporter,
     )
-    scores = score(
-        folder,
-        reference,
-        shared.scoring,
-        weights=shared.inception,
-        tokenizer=point.model
-        if format == "tokens" or EXTRACTORS[shared.scoring.features].tokenizer
-        else None,
-        device=shared.device,
-        overwrite=True,  # an interrupted call may have written the same scores
-        reporter=reporter,
-    ).record
+    decodes = format == "tokens" or EXTRACTORS[shared.scoring.features].tokenizer
+    tokenizer = point.model if decodes else None
+    resources = Resources(shared.inception, tokenizer, None, resolve_device(shared.device), reporter)
+    # An interrupted call may have written the same scores, which are replaced.
+    (_, scores), replicates = score_and_resample(folder, reference, shared.scoring, resources)
+    on_main(lambda: write_replicates(shared.out, point.name, replicates))
     seconds = round(time.perf_counter() - start, 3)
-    return {key: scores[key] for key in ("n", "metrics", "left_out", "warnings")} | {"seconds": seconds}
+    kept = {key: scores[key] for key in ("n", "metrics", "left_out", "warnings")}
+    spread = {name: list(interval(values)) for name, values in replicates.items()}
+    return kept | {"spread": spread, "seconds": seconds}
 
 
 def _remove(folder: Path) -> None:
@@ -420,18 +427,27 @@ class _PointReporter:
 def _best_points(
     shared: _Settings, points: Sequence[_ModelPoint], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The best point of each score that has a direction, with the commands that reproduce it."""
+    """The best point of each score that has a direction, with the commands that reproduce it.
+
+    None is named where several may be the best: the differences are within the spread of the samples.
+    """
     by_name = {point.name: point for point in points}
-    scores = dict.fromkeys(name for row in rows for name in row["metrics"])
+    scores = dict.fromkeys(name for row in rows for name in row["spread"])
+    replicates = {row["name"]: read_replicates(shared.out, row["name"]) for row in rows}
     found = []
     for name in scores:
-        if score_of(name).better is None:
-            continue
+        of_points = {point: values[name] for point, values in replicates.items() if name in values}
         best = best_point(rows, name)
-        commands = reproducing_commands(shared, by_name[best["name"]])
-        found.append(
-            {"metric": name, "point": best["name"], "value": best["metrics"][name], "commands": commands}
-        )
+        close = contenders(of_points, score_of(name).better == LOWER)
+        named = close == [best["name"]]
+        entry = {
+            "metric": name,
+            "point": best["name"] if named else None,
+            "value": best["metrics"][name] if named else None,
+            "within_spread": [] if named else list(dict.fromkeys([best["name"], *close])),
+            "commands": reproducing_commands(shared, by_name[best["name"]]) if named else [],
+        }
+        found.append(entry)
     return found
 
 
@@ -459,6 +475,7 @@ def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
 
 
 def _write_result(out: Path, record: Mapping[str, Any]) -> None:
-    for name, data in plot_files(record["points"]).items():
+    unnamed = [best["metric"] for best in record["best"] if best["point"] is None]
+    for name, data in plot_files(record["points"], unnamed).items():
         write_bytes(out / PLOTS / f"{name}.png", data)
     write_sweep(out, record)

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from maskgit_cli.config.arguments import PathArgument, checked
-from maskgit_cli.errors import ArtifactError, InputError, MaskGITError, counted
+from maskgit_cli.errors import ArtifactError, InputError, MaskGITError
 from maskgit_cli.formats.atomic import read_json, sha256_file
-from maskgit_cli.formats.decoded import DECODED_FILE, read_decoded
+from maskgit_cli.formats.decoded import DECODED_FILE, check_listing, listed_files
 from maskgit_cli.formats.feature_statistics import holds_statistics, read_statistics
 from maskgit_cli.formats.models import find_named, weights_digest
 from maskgit_cli.formats.runs import (
@@ -27,7 +27,7 @@ from maskgit_cli.formats.runs import (
 )
 from maskgit_cli.formats.samples import IMAGES, NPZ_FILE, SETTINGS_FILE, check_pixels, open_samples, read_png
 from maskgit_cli.formats.scores import read_scores
-from maskgit_cli.formats.sweeps import POINTS, REFERENCE_FILE, SWEEP_FILE, read_sweep
+from maskgit_cli.formats.sweeps import BOOTSTRAP, POINTS, REFERENCE_FILE, SWEEP_FILE, read_sweep
 from maskgit_cli.formats.token_index import is_token_file
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -164,13 +164,12 @@ def _samples(path: Path) -> Iterator[_Check]:
 
 
 def _decoded(path: Path) -> Iterator[_Check]:
-    def all_images() -> None:
-        wanted, found = read_decoded(path)["images"], len(list(path.glob("[0-9]*.png")))
-        if found != wanted:
-            raise ArtifactError(f"{path} has {counted(found, 'image')}, not {wanted:,}; decode again")
-
-    yield path / DECODED_FILE, all_images
-    for png in sorted(path.glob("[0-9]*.png")):
+    yield path / DECODED_FILE, lambda: check_listing(path)
+    try:
+        files = listed_files(path)
+    except MaskGITError:  # reported by the check above
+        return
+    for png in files:
         yield png, partial(_check_png, png)
 
 
@@ -178,7 +177,7 @@ def _sweep(path: Path) -> Iterator[_Check]:
     yield path / SWEEP_FILE, lambda: read_sweep(path)
     if (path / REFERENCE_FILE).exists():
         yield from _checks(path / REFERENCE_FILE)
-    for point in sorted((path / POINTS).glob("*")):
+    for point in sorted([*(path / POINTS).glob("*"), *(path / BOOTSTRAP).glob("*.npz")]):
         yield from _checks(point)
 
 
@@ -229,6 +228,8 @@ def _planes(pixels: np.ndarray) -> np.ndarray:
 
 def _check_png(path: Path) -> None:
     """Compare every chunk of a PNG with its CRC-32, which decoding alone doesn't do."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; decode again")
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()

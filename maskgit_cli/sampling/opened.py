@@ -135,6 +135,7 @@ class ImageModel(OpenedModel):
         n: int = InpaintConfig.n,
         seed: int = 0,
         window: int | None = None,
+        mask_threshold: int | None = None,
         mask_rule: str = InpaintConfig.mask_rule,
         feather: int = InpaintConfig.feather,
         sampler: SamplerArgument = None,
@@ -154,6 +155,7 @@ class ImageModel(OpenedModel):
             n: number of variants.
             seed: of every random number.
             window: side of the windows that the model sees; None chooses.
+            mask_threshold: luma of the mask from which on pixels are inpainted; None: black and white only.
             mask_rule: regenerate a token if ``any`` pixel of its cell is masked, or the ``majority``.
             feather: feather width in pixels.
             sampler: all settings of a sampler, or its name; None is the model's own.
@@ -169,9 +171,18 @@ class ImageModel(OpenedModel):
         """
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         config = InpaintConfig(
-            n, label, boxes_of(box, "box"), boxes_of(keep_box, "keep_box"), outpaint_of(outpaint), window,
-            mask_rule, feather, self.weights, seed,
-        )  # fmt: skip
+            n=n,
+            label=label,
+            box=boxes_of(box, "box"),
+            keep_box=boxes_of(keep_box, "keep_box"),
+            outpaint=outpaint_of(outpaint),
+            window=window,
+            mask_threshold=mask_threshold,
+            mask_rule=mask_rule,
+            feather=feather,
+            weights=self.weights,
+            seed=seed,
+        )
         source = image_input(image, "image")
         edit = edit_of(source, None if mask is None else image_input(mask, "mask"), config)
         choice = sampler_choice(sampler, settings)

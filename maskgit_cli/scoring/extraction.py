@@ -34,6 +34,7 @@ class ImageFeatures(NamedTuple):
         logits: float32 (N, C), in order; None if they were not kept or the extractor has none.
         sha256: of the pixels of all images in order, whatever container they are stored in.
         sizes: number of images of each (height, width).
+        digests: sha256 of the pixels of each image, in order.
     """
 
     moments: Moments
@@ -41,6 +42,7 @@ class ImageFeatures(NamedTuple):
     logits: np.ndarray | None
     sha256: str
     sizes: Counter[tuple[int, int]]
+    digests: list[bytes]
 
 
 def extract(
@@ -84,6 +86,7 @@ def extract(
         _rows([other.logits for other in ranks], n),
         sha256_bytes(b"".join(digests)),
         sum((other.sizes for other in ranks), Counter()),
+        digests,
     )
 
 

@@ -7,8 +7,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from maskgit_cli.config.features import EXTRACTORS, ExtractorEntry, FeatureSpace, extractor_of
 from maskgit_cli.config.stages import ScoreConfig
+from maskgit_cli.data.classes import readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
 from maskgit_cli.data.sources.samples import is_sample_directory
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
@@ -40,12 +43,18 @@ class SourceStatistics(NamedTuple):
         record: kind, name, digests and number of images.
         sizes: number of images of each (height, width); empty for stored statistics.
         settings: of the sampler, for a sample directory.
+        digests: number of images of each sha256 of pixels; empty for stored statistics, as are the next two.
+        classes: readable names of the classes that the images have.
+        tokenizer_sha256: of the tokenizer that decoded the images.
     """
 
     statistics: Statistics
     record: dict[str, Any]
     sizes: Counter[tuple[int, int]]
     settings: dict[str, Any] | None = None
+    digests: Counter[bytes] = Counter()  # noqa: RUF012 (never changed)
+    classes: frozenset[str] = frozenset()
+    tokenizer_sha256: str | None = None
 
 
 # --- paths ------------------------------------------------------------------------------------------
@@ -199,7 +208,12 @@ def statistics_of(
         parents=[images],
     )
     record = {**images, "pixels_sha256": found.sha256, "n": n}
-    return SourceStatistics(statistics, record, found.sizes, origin.settings)
+    present = np.unique(content.labels[content.labels >= 0]) if content.class_names else ()
+    classes = frozenset(readable_name(content.class_names[label]) for label in present)
+    digests = Counter(found.digests)
+    return SourceStatistics(
+        statistics, record, found.sizes, origin.settings, digests, classes, origin.tokenizer_sha256
+    )
 
 
 def parents_of(sources: Sequence[Source], batch_size: int) -> list[dict[str, str]]:

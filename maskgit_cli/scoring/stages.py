@@ -5,7 +5,7 @@ Reference and score are separate steps: a set of images becomes statistics, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +33,10 @@ from maskgit_cli.formats.records import Record
 from maskgit_cli.formats.scores import SCORES, SCORES_FORMAT, SCORES_VERSION, read_scores, write_scores
 from maskgit_cli.runtime.distributed import barrier, claim_on_main, on_main, resolve_device, world
 from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.scoring.bootstrap import replicates_of
+from maskgit_cli.scoring.caveats import score_warnings
 from maskgit_cli.scoring.features import Resources
-from maskgit_cli.scoring.metrics import compute
+from maskgit_cli.scoring.metrics import Scored, compute
 from maskgit_cli.scoring.sources import (
     SourceStatistics,
     common_space,
@@ -117,35 +119,71 @@ def score(
         reporter.info(f"scoring the newest samples: {samples}")
     given = [path_or_images(samples, "samples"), path_or_images(ref, "ref")]
     out = optional_path(out) or (scores_path(given[0]) if isinstance(given[0], Path) else None)
-    if out is not None:
-        check_output(out, SCORES)
     files = optional_path(weights), optional_path(tokenizer)
     resources = Resources(*files, None, resolve_device(device), reporter)
+    return _score(given, config, out, resources, batch_size, overwrite, False)[0]
+
+
+def score_and_resample(
+    samples: Path, ref: Path, config: ScoreConfig, resources: Resources
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Scores as of :func:`score`, and how they spread; existing scores are replaced.
+
+    The features of all samples are kept in memory.
+
+    Returns:
+        The scores; and bootstrap replicates float64 (B,) of each score that is better higher or lower, by its
+        name, see :mod:`maskgit_cli.scoring.bootstrap`.
+
+    Raises:
+        As :func:`score`.
+    """
+    return _score([samples, ref], config, scores_path(samples), resources, 32, True, True)
+
+
+def _score(
+    given: Sequence[Any],
+    config: ScoreConfig,
+    out: Path | None,
+    resources: Resources,
+    batch_size: int,
+    overwrite: bool,
+    replicates: bool,
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """The scores, and their replicates if they are asked for."""
+    reporter = resources.reporter
+    if out is not None:
+        check_output(out, SCORES)
     # Both sources are opened before the first image goes through a network.
     sources = [read_source(source, resources) for source in given]
     space, extractor = common_space(sources, config, resources)
     metrics = [METRICS[name] for name in config.metrics]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
+    if replicates:
+        keep[0].add("features")
 
     def wanted() -> Record:
         return _inputs(config, space) | {"parents": parents_of(sources, batch_size)}
 
-    def scored() -> dict[str, Any]:
+    def scored() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         sampled, reference = (
             statistics_of(source, space, extractor, kept, batch_size, reporter)
             for source, kept in zip(sources, keep, strict=True)
         )
-        return on_main(lambda: _record(sampled, reference, config, space, resources))
+        return on_main(lambda: _record(sampled, reference, config, space, resources, replicates))
 
     if out is None:
-        return Scores(None, scored())
+        record, spread = scored()
+        return Scores(None, record), spread
     with claim_on_main(out, SCORES, wanted, overwrite, reporter) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
-            return Scores(out, read_scores(out))
-        record = scored()
+            record = read_scores(out)
+            _show_warnings(record.get("warnings", []), reporter)
+            return Scores(out, record), {}
+        record, spread = scored()
         on_main(lambda: write_scores(out, record))
-    return Scores(out, record)
+    return Scores(out, record), spread
 
 
 @checked
@@ -230,19 +268,21 @@ def _record(
     config: ScoreConfig,
     space: FeatureSpace,
     resources: Resources,
-) -> dict[str, Any]:
-    """The object of ``scores.json``, see docs/artifacts.md."""
+    replicates: bool,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The object of ``scores.json``, see docs/artifacts.md, and replicates of the scores if asked for."""
+    statistics = samples.statistics, reference.statistics
     try:
-        scores, left_out = _scores(samples.statistics, reference.statistics, config, space, resources.device)
+        scores, left_out, influences = _scores(*statistics, config, space, resources.device)
+        spread = {name: replicates_of(scores[name], influence) for name, influence in influences(replicates)}
     except InputError as error:
         raise InputError(f"{samples.record['name']} with {reference.record['name']}: {error}") from None
     for name, reason in left_out.items():
         resources.reporter.info(f"{METRICS[name].title} ({name}) not computed: {reason}")
-    warnings = _warnings(samples, reference, space)
-    for text in warnings:
-        resources.reporter.warn(text)
+    warnings = score_warnings(samples, reference, config, space, scores)
+    _show_warnings(warnings, resources.reporter)
     sides = (samples.record, reference.record)
-    return {
+    record = {
         "format": SCORES_FORMAT,
         "version": SCORES_VERSION,
         "created_by": CREATED_BY,
@@ -257,8 +297,18 @@ def _record(
         "reference": reference.record,
         "settings": config.to_json(),
         "sample_settings": samples.settings,
-        "parents": [{key: record[key] for key in ("kind", "name", "sha256")} for record in sides],
+        "parents": [{key: side[key] for key in ("kind", "name", "sha256")} for side in sides],
     }
+    return record, spread
+
+
+def _show_warnings(warnings: Sequence[str], reporter: Reporter) -> None:
+    for text in warnings:
+        reporter.warn(str(text))
+
+
+# Influences of the images on each score by its name, if they are wanted.
+_Influences = Callable[[bool], Iterator[tuple[str, np.ndarray]]]
 
 
 def _scores(
@@ -267,10 +317,12 @@ def _scores(
     config: ScoreConfig,
     space: FeatureSpace,
     device: torch.device,
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Scores by name, and the reasons why metrics of the settings are not computed, by metric."""
+) -> tuple[dict[str, float], dict[str, str], _Influences]:
+    """Scores by name, the reasons why metrics of the settings are not computed, by metric, and influences."""
     scores: dict[str, float] = {}
     left_out: dict[str, str] = {}
+    computed: list[Scored] = []
+    names: dict[str, str] = {}
     for name in config.metrics:
         entry = METRICS[name]
         reason = _missing_input(entry, samples, reference, space)
@@ -278,13 +330,20 @@ def _scores(
             left_out[name] = reason
             continue
         try:
-            values = compute(entry, samples, reference, config, device)
+            scored = compute(entry, samples, reference, config, device)
         except ConfigError as error:  # too few images for this metric; the others are still useful
             left_out[name] = str(error)
             continue
+        computed.append(scored)
         for score in entry.scores:
-            scores[score_name(score, space, samples.n)] = values[score.name]
-    return scores, left_out
+            names[score.name] = score_name(score, space, samples.n)
+            scores[names[score.name]] = scored.values[score.name]
+
+    def influences(wanted: bool) -> Iterator[tuple[str, np.ndarray]]:
+        for scored in computed if wanted else ():
+            yield from ((names[name], values) for name, values in scored.influences().items())
+
+    return scores, left_out, influences
 
 
 def _missing_input(
@@ -300,26 +359,3 @@ def _missing_input(
         if need in ("features", "logits") and getattr(statistics, need) is None:
             return f"the statistics of the {name} contain no {need}; collect them with --with-features"
     return None
-
-
-def _warnings(samples: SourceStatistics, reference: SourceStatistics, space: FeatureSpace) -> list[str]:
-    """Reasons to doubt the scores."""
-    found = []
-    for name, source in (("samples", samples), ("reference images", reference)):
-        n = source.statistics.n
-        if n is not None and n <= space.dimension:
-            found.append(
-                f"{n} {name} for {space.dimension} features: the covariance is singular and the distance "
-                "biased; compare it with distances at the same numbers of images only"
-            )
-        if len(source.sizes) > 1:
-            found.append(f"the {name} have {len(source.sizes)} different sizes")
-    if len(samples.sizes) == len(reference.sizes) == 1 and samples.sizes.keys() != reference.sizes.keys():
-        ((height, width),), ((ref_height, ref_width),) = samples.sizes, reference.sizes
-        found.append(
-            f"samples have {width}×{height} pixels, reference images {ref_width}×{ref_height}: part of the "
-            "distance comes from resizing"
-        )
-    if np.array_equal(samples.statistics.sigma, reference.statistics.sigma):
-        found.append("samples and reference have the same statistics: are they the same images?")
-    return found

@@ -194,6 +194,9 @@ def made(tmp_path_factory, tokenizer, tokens, run, images) -> Path:
     make_samples(root, run, images / "cat" / "0.png")
     decode(tokens, root / "first", device="cpu")
     decode(root / "flip.h5", root / "all", tokenizer, views="all", device="cpu")
+    decode(root / "codes" / "tokens.h5", root / "numbered", run, device="cpu")
+    tokenize(images / "cat", root / "flat.h5", tokenizer, workers=0, device="cpu")
+    decode(root / "flat.h5", root / "flat", tokenizer, device="cpu")
     make_scores(root, tokenizer, images)
     make_sweeps(root, images)
     return root
@@ -374,6 +377,15 @@ def test_statistics_files(made):
     assert met == specified.keys()
 
 
+PLACEHOLDER = re.compile("CLASS|NAME|N+")
+
+
+def pattern_of(name: str) -> str:
+    """The pattern of a file in a table: each N is a digit, CLASS and NAME are any text."""
+    text = PLACEHOLDER.sub(lambda n: rf"\d{{{len(n[0])}}}" if set(n[0]) == {"N"} else "[^/]+", name)
+    return text.replace(".", r"\.")
+
+
 @pytest.mark.parametrize(
     ("anchor", "folders"),
     [
@@ -381,13 +393,13 @@ def test_statistics_files(made):
         ("files-of-a-tokenizer", ["tokenizer", "vqgan", "vqgan-exported", "builtin-tokenizer"]),
         ("files-of-a-model", ["model", "model-again", "builtin"]),
         ("files-of-samples", ["samples", "codes", "boxed", "masked"]),
-        ("files-of-a-folder-of-decoded-images", ["first", "all"]),
+        ("files-of-a-folder-of-decoded-images", ["first", "all", "numbered", "flat"]),
     ],
 )
 def test_files(made, run, tokenizer, anchor, folders):
     """Directories hold the files that their table names, and no others."""
     rows = {CODE.findall(row[0])[0]: row[1] for row in FORMATS.rows(anchor)}
-    patterns = {name: re.sub("N+", lambda n: rf"\d{{{len(n[0])}}}", re.escape(name)) for name in rows}
+    patterns = {name: pattern_of(name) for name in rows}
     places = {"run": run, "tokenizer": tokenizer}
     places |= {"builtin": builtin_model(), "builtin-tokenizer": builtin_tokenizer()}
     met = set()
@@ -413,6 +425,8 @@ def test_files_and_columns_of_a_sweep(made):
     columns = (made / "sweep" / "sweep.csv").read_text().splitlines()[0].split(",")
     stated = FORMATS.column("columns-of-the-table")
     many = {"SETTING": list(record["settings"]["swept"]), "METRIC": list(record["points"][0]["metrics"])}
+    bounds = [f"{name}_{end}" for name in record["points"][0]["spread"] for end in ("low", "high")]
+    many |= {"METRIC_low": bounds, "METRIC_high": []}
     assert columns == [name for column in stated for name in many.get(column, [column])]
 
 

@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from tiny_models import NAMES, make_model
 
-from maskgit_cli.config.stages import CompareConfig, SampleConfig
+from maskgit_cli.config.stages import CompareConfig, SampleConfig, TokenizeConfig
+from maskgit_cli.data.decoding import decode
+from maskgit_cli.data.images import read_image, views
+from maskgit_cli.data.tokenizing import tokenize
 from maskgit_cli.errors import ConfigError, InputError, OutputError
 from maskgit_cli.figures.sheets import captioned_sheet
 from maskgit_cli.formats.samples import read_png
@@ -137,6 +140,58 @@ def test_aspect_ratios_are_kept(tmp_path):
     red = sheet_of(tmp_path / "x.png")[0].eq(200) & sheet_of(tmp_path / "x.png")[1].eq(0)
     # Both fit 30×20 pixels, which are enlarged five times: 30×10 and 7×20, each centered.
     assert red.sum() == 25 * (30 * 10 + 7 * 20)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photographs of several shapes in two classes, a nested one and two of equal names among them."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for i, (name, width, height) in enumerate(
+        [("cat/a.jpeg", 40, 20), ("cat/b.png", 21, 33), ("dog/a.png", 24, 24), ("dog/old/c.png", 50, 30)]
+    ):
+        path = root / "originals" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.repeat(np.repeat(random.integers(0, 256, (height, width, 3), np.uint8), 1, 0), 1, 1)
+        Image.fromarray(np.sort(pixels, axis=i % 2)).save(path)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["none", "flip", "ten-crop"])
+def test_originals_show_the_region_that_was_decoded(photos, tokenizer, tmp_path, kind):
+    """The pairs are those of class and name, and each original is exactly what was tokenized."""
+    originals, tokens = photos / "originals", tmp_path / "tokens.h5"
+    tokenize(originals, tokens, tokenizer, TokenizeConfig(views=kind), workers=0, device="cpu")
+    decoded = decode(tokens, tmp_path / "decoded", tokenizer, device="cpu").path
+    listener = Listener()
+    done = compare([originals, decoded], tmp_path / "x.png", device="cpu", reporter=listener)
+    assert done.columns == [("cat", "a"), ("cat", "b"), ("dog", "a"), ("dog", "c")]
+    assert any(text == "originals: cropped to 16×16 as tokenize does" for text in listener.messages)
+    files = ["cat/a", "cat/b", "dog/a", "dog/old/c"]
+    paths = [next(originals.glob(f"{file}.*")) for file in files]
+    seen = torch.stack([views(read_image(path), 16, kind)[0] for path in paths])
+    shown = torch.stack([read_image(decoded / f"{file}.png") for file in files])
+    headers = ["cat a", "cat b", "dog a", "dog c"]
+    expected = captioned_sheet(
+        torch.cat([seen, shown]), 4, headers=headers, row_names=["originals", "decoded"]
+    )
+    assert torch.equal(sheet_of(tmp_path / "x.png"), expected)
+    # The token file itself is such a set, too.
+    compare([originals, tokens], tmp_path / "y.png", names=["originals", "decoded"], tokenizer=tokenizer)
+    assert torch.equal(sheet_of(tmp_path / "y.png"), expected)
+
+
+def test_squares_are_not_made_smaller(photos, tokenizer, tmp_path):
+    """They show the same region, in more detail."""
+    originals = tmp_path / "squares"
+    originals.mkdir()
+    for name in "ab":
+        Image.new("RGB", (48, 48), (200, 10, 10)).save(originals / f"{name}.png")
+    tokenize(originals, tmp_path / "tokens.h5", tokenizer, workers=0, device="cpu")
+    compare([originals, tmp_path / "tokens.h5"], tmp_path / "x.png", tokenizer=tokenizer, device="cpu")
+    assert int((sheet_of(tmp_path / "x.png") == torch.tensor([200, 10, 10])[:, None, None]).all(0).sum()) >= (
+        2 * 48 * 48
+    )
 
 
 def test_two_sets_of_one_name_are_distinguished(sets, tmp_path, monkeypatch):

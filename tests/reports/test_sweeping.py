@@ -21,7 +21,7 @@ from maskgit_cli.config.stages import SampleConfig, ScoreConfig, SweepConfig
 from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError, WeightsError
 from maskgit_cli.formats.samples import open_samples, read_record
-from maskgit_cli.formats.sweeps import read_sweep
+from maskgit_cli.formats.sweeps import read_sweep, write_sweep
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.reports import sweeping
 from maskgit_cli.reports.sweeping import sweep
@@ -85,18 +85,30 @@ def test_the_table_and_the_plots(whole):
     with open(whole / "sweep.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     points = read_sweep(whole)["points"]
-    assert list(lines[0]) == ["point", "steps", "cfg", "n", "frechet_vqgan", "seconds"]
+    bounds = ["frechet_vqgan_low", "frechet_vqgan_high"]
+    assert list(lines[0]) == ["point", "steps", "cfg", "n", "frechet_vqgan", *bounds, "seconds"]
     for line, point in zip(lines, points, strict=True):
         assert line["point"] == point["name"]
         assert (int(line["steps"]), float(line["cfg"])) == tuple(point["values"].values())
         assert float(line["frechet_vqgan"]) == point["metrics"]["frechet_vqgan"]
+        assert [float(line[name]) for name in bounds] == point["spread"]["frechet_vqgan"]
+        assert float(line[bounds[0]]) < float(line["frechet_vqgan"]) < float(line[bounds[1]])
         assert float(line["seconds"]) > 0
     assert {file.name for file in (whole / "plots").iterdir()} == {"by-steps.png", "by-cfg.png"}
 
 
-def test_the_best_point_and_the_commands_reproducing_it(model, images, whole, tmp_path, maskgit, monkeypatch):
-    record = read_sweep(whole)
+@pytest.fixture(scope="module")
+def distinct(model, tmp_path_factory):
+    """A sweep whose points differ by far more than the samples do: the reference is of one of them."""
+    root = tmp_path_factory.mktemp("distinct")
+    sample(model, root / "ref", SampleConfig(n=8, seed=9), {"steps": 2, "sm_temp": 20.0}, device="cpu")
+    return run_sweep(model, root / "ref", root / "sweep", {"sm_temp": [0.01, 20.0]}).path
+
+
+def test_the_best_point_and_the_commands_reproducing_it(distinct, model, tmp_path, maskgit, monkeypatch):
+    record = read_sweep(distinct)
     (best,) = record["best"]
+    assert (best["point"], best["within_spread"]) == ("sm-temp=20", [])
     scores = {point["name"]: point["metrics"]["frechet_vqgan"] for point in record["points"]}
     assert best["metric"] == "frechet_vqgan"
     assert best["value"] == min(scores.values()) == scores[best["point"]]
@@ -107,6 +119,42 @@ def test_the_best_point_and_the_commands_reproducing_it(model, images, whole, tm
         done = maskgit(*words, "--json")
         assert done.status == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["frechet_vqgan"] == best["value"]
+
+
+def test_no_best_point_within_the_spread_of_the_samples(whole):
+    """Four points of eight samples by a random model; their intervals overlap."""
+    record = read_sweep(whole)
+    (best,) = record["best"]
+    scores = {point["name"]: point["metrics"]["frechet_vqgan"] for point in record["points"]}
+    assert (best["metric"], best["point"], best["value"], best["commands"]) == (
+        "frechet_vqgan",
+        None,
+        None,
+        [],
+    )
+    assert len(best["within_spread"]) > 1
+    assert best["within_spread"][0] == min(scores, key=scores.get)
+    assert set(best["within_spread"]) <= scores.keys()
+
+
+def test_intervals_are_those_of_the_replicates(whole):
+    for point in read_sweep(whole)["points"]:
+        with np.load(whole / "bootstrap" / f"{point['name']}.npz") as file:
+            replicates = file["frechet_vqgan"]
+        assert point["spread"]["frechet_vqgan"] == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
+        assert replicates.mean() == pytest.approx(point["metrics"]["frechet_vqgan"], rel=0.05)
+
+
+def test_a_point_without_replicates_is_scored_again(model, images, whole, tmp_path):
+    """As in a sweep that an earlier version of this package began."""
+    shutil.copytree(whole, tmp_path / "s")
+    record = read_sweep(whole)
+    record |= {"complete": False, "best": []}
+    record["points"][1]["spread"] = None
+    write_sweep(tmp_path / "s", record)
+    (tmp_path / "s" / "bootstrap" / "steps=2,cfg=3.npz").unlink()
+    done = run_sweep(model, images, tmp_path / "s")
+    assert contents(done.path) == contents(whole)
 
 
 # --- interruptions ----------------------------------------------------------------------------------
@@ -130,7 +178,14 @@ def test_what_is_kept(uninterrupted):
     assert {"tokens.h5", "scores.json", "000005.png"} <= names["images"]
     assert {"tokens.h5", "scores.json"} <= names["tokens"]
     assert "000005.png" not in names["tokens"]
-    assert set(uninterrupted["none"]) == {"reference.npz", "sweep.csv", "sweep.json", "plots/by-steps.png"}
+    assert set(uninterrupted["none"]) == {
+        "bootstrap/steps=1.npz",
+        "bootstrap/steps=2.npz",
+        "reference.npz",
+        "sweep.csv",
+        "sweep.json",
+        "plots/by-steps.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -139,8 +194,10 @@ def test_what_is_kept(uninterrupted):
         ("fid_stats", 1, "tokens"),
         ("sample", 2, "images"),
         ("sample", 2, "tokens"),
-        ("score", 1, "none"),
-        ("score", 2, "images"),
+        ("score_and_resample", 1, "none"),
+        ("score_and_resample", 2, "images"),
+        ("write_replicates", 1, "none"),
+        ("write_replicates", 2, "tokens"),
         ("write_sweep", 1, "none"),
         ("write_sweep", 2, "tokens"),
         ("remove_directory", 1, "none"),
@@ -195,7 +252,7 @@ from pathlib import Path
 from maskgit_cli import ScoreConfig, SweepConfig
 from maskgit_cli.reports import sweeping
 
-score, calls = sweeping.score, []
+score, calls = sweeping.score_and_resample, []
 
 def killed_at_the_third(*args, **kwargs):
     calls.append(args)
@@ -203,7 +260,7 @@ def killed_at_the_third(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return score(*args, **kwargs)
 
-sweeping.score = killed_at_the_third
+sweeping.score_and_resample = killed_at_the_third
 model, images, out = map(Path, sys.argv[1:])
 scoring = ScoreConfig(features="vqgan", metrics=("fid",))
 swept = {"steps": [2, 3], "cfg": [0.0, 3.0]}
@@ -418,12 +475,24 @@ def test_the_command_takes_lists_and_aliases(model, images, tmp_path, maskgit, m
         4,
         4,
     )
-    assert record["best"][0]["point"] in facts["best"]["frechet_vqgan"]
-    assert record["best"][0]["commands"][0] in done.stderr
+    (best,) = record["best"]
+    assert best["point"] is None
+    count = len(best["within_spread"])
+    assert f"no best frechet_vqgan: {count} points within the spread of the samples: " in done.stderr
+    assert all(name in done.stderr for name in best["within_spread"])
+    assert facts["best"]["frechet_vqgan"] == f"none: {count} points within the spread of the samples"
     assert done.stderr.count("covariance is singular") <= 2
     again = maskgit("sweep", model, "--schedule", "root,pow3", "--gumbel-temp", "0,4.5", *words)
     assert (again.status, again.stdout) == (0, "sweep\n")
     assert "--overwrite" in again.stderr
+    few = ("--ref", images, "--features", "vqgan", "--n", 6, "--device", "cpu", "--out", "one", "--steps", 2)
+    done = maskgit("sweep", model, *few, "--json")
+    (best,) = json.loads(done.stdout)["best"]
+    assert (
+        f"best frechet_vqgan: {best['value']:.6g} with steps=2" in done.stderr
+    )  # one point alone is the best
+    assert best["commands"][0] in done.stderr
+    assert "steps=2" in json.loads(maskgit("info", "one", "--json").stdout)["best"]["frechet_vqgan"]
     assert read_record(tmp_path / "sweep" / "points" / "gumbel-temp=0,schedule=root")["complete"]
 
 

@@ -98,10 +98,12 @@ def damaged(root: Path, name: str) -> list[str]:
         ("samples", "settings.json"),
         ("samples", "images/000002.png"),
         ("samples", "samples.npz"),
-        ("decoded", "000003.png"),
+        ("decoded", "*/3.png"),
+        ("decoded", "files.csv"),
         ("sweep", "sweep.json"),
         ("sweep", "points/steps=2/images/000001.png"),
         ("sweep", "points/steps=1/tokens.h5"),
+        ("sweep", "bootstrap/steps=1.npz"),
         ("stats.npz", ""),
         ("scores.json", ""),
     ],
@@ -138,7 +140,23 @@ def test_a_missing_file(copy):
     (copy / "model" / "model.safetensors").unlink()
     (line,) = damaged(copy, "model")
     assert line.endswith("model.safetensors is missing")
-    (copy / "decoded" / "000000.png").unlink()
+    image = min((copy / "decoded").glob("*/*.png"))
+    image.unlink()
+    (line,) = damaged(copy, "decoded")
+    assert line.startswith(f"{image} is missing")
+    (copy / "decoded" / "files.csv").unlink()
+    assert "files.csv is missing" in damaged(copy, "decoded")[0]
+
+
+def test_decoded_images_without_a_list(copy):
+    """Earlier folders have numbered images and no list of them."""
+    folder = copy / "decoded"
+    for number, image in enumerate(sorted(folder.glob("*/*.png"))):
+        image.rename(folder / f"{number:06d}.png")
+    (folder / "files.csv").unlink()
+    rewrite_record(folder / "decoded.json", files_sha256=None)
+    assert damaged(copy, "decoded") == []
+    (folder / "000007.png").unlink()
     (line,) = damaged(copy, "decoded")
     assert "has 23 images, not 24" in line
 

@@ -38,8 +38,11 @@ def test_every_entry_has_a_file_and_gives_its_scores():
     features, logits = rng.normal(size=(20, 4)), rng.normal(size=(20, 7))
     statistics = Statistics(*moments(features), n=20, features=features, logits=logits)
     for entry in METRICS.values():
-        scores = compute(entry, statistics, statistics, ScoreConfig(), torch.device("cpu"))
-        assert list(scores) == [score.name for score in entry.scores]
+        scored = compute(entry, statistics, statistics, ScoreConfig(), torch.device("cpu"))
+        assert list(scored.values) == [score.name for score in entry.scores]
+        influences = scored.influences()
+        assert list(influences) == [score.name for score in entry.scores if score.better is not None]
+        assert all(x.shape == (20,) and abs(x.mean()) < 1e-9 for x in influences.values())
     modules = {entry.function.split(":")[0] for entry in METRICS.values()}
     assert modules == {path.stem for path in Path(metrics.__file__).parent.glob("*.py")} - {"__init__"}
 
@@ -48,6 +51,63 @@ def test_golden_fid(golden):
     arrays, expected = golden
     distance = frechet_distance(*moments(arrays["fake"]), *moments(arrays["real"]))
     assert distance == pytest.approx(expected["fid"], abs=1e-9)
+
+
+def changed_scores(features, logits, reference, weights, splits):
+    """FID and Inception Score of samples that count as often as their weights say."""
+    shares = weights / weights.sum()
+    mean = shares @ features
+    centered = features - mean
+    n = len(features)
+    covariance = (shares[:, None] * centered).T @ centered * n / (n - 1)
+    found = {"fid": frechet_distance(mean, covariance, *reference)}
+    p = torch.from_numpy(logits).double().softmax(1).numpy()
+    scores = []
+    for part in np.array_split(np.arange(n), splits):
+        share = weights[part] / weights[part].sum()
+        scores.append(np.exp(share @ (p[part] * np.log(p[part] / (share @ p[part]))).sum(1)))
+    return found | {"inception_score": np.mean(scores)}
+
+
+@pytest.mark.parametrize("n", [60, 12])  # with fewer samples than features, too
+def test_influences_are_derivatives(n):
+    """Against a small change of each sample's weight, of metrics computed by other formulas."""
+    rng = np.random.default_rng(n)
+    features = rng.normal(size=(n, 20)) @ np.diag(rng.uniform(0.2, 3, 20))
+    logits = 3 * rng.normal(size=(n, 5))
+    reference = moments(rng.normal(size=(200, 20)))
+    splits, small = 3, 1e-6
+    statistics = Statistics(*moments(features), n=n, features=features, logits=logits)
+    other = Statistics(*reference, n=200)
+    found = {}
+    for name in ("fid", "is"):
+        config = ScoreConfig(splits=splits)
+        scored = compute(METRICS[name], statistics, other, config, torch.device("cpu"))
+        found |= scored.influences()
+    for i in (0, 3, n - 1):
+        ends = []
+        for sign in (-1, 1):
+            weights = np.ones(n)
+            weights[i] += sign * small
+            ends.append(changed_scores(features, logits, reference, weights, splits))
+        for name, influences in found.items():
+            slope = (ends[1][name] - ends[0][name]) / (2 * small)
+            assert slope == pytest.approx(influences[i] / n, rel=1e-3, abs=1e-6), (name, i)
+
+
+def test_influences_of_precision_and_density_are_their_parts():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(40, 3)), rng.normal(size=(30, 3)) * 1.3
+    sides = [Statistics(*moments(x), n=len(x), features=x) for x in (fake, real)]
+    scored = compute(METRICS["prdc"], *sides, ScoreConfig(), torch.device("cpu"))
+    influences = scored.influences()
+    assert {name: len(x) for name, x in influences.items()} == {
+        "precision": 30, "recall": 40, "density": 30, "coverage": 40
+    }  # fmt: skip
+    for name in ("precision", "recall", "coverage"):
+        parts = influences[name] + scored.values[name]
+        assert set(np.round(parts, 9)) <= {0.0, 1.0}
+    assert (influences["density"] + scored.values["density"] >= -1e-12).all()
 
 
 def test_golden_inception_score(golden):

@@ -211,7 +211,20 @@ def test_statistics_are_compared_without_weights(here, monkeypatch):
     }
     expected = frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
     assert record["metrics"]["fid"] == pytest.approx(expected, rel=1e-4)
-    assert (record["n"], record["n_ref"], record["left_out"], record["warnings"]) == (40, 50, {}, [])
+    assert (record["n"], record["n_ref"], record["left_out"]) == (40, 50, {})
+    assert [next(w for w in ("FID", "splits", "precision") if w in text) for text in record["warnings"]] == [
+        "FID", "splits", "precision"
+    ]  # fmt: skip
+
+
+def test_enough_images_are_not_warned_about(here, monkeypatch):
+    published(monkeypatch)
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(n, 4)).astype(np.float32) for n in (10_000, 10_001))
+    logits = rng.normal(size=(10_000, 9)).astype(np.float32)
+    write_statistics(here / "a.npz", statistics_of(a, features=a, logits=logits))
+    write_statistics(here / "b.npz", statistics_of(b))
+    assert score(here / "a.npz", here / "b.npz").record["warnings"] == []
 
 
 @pytest.mark.parametrize(("n", "name"), [(49_999, "fid"), (50_000, "fid_50k"), (50_001, "fid")])
@@ -518,6 +531,52 @@ def test_scoring_images_against_themselves_is_warned_about(here, real, tokenizer
     assert any("same" in text for text in record["warnings"])
 
 
+def test_what_a_tokenizers_features_cannot_tell_is_said(here, fake, real, tokenizer):
+    listener = Listener()
+    record = score(fake, real, VQGAN, tokenizer=tokenizer, out=here / "s.json", reporter=listener).record
+    (warning,) = [text for text in record["warnings"] if "unrecognizable" in text]
+    assert warning in listener.warnings
+    again = Listener()  # a finished score has its warnings, too
+    score(fake, real, VQGAN, tokenizer=tokenizer, out=here / "s.json", reporter=again)
+    assert again.warnings == record["warnings"]
+
+
+def test_tokens_of_another_tokenizer_are_said(here, sampled, real, tokenizer):
+    """Samples with images do not need their tokenizer, so that of the features may be another one."""
+    samples, model = sampled
+    other = make_tokenizer(here / "other", seed=1)
+    record = score(samples, real, VQGAN, tokenizer=other, out=here / "a.json").record
+    (warning,) = [text for text in record["warnings"] if "decoded by tokenizer" in text]
+    assert warning.startswith("the samples were")
+    assert sha256_file(other / "model.safetensors")[:12] in warning
+    record = score(samples, real, VQGAN, tokenizer=model, out=here / "b.json").record
+    assert not any("decoded by tokenizer" in text for text in record["warnings"])
+
+
+def test_images_that_occur_twice_are_said(here, real, fake, tokenizer):
+    copies = here / "copies"
+    copies.mkdir()
+    for i, image in enumerate(sorted(fake.iterdir())[:4]):
+        for name in ("a", "b")[: 1 + (i < 3)]:
+            shutil.copy(image, copies / f"{i}{name}.png")
+    shutil.copy(min(real.iterdir()), copies / "real.png")
+    record = score(copies, real, VQGAN, tokenizer=tokenizer).record
+    assert "3 of 8 samples repeat another one pixel for pixel" in record["warnings"]
+    assert "1 of 8 samples are, pixel for pixel, reference images" in record["warnings"]
+
+
+def test_missing_classes_are_said(here, fake, tokenizer):
+    for folder, classes in (("all", "abcde"), ("some", "ab")):
+        for kind in classes:
+            (here / folder / kind).mkdir(parents=True)
+            for i, image in enumerate(sorted(fake.iterdir())[:3]):
+                shutil.copy(image, here / folder / kind / f"{i}.png")
+    record = score(here / "some", here / "all", VQGAN, tokenizer=tokenizer).record
+    assert "the samples have no image of 3 of the other side's 5 classes: c, d, e" in record["warnings"]
+    record = score(here / "all", here / "some", VQGAN, tokenizer=tokenizer).record
+    assert any(text.startswith("the reference images have no image of 3") for text in record["warnings"])
+
+
 # --- reference statistics ---------------------------------------------------------------------------
 
 
@@ -653,7 +712,8 @@ def test_commands(here, real, fake, tokenizer, capsys):
     assert "--overwrite" in err
     code, out, err = run(capsys, *words, "--overwrite", "--json")
     record = json.loads(out)
-    assert (code, err, record["path"]) == (0, "", "s.json")
+    assert (code, record["path"]) == (0, "s.json")
+    assert err == "".join(f"warning: {text}\n" for text in record["warnings"])  # not silenced by --quiet
     assert record["metrics"] == json.loads((here / "s.json").read_text())["metrics"]
     assert record["settings"]["metrics"] == ["fid", "prdc"]
 

@@ -224,19 +224,33 @@ def _is_manifest(image: ImageInput) -> TypeGuard[Path]:
 def edit_of(image: ImageInput, mask: ImageInput | None, config: InpaintConfig) -> Edit:
     """The edit of one image that the settings describe."""
     own = (config.box, config.keep_box, config.outpaint, config.label, config.window, config.seed)
-    return Edit(image, mask, *own)
+    return Edit(image, mask, *own, mask_threshold=config.mask_threshold)
 
 
 def _read_edits(image: ImageInput, mask: ImageInput | None, config: InpaintConfig) -> list[Edit]:
     """The edits of a manifest, or the one of an image."""
     if not _is_manifest(image):
-        return [edit_of(image, mask, config)]
+        edits = [edit_of(image, mask, config)]
+        _check_threshold_used(edits, config)
+        return edits
     for name in OF_ONE_IMAGE:
         if getattr(config, name):
             raise ConfigError(f"{option(name)}: belongs into the column {name!r} of {image}")
     if mask is not None:
         raise ConfigError(f"--mask: belongs into the column 'mask' of {image}")
-    return on_main(lambda: read_manifest(image, config))
+    edits = on_main(lambda: read_manifest(image, config))
+    _check_threshold_used(edits, config)
+    return edits
+
+
+def _check_threshold_used(edits: Sequence[Edit], config: InpaintConfig) -> None:
+    """Refuse a threshold without a mask; who gives one has forgotten the mask.
+
+    Raises:
+        ConfigError: the threshold would have no effect.
+    """
+    if config.mask_threshold is not None and all(edit.mask is None for edit in edits):
+        raise ConfigError(f"--mask-threshold {config.mask_threshold}: there is no mask that it applies to")
 
 
 def _digest(image: ImageInput) -> str:
@@ -342,6 +356,7 @@ def _settings(
         "keep_box": _boxes_text(config.keep_box, model),
         "outpaint": str(config.outpaint) if config.outpaint else None,
         "window": config.window,
+        "mask_threshold": config.mask_threshold,
         "mask_rule": config.mask_rule,
         "feather": config.feather,
         "weights": config.weights,

@@ -79,6 +79,7 @@ def _read_edit(row: Mapping[str, str], folder: Path, line: int, number: int, con
         seed=_number(row, "seed", default, 0, LARGEST_SEED),
         name=row.get("name") or image.stem,
         line=line,
+        mask_threshold=config.mask_threshold,
     )
 
 

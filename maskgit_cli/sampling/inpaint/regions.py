@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from maskgit_cli.config.arguments import Label
 from maskgit_cli.config.inpaint import Box, Outpaint
@@ -19,6 +20,9 @@ from maskgit_cli.sampling.inpaint.windows import Part, Rect
 
 # Luma and alpha of a mask's pixels from which on they are white, and opaque.
 WHITE = 128
+# A mask without a threshold is black and white: its luma is at most this far from 0 or 255 (JPEG), except for
+# antialiased pixels, which are at most so many rows and columns from a black and from a white one.
+NEARLY, EDGE = 32, 2
 
 
 class Edit(NamedTuple):
@@ -35,6 +39,7 @@ class Edit(NamedTuple):
         seed: of every random number.
         name: of the image; empty for an image inpainted by itself.
         line: of the manifest that names it; 0 for an image inpainted by itself.
+        mask_threshold: luma of the mask from which on pixels are inpainted; None requires black and white.
     """
 
     image: ImageInput
@@ -47,6 +52,7 @@ class Edit(NamedTuple):
     seed: int
     name: str = ""
     line: int = 0
+    mask_threshold: int | None = None
 
 
 class Region(NamedTuple):
@@ -79,7 +85,8 @@ def find_region(edit: Edit, label_of: Callable[[Label | None, str], int]) -> Reg
     Raises:
         ConfigError: the region is empty, a box reaches beyond the image, is covered by others or keeps
             what is outside of the region, the image becomes too large, or there is no such class.
-        InputError: the image or mask cannot be read, their sizes differ, or the mask is black.
+        InputError: the image or mask cannot be read, their sizes differ, or the mask is black or a
+            photograph.
     """
     if edit.mask is None and not (edit.box or edit.keep_box or edit.outpaint):
         raise ConfigError("specify a region with --mask, --box, --keep-box or --outpaint")
@@ -93,7 +100,7 @@ def find_region(edit: Edit, label_of: Callable[[Label | None, str], int]) -> Reg
     added[inside] = False
     unlabeled = torch.zeros(shape, dtype=torch.bool)
     if edit.mask is not None:
-        unlabeled[inside] = read_mask(edit.mask, original)
+        unlabeled[inside] = read_mask(edit.mask, original, edit.mask_threshold)
     elif edit.keep_box and not edit.box:
         unlabeled[inside] = True
     owners = _box_owners(edit.box, shape, inside)
@@ -205,24 +212,53 @@ def _check_kept(kept: tuple[Box, ...], masked: Tensor, inside: tuple[slice, slic
 # --- masks ------------------------------------------------------------------------------------------
 
 
-def read_mask(path: ImageInput, image: Tensor) -> Tensor:
+def read_mask(path: ImageInput, image: Tensor, threshold: int | None = None) -> Tensor:
     """True where a mask for an image (3, H, W) is white: bool (H, W).
 
-    White is a luma (ITU-R 601) of 128 or more. Transparent pixels (alpha below 128) count as black, so
-    that white strokes on a transparent layer are a mask too.
+    White is a luma (ITU-R 601) of 128 or more, or of the threshold. Transparent pixels (alpha below 128)
+    count as black, so that white strokes on a transparent layer are a mask too.
+
+    Args:
+        path: the mask's image file.
+        image: the image to inpaint.
+        threshold: lowest luma that is inpainted, 1 to 255; None refuses a mask of more than two values.
 
     Raises:
-        InputError: the mask cannot be read, has another size than the image, or no white pixel.
+        InputError: the mask cannot be read, has another size than the image, no white pixel, or more than two
+            values, as a photograph has that was given by mistake.
     """
     pixels = read_image(path).to(torch.int32)  # (3, H, W)
     if pixels.shape != image.shape:
         have, want = (f"{x.shape[2]}×{x.shape[1]}" for x in (pixels, image))
         raise InputError(f"{path}: the mask is {have} pixels, the image {want}; their sizes must be equal")
     luma = 299 * pixels[0] + 587 * pixels[1] + 114 * pixels[2]
-    masked = (luma >= 1000 * WHITE) & _opaque(path)
+    luma *= _opaque(path)
+    if threshold is None and not _two_valued(luma):
+        raise InputError(
+            f"{path}: not a mask: it has more values than black and white; make the region to inpaint white "
+            f"and the rest black, or take pixels of luma T or more with --mask-threshold T (such as {WHITE})"
+        )
+    masked = luma >= 1000 * (threshold or WHITE)
     if not masked.any():
-        raise InputError(f"{path}: nothing is masked; the region to inpaint must be white")
+        brightest = int(luma.max()) // 1000
+        where = f"the region to inpaint must be white, of a luma of {threshold or WHITE} or more"
+        raise InputError(f"{path}: nothing is masked; {where}, and the brightest pixel has {brightest}")
     return masked
+
+
+def _two_valued(luma: Tensor) -> bool:
+    """Whether 1000 times the luma (H, W) has two values at most, or is black and white with soft edges."""
+    if len(luma.unique()) <= 2:
+        return True
+    black, white = luma <= 1000 * NEARLY, luma >= 1000 * (255 - NEARLY)
+    between = ~(black | white)
+    return not (between & ~(_near(black) & _near(white))).any()
+
+
+def _near(pixels: Tensor) -> Tensor:
+    """True within :data:`EDGE` rows and columns of a pixel that is true: bool (H, W)."""
+    grown = max_pool2d(pixels[None, None].float(), 2 * EDGE + 1, stride=1, padding=EDGE)
+    return grown[0, 0] > 0
 
 
 def _opaque(path: ImageInput) -> Tensor:

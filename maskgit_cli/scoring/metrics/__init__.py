@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from maskgit_cli.config.metrics import MetricEntry
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.formats.feature_statistics import Statistics
 
-# metric(samples, reference, config, device) -> value of each of the entry's scores, by name. It may raise
-# ConfigError where there are too few images for the settings.
-Metric = Callable[[Statistics, Statistics, ScoreConfig, torch.device], dict[str, float]]
+
+class Scored(NamedTuple):
+    """Result of a metric.
+
+    Attributes:
+        values: of each of the entry's scores, by name.
+        influences: returns, for each score that is better higher or lower, its first-order change per image,
+            float64 (n,) with mean zero: for weights w that sum to n, the score is about
+            value + w·influences / n. The images are the samples, or the reference images where the score is a
+            fraction of those. Where the score needs moments of the samples, this needs their features.
+    """
+
+    values: dict[str, float]
+    influences: Callable[[], dict[str, np.ndarray]]
+
+
+# metric(samples, reference, config, device) -> scores. It may raise ConfigError where there are too few
+# images for the settings.
+Metric = Callable[[Statistics, Statistics, ScoreConfig, torch.device], Scored]
 
 
 def compute(
     entry: MetricEntry, samples: Statistics, reference: Statistics, config: ScoreConfig, device: torch.device
-) -> dict[str, float]:
+) -> Scored:
     """The scores of a metric by their names, computed in float64.
 
     Args:
@@ -33,6 +51,6 @@ def compute(
         InputError: the statistics are not valid.
     """
     metric: Metric = pkgutil.resolve_name(f"{__name__}.{entry.function}")
-    scores = metric(samples, reference, config, device)
-    assert scores.keys() == {score.name for score in entry.scores}, (entry.name, scores)
-    return scores
+    scored = metric(samples, reference, config, device)
+    assert scored.values.keys() == {score.name for score in entry.scores}, (entry.name, scored.values)
+    return scored

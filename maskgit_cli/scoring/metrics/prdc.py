@@ -13,6 +13,7 @@ from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.formats.feature_statistics import Statistics
 from maskgit_cli.runtime.distributed import float64_device
+from maskgit_cli.scoring.metrics import Scored
 
 # Rows and columns of the block of a distance matrix that is in memory: 128 MiB in float64.
 BLOCK = 4096
@@ -34,20 +35,47 @@ class PRDC(NamedTuple):
     coverage: float
 
 
-def prdc(
-    samples: Statistics, reference: Statistics, config: ScoreConfig, device: torch.device
-) -> dict[str, float]:
-    """See :data:`~maskgit_cli.scoring.metrics.Metric`."""
+def prdc(samples: Statistics, reference: Statistics, config: ScoreConfig, device: torch.device) -> Scored:
+    """See :data:`~maskgit_cli.scoring.metrics.Metric`.
+
+    Recall and coverage are fractions of reference images, so their influences are of those. A resample of the
+    samples has some of them twice, whose neighborhoods would shrink to nothing.
+    """
     assert samples.features is not None
     assert reference.features is not None
     place = float64_device(device)
-    return prdc_of_features(reference.features, samples.features, config.neighbors, place)._asdict()
+    parts = parts_of_features(reference.features, samples.features, config.neighbors, place)
+    values = {name: float(part.mean()) for name, part in parts._asdict().items()}
+    return Scored(values, lambda: {name: part - part.mean() for name, part in parts._asdict().items()})
+
+
+class Parts(NamedTuple):
+    """Scores of :class:`PRDC` of single images, whose means they are, float64.
+
+    Attributes:
+        precision: of samples (M,), 0 or 1.
+        recall: of real images (N,), 0 or 1.
+        density: of samples (M,).
+        coverage: of real images (N,), 0 or 1.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    density: np.ndarray
+    coverage: np.ndarray
 
 
 def prdc_of_features(
     real: np.ndarray, fake: np.ndarray, k: int = 3, device: torch.device | str = "cpu", block: int = BLOCK
 ) -> PRDC:
-    """Precision, recall, density and coverage with balls that reach the k-th nearest neighbor.
+    """Means of :func:`parts_of_features`."""
+    return PRDC(*(float(part.mean()) for part in parts_of_features(real, fake, k, device, block)))
+
+
+def parts_of_features(
+    real: np.ndarray, fake: np.ndarray, k: int = 3, device: torch.device | str = "cpu", block: int = BLOCK
+) -> Parts:
+    """Precision, recall, density and coverage of each image, with balls that reach the k-th nearest neighbor.
 
     Distances are computed block by block; the whole matrix is never in memory.
 
@@ -77,12 +105,8 @@ def prdc_of_features(
             real_around[columns] += (distance < radius_a[rows, None]).sum(dim=0)
             fake_around[rows] |= (distance < radius_b[None, columns]).any(dim=1)
             closest[rows] = torch.minimum(closest[rows], distance.min(dim=1).values)
-    return PRDC(
-        precision=float((real_around > 0).double().mean()),
-        recall=float(fake_around.double().mean()),
-        density=float(real_around.double().mean() / k),
-        coverage=float((closest < radius_a).double().mean()),
-    )
+    found = (real_around > 0, fake_around, real_around.double() / k, closest < radius_a)
+    return Parts(*(part.double().cpu().numpy() for part in found))
 
 
 def _blocks(n: int, block: int) -> Iterator[slice]:

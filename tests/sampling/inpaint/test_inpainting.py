@@ -292,6 +292,23 @@ def test_the_window_can_be_chosen(model, photo, tmp_path):
         edit(image, model, tmp_path / "small", box=box, window=9)
 
 
+def test_a_threshold_applies_to_masks_and_needs_one(model, photo, tmp_path):
+    image, gray = photo(20, 20), np.tile(np.arange(20, dtype=np.uint8) * 10, (20, 1))
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    with pytest.raises(InputError, match="--mask-threshold"):
+        edit(image, model, tmp_path / "s", mask=tmp_path / "gray.png")
+    done = edit(image, model, tmp_path / "s", mask=tmp_path / "gray.png", mask_threshold=100)
+    assert done.settings["mask_threshold"] == 100
+    before, after = (pixels(p) for p in (image, done.path / "images" / "000000.png"))
+    changed = (before != after).any(2).any(0)
+    assert not changed[:10].any()
+    assert changed[10:].any()
+    with pytest.raises(ConfigError, match="--mask-threshold 100: there is no mask"):
+        edit(image, model, tmp_path / "t", box=(Box(0, 0, 4, 4),), mask_threshold=100)
+    with pytest.raises(ConfigError, match="--mask-threshold 256: "):
+        InpaintConfig(mask_threshold=256)
+
+
 def test_an_impossible_batch_size_is_reported_first(model, tmp_path):
     reporter = Recorder()
     with pytest.raises(ConfigError, match="--batch-size 0"):

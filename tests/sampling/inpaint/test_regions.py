@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from maskgit_cli.config.inpaint import Box, InpaintConfig, Outpaint
 from maskgit_cli.data.images import read_image
@@ -166,7 +166,6 @@ def test_mask_images(image, tmp_path):
     original = read_image(image)
     gray = np.zeros((12, 20), np.uint8)
     gray[2:5, 3:9] = 128
-    gray[8, :] = 127
     expected = torch.from_numpy(gray == 128)
     Image.fromarray(gray).save(tmp_path / "gray.png")
     alpha = np.full((12, 20, 4), 255, np.uint8)
@@ -176,6 +175,42 @@ def test_mask_images(image, tmp_path):
         assert torch.equal(read_mask(tmp_path / name, original), expected)
     found = region(image, tmp_path / "gray.png", outpaint="left:2")
     assert torch.equal(found.masked[:, 2:], expected)
+
+
+def test_a_photograph_is_a_mask_only_with_a_threshold(image, tmp_path):
+    """Given instead of the mask, or as the image itself; its bright pixels are not a region."""
+    original = read_image(image)
+    ramp = np.tile(np.linspace(0, 255, 20).astype(np.uint8), (12, 1))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    spot = np.zeros((12, 20), np.uint8)  # one gray pixel far from any edge
+    spot[:, 15:], spot[6, 3] = 255, 100
+    Image.fromarray(spot).save(tmp_path / "spot.png")
+    for path in (image, tmp_path / "ramp.png", tmp_path / "spot.png"):
+        with pytest.raises(InputError, match=f"{path.name}: not a mask: .*--mask-threshold"):
+            read_mask(path, original)
+    for threshold in (1, 100, 101, 128, 255):
+        masked = read_mask(tmp_path / "ramp.png", original, threshold)
+        assert torch.equal(masked, torch.from_numpy(ramp >= threshold))
+    assert int(read_mask(tmp_path / "spot.png", original, 100).sum()) == 12 * 5 + 1
+
+
+def test_masks_of_drawing_programs_are_two_valued(tmp_path):
+    """Antialiased edges, noise of JPEG, and any two values."""
+    original = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    disk = Image.new("L", (512, 512))
+    ImageDraw.Draw(disk).ellipse((100, 60, 400, 420), fill=255)
+    soft = disk.resize((64, 64), Image.Resampling.LANCZOS)
+    soft.save(tmp_path / "soft.png")
+    soft.save(tmp_path / "soft.jpg", quality=75)
+    expected = torch.from_numpy(np.asarray(soft) >= 128)
+    assert len(np.unique(np.asarray(soft))) > 20
+    assert torch.equal(read_mask(tmp_path / "soft.png", original), expected)
+    assert (read_mask(tmp_path / "soft.jpg", original) != expected).sum() < 10
+    values = np.where(np.asarray(disk.resize((64, 64), Image.Resampling.NEAREST)) > 0, 1, 0).astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "zero-one.png")
+    with pytest.raises(InputError, match="the brightest pixel has 1"):
+        read_mask(tmp_path / "zero-one.png", original)
+    assert torch.equal(read_mask(tmp_path / "zero-one.png", original, 1), torch.from_numpy(values > 0))
 
 
 def test_unusable_masks(image, tmp_path):
