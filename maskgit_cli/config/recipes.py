@@ -87,7 +87,7 @@ def small(images: int, batch_size: int | None = None, steps: int | None = None) 
         # 2 percent of the steps: 156 in an hour's run. The 2,500 steps of the paper would be a third of it.
         warmup=steps // 50,
         # The EMA averages about 1/(1 - ema) steps, with a half-life of 0.69 times that. An eighth of the run
-        # gives 0.999 for an hour's run; 0.9999 would average the whole run, as far as EMA's warmup lets it.
+        # gives 0.999 for an hour's run; with 0.9999 the EMA's own warmup would decide.
         ema=round(1 - 8 / max(steps, 80), 6),
         dropout=0.0,
         label_smoothing=0.0,

@@ -185,8 +185,8 @@ def _nothing_to_do(out: Path, steps: int, claimed: TrainingClaim, reporter: Repo
         report_finished(out, steps, reporter)
     elif claimed.outcome is Outcome.COMPLETE:
         reporter.info(
-            f"{out} is extended; tokens that it made belong to its earlier weights, which `maskgit export` "
-            "copies while they are there"
+            f"{out} is extended; tokens made with it need its earlier weights, which it has until the end: "
+            f"`maskgit export {out} COPY` keeps them"
         )
     return claimed.finished
 
