@@ -16,7 +16,7 @@ maskgit compare mine/ theirs/ --name A --name B --classes goldfish,otter
 
 @options.command("compare", examples=EXAMPLES)
 @options.path_argument(
-    "sources", "Sample directories, folders of images, CSVs, token files or .npz.", nargs=-1, required=True
+    "sources", "Sample directories, token files, or other image sources.", nargs=-1, required=True
 )
 @options.path("--out", "PNG to write.", default="comparison.png")
 @options.plain_option(

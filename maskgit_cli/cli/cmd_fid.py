@@ -27,8 +27,8 @@ maskgit fid samples/mine --ref imagenet-256.npz --metrics fid,is
 def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Score samples against reference images or statistics.
 
-    SAMPLES and --ref are each a sample directory, a folder of images, a CSV, a token file, an .npz of
-    images, or an .npz of statistics (from fid-stats, ADM or pytorch-fid).
+    SAMPLES and --ref are each a sample directory, a folder of images, a .zip, .tar shards, a CSV, a token
+    file, an .npz of images, or an .npz of statistics (from fid-stats, ADM or pytorch-fid).
     """
     config = options.given(ScoreConfig, values)
     shared = options.without(values, ScoreConfig)

@@ -60,7 +60,7 @@ def _verify(path: Path, as_json: bool, quiet: bool) -> None:
 
 
 @options.command("info", examples=EXAMPLES)
-@options.path_argument("path", "Any artifact, weights file, or folder of images.")
+@options.path_argument("path", "Any artifact, weights file, or image source.")
 @options.plain_option(
     "--verify",
     is_flag=True,
@@ -77,7 +77,7 @@ def command(path: Path, verify: bool, as_json: bool, quiet: bool) -> None:
         return
     from maskgit_cli.reports.inspecting import describe
 
-    facts = describe(path)
+    facts = describe(path, console.reporter(quiet))
     if as_json:
         console.result(path, facts, True)
     else:

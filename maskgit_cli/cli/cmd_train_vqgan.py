@@ -21,7 +21,7 @@ maskgit train-vqgan photos/ --init-from builtin --val held-out/
     parallel=True,
     appendix=lambda: options.sizes(tokenizer_table(), TOKENIZER_NOTE),
 )
-@options.path_argument("images", "Folder of images, or CSV of paths.")
+@options.path_argument("images", "Folder of images, .zip, .tar shards, or CSV of paths.")
 @options.path("--out", "Tokenizer directory.", unset="tokenizers/IMAGES")
 @options.path("--init-from", "Tokenizer to fine-tune: a directory, `builtin`, or a name under models/.")
 @options.path("--val", "Images on which PSNR and codebook usage are computed at every checkpoint.")

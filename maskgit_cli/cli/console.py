@@ -111,7 +111,8 @@ class _PlainTask:
             _print(f"{self.description}: {done}, {size(speed)}/s{left}")
             return
         stats = "".join(f", {name} {float(value):.4g}" for name, value in self.stats.items())
-        count = f"{self.done}/{self.total} {self.unit}, {speed:.3g}/s"
+        done = f"{self.done}/{self.total}" if self.total else str(self.done)
+        count = f"{done} {self.unit}, {speed:.3g}/s"
         _print(f"{self.description}: {count}{left}{stats}, {memory_gb():.1f} GB")
 
 
@@ -147,7 +148,8 @@ def _next_to_the_bar(task: Any, unit: str) -> str:
         counted = f"{done} of {total}" if task.total else done
         return f"{counted} {rate:>11} {time_left:>11}"
     stats = task.fields["stats"]
-    return f"{done:>{len(total)}}/{total} {rate:>9} {time_left:>11}  {memory_gb():.1f} GB{stats}"
+    counted = f"{done:>{len(total)}}/{total}" if task.total else f"{done} {unit}"
+    return f"{counted} {rate:>9} {time_left:>11}  {memory_gb():.1f} GB{stats}"
 
 
 def rank() -> int:
@@ -173,7 +175,9 @@ class ConsoleReporter:
         if not self.quiet and sys.stderr.isatty():
             with _progress_bar(unit) as progress:
                 name = shortened(printable(description), LONGEST_NAME)
-                yield _BarTask(progress, progress.add_task(name, total=total, completed=done, stats=""))
+                yield _BarTask(
+                    progress, progress.add_task(name, total=total or None, completed=done, stats="")
+                )
             return
         plain = _PlainTask(description, total, done, unit)
         if self.quiet:
@@ -224,6 +228,14 @@ def result(path: Path | None, record: Mapping[str, Any], as_json: bool) -> None:
     """Print a command's result on stdout, on rank 0: its path, or with ``--json`` one object."""
     if rank() == 0:
         echo(json.dumps(dict(record), ensure_ascii=sys.stdout.isatty()) if as_json else str(path))
+
+
+def confirm(question: str) -> bool:
+    """Ask a question on a terminal, with yes as the default; announce it where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        log(question.removesuffix("?"))
+        return True
+    return click.confirm(printable(question), default=True, err=True)
 
 
 def log(*lines: str) -> None:

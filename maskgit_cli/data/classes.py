@@ -7,10 +7,12 @@ generated separately.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from maskgit_cli.runtime import rng
 NO_CLASS = -1
 # Digits of the longest number that is read.
 MAX_DIGITS = 20
+# What precedes an index where the names of classes are numbers, too.
+INDEX = "index:"
 
 
 def labels_for(
@@ -32,7 +36,7 @@ def labels_for(
     ``all`` assigns classes round-robin: image i gets class i mod C. ``uniform`` draws a class for each
     image. Anything else is a list, assigned round-robin, too: numbers, names and ranges ``3-7`` (7
     included), separated by commas; or ``@FILE`` with one number or name per line (also without the ``@``,
-    where the file's name is neither a class nor a number).
+    where the file's name is neither a class nor a number). For numbers see :func:`find_label`.
 
     Args:
         spec: the option's value.
@@ -62,29 +66,54 @@ def labels_for(
     return chosen[indices % len(chosen)]
 
 
+class _Names(NamedTuple):
+    """The classes of each name, as it is and without regard to case, and whether a name is a number."""
+
+    exact: dict[str, list[int]]
+    lowered: dict[str, list[int]]
+    numbers: bool
+
+
+@functools.lru_cache(8)
+def _lookup(class_names: tuple[str, ...]) -> _Names:
+    exact: dict[str, list[int]] = {}
+    lowered: dict[str, list[int]] = {}
+    for i, name in enumerate(class_names):
+        exact.setdefault(name, []).append(i)
+        lowered.setdefault(name.casefold(), []).append(i)
+    return _Names(exact, lowered, any(name.isdecimal() for name in class_names))
+
+
 def find_label(text: str, classes: int, class_names: Sequence[str], option: str = "--label") -> int:
     """The class in [0, C) with this number or name; names are case-insensitive.
 
-    Digits are always a number, even where a class name consists of digits. A class of ImageNet, which the
-    model may list by name or by WordNet id, is found by any of its names: ``goldfish``, ``n01443537``,
+    A number is the class of that name if there is one: folders ``0`` to ``11``, sorted as text, are not in
+    the order of their numbers. If other names are numbers but this one is not, the number is refused, and
+    else it is an index. ``index:3`` is always the class at index 3. A class of ImageNet, which the model may
+    list by name or by WordNet id, is found by any of its names: ``goldfish``, ``n01443537``,
     ``Carassius auratus``.
 
     Raises:
         ConfigError: the model has no such class, or the name is ambiguous; the message suggests names.
     """
     text = text.strip()
+    names = _lookup(tuple(class_names))
+    for found in (names.exact.get(text, []), names.lowered.get(text.casefold(), [])):
+        if len(found) > 1:
+            several = " or ".join(f"{class_names[i]} ({INDEX}{i})" for i in found)
+            raise ConfigError(f"{option} {text}: ambiguous, {several}; choose one by its index")
+        if found:
+            return found[0]
     if re.fullmatch(r"[+-]?\d+", text):
-        return _number(text, classes, option)
-    lowered = [name.casefold() for name in class_names]
-    for spelling, names in ((text, list(class_names)), (text.casefold(), lowered)):
-        if spelling in names:
-            return names.index(spelling)
-    found = _find_imagenet(text, class_names)
-    if len(found) > 1:
-        several = " or ".join(f"{name} ({number})" for number, name in found.items())
+        return _number(text, classes, class_names, option)
+    if text.startswith(INDEX) and re.fullmatch(r"[+-]?\d+", text.removeprefix(INDEX)):
+        return _index(text.removeprefix(INDEX), classes, option)
+    meanings = _find_imagenet(text, class_names)
+    if len(meanings) > 1:
+        several = " or ".join(f"{name} ({number})" for number, name in meanings.items())
         raise ConfigError(f"{option} {text}: ambiguous, {several}; choose one of them")
-    if found:
-        return next(iter(found))
+    if meanings:
+        return next(iter(meanings))
     raise ConfigError(f"{option} {text}: {_no_such_name(text, classes, class_names)}")
 
 
@@ -99,8 +128,20 @@ def _find_imagenet(text: str, class_names: Sequence[str]) -> dict[int, str]:
     }
 
 
-def _number(text: str, classes: int, option: str) -> int:
-    """The number of a class in decimal digits."""
+def _number(text: str, classes: int, class_names: Sequence[str], option: str) -> int:
+    """The class of a number that is no class's name."""
+    if not _lookup(tuple(class_names)).numbers or list(class_names) == [str(i) for i in range(classes)]:
+        return _index(text, classes, option)
+    shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}..."
+    reason = "classes have numbers as names, but none has this one"
+    if shown == text and 0 <= int(text) < classes:
+        index = f"{INDEX}{int(text)}"
+        reason += f"; for the class at index {int(text)}, {class_names[int(text)]}, write {index}"
+    raise ConfigError(f"{option} {shown}: {reason}")
+
+
+def _index(text: str, classes: int, option: str) -> int:
+    """The index of a class in decimal digits."""
     shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}..."
     if classes == 0:
         raise ConfigError(f"{option} {shown}: the model has no classes")
@@ -153,13 +194,21 @@ def listed_classes(
 
 def _one_item(item: str, classes: int, class_names: Sequence[str], option: str) -> list[int]:
     """The classes of a number, a name, or a range of numbers."""
-    bounds = re.fullmatch(r"(\d+)-(\d+)", item)
-    if bounds is None:
+    bounds = re.fullmatch(rf"({INDEX})?(\d+)-(\d+)", item)
+    if bounds is None or item.casefold() in _lookup(tuple(class_names)).lowered:
         return [find_label(item, classes, class_names, option)]
-    first, last = (_number(bound, classes, option) for bound in bounds.groups())
+    index, *ends = bounds.groups()
+    if index or not _lookup(tuple(class_names)).numbers:
+        first, last = (_index(end, classes, option) for end in ends)
+    else:  # both ends are names, and so is every number between them
+        for end in ends:
+            find_label(end, classes, class_names, option)
+        first, last = map(int, ends)
     if first > last:
-        raise ConfigError(f"{option} {item}: an empty range; write {last}-{first}")
-    return list(range(first, last + 1))
+        raise ConfigError(f"{option} {item}: an empty range; write {index or ''}{last}-{first}")
+    if index:
+        return list(range(first, last + 1))
+    return [find_label(str(number), classes, class_names, option) for number in range(first, last + 1)]
 
 
 def _read_lines(path: Path, option: str) -> list[str]:

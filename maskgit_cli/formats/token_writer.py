@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -243,6 +244,10 @@ class TokenWriter:
             os.close(file)
         return {name: digest.hexdigest() for name, digest in digests.items()}
 
+    def row_crc32(self) -> np.ndarray:
+        """Checksum of each row in the unfinished file, uint32 (N,); 0 of rows that were never written."""
+        return self._index.datasets["row_crc32"].read(self.partial)
+
     def discard(self) -> None:
         """Remove the unfinished file."""
         self.partial.unlink(missing_ok=True)
@@ -310,5 +315,7 @@ def _create(
 
 
 def _attribute(value: Any) -> Any:
-    """A value of the metadata as an HDF5 attribute."""
+    """A value of the metadata as an HDF5 attribute, which cannot be null."""
+    if value is None:
+        return math.nan
     return json.dumps(value) if isinstance(value, list | dict) else value

@@ -16,14 +16,15 @@ import functools
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskgit_cli.config.base import LARGEST_SIDE
-from maskgit_cli.config.stages import VIEWS
+from maskgit_cli.config.stages import view_count
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import CREATED_BY, check_parents, is_sha256, sha256_file
 from maskgit_cli.formats.token_index import (
@@ -43,13 +44,15 @@ class TokenMeta:
         codebook_size: K; tokens are 0..K-1.
         grid: tokens per side of an image.
         resolution: pixels per side of an image.
-        views: which views of each image were tokenized, a key of :data:`~maskgit_cli.config.stages.VIEWS`.
+        views: which views of each image were tokenized, as ``TokenizeConfig.views`` names them.
         class_names: name of each class, or empty where images have no classes or classes no names.
         tokenizer: name of the tokenizer's directory.
         tokenizer_sha256: of the tokenizer's weights.
         settings: of the stage that wrote the file.
         parents: what it was made from, each a dict of ``kind``, ``name`` and ``sha256``.
         created_by: the package and its version.
+        source: path of the images, relative to the file's folder; empty where the tokens are not of images.
+        psnr: of the tokenizer's reconstructions of the first images, in dB; None where it was not measured.
     """
 
     codebook_size: int
@@ -62,15 +65,38 @@ class TokenMeta:
     settings: dict[str, Any]
     parents: list[dict[str, str]]
     created_by: str = CREATED_BY
+    source: str = ""
+    psnr: float | None = None
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
         """(V, h, w): the tokens of one image."""
-        return VIEWS[self.views], self.grid, self.grid
+        views = view_count(self.views)
+        assert views is not None, self.views
+        return views, self.grid, self.grid
+
+
+def with_range(meta: TokenMeta, part: tuple[int, int], listed: int) -> TokenMeta:
+    """The metadata of a part: of the images part[0] to part[1]-1 of those that are listed."""
+    return replace(meta, settings=meta.settings | {"range": list(part), "listed": listed})
+
+
+def split_range(meta: TokenMeta) -> tuple[TokenMeta, tuple[int, int], int] | None:
+    """What :func:`with_range` was given; None if the file is not a part.
+
+    A sample directory's tokens have a range of their own, without ``listed``.
+    """
+    settings = dict(meta.settings)
+    part, listed = settings.pop("range", None), settings.pop("listed", None)
+    numbers = [*part, listed] if isinstance(part, list) and len(part) == 2 else []
+    if not numbers or any(type(number) is not int for number in numbers):
+        return None
+    first, stop, total = numbers
+    return (replace(meta, settings=settings), (first, stop), total) if 0 <= first < stop <= total else None
 
 
 # Metadata by their types. HDF5 attributes hold lists and objects as JSON text.
-_ATTRIBUTES: dict[str, type] = {
+_ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
     "codebook_size": int,
     "grid": int,
     "resolution": int,
@@ -81,6 +107,8 @@ _ATTRIBUTES: dict[str, type] = {
     "settings": dict,
     "parents": list,
     "created_by": str,
+    "source": str,
+    "psnr": (float, NoneType),
 }
 # Tokens are stored in 16 bits, and the mask token is one of their values.
 LARGEST_CODEBOOK = 65535
@@ -167,6 +195,11 @@ class TokenFile:
         return digests and digests.map(self.path)
 
     @functools.cached_property
+    def row_crc32(self) -> np.ndarray:
+        """Checksum of each row, uint32 (N,)."""
+        return self._datasets["row_crc32"].read(self.path)
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Hexadecimal sha256 of the whole file."""
         return sha256_file(self.path)
@@ -248,10 +281,11 @@ def read_header(path: Path) -> tuple[TokenMeta, np.ndarray, TokenIndex]:
 def _checked_meta(path: Path, values: dict[str, Any]) -> TokenMeta:
     """The metadata, if they are a token file's."""
     for key, kind in _ATTRIBUTES.items():
-        if type(values.get(key)) is not kind:
-            raise ArtifactError(f"{path} is damaged: its {key} is not {kind.__name__}; write it again")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if key not in values or type(values[key]) not in kinds:
+            raise ArtifactError(f"{path} is damaged: its {key} is not {kinds[0].__name__}; write it again")
     meta = TokenMeta(**{key: values[key] for key in _ATTRIBUTES})
-    if meta.views not in VIEWS:
+    if view_count(meta.views) is None:
         raise ArtifactError(f"{path} has views {meta.views!r}, which this package does not support")
     wrong = None
     if not 2 <= meta.codebook_size <= LARGEST_CODEBOOK:

@@ -108,7 +108,7 @@ def compare(
         )
     check_output(out, SHEET)
     target = resolve_device(device)
-    opened = [open_source(path, tokenizer, target) for path in sources]
+    opened = [open_source(path, tokenizer, target, reporter) for path in sources]
     if tokenizer is not None and not any(images.decoded for images in opened):
         raise ConfigError(
             f"--tokenizer {tokenizer}: every set has images, so no tokens are decoded; leave it out"

@@ -34,14 +34,19 @@ from maskgit_cli.formats.sweeps import SWEEP_FILE, SWEEP_FORMAT, SWEEP_KEYS, SWE
 from maskgit_cli.formats.tensors import tensor_shapes
 from maskgit_cli.formats.token_index import TOKENS_FORMAT, TOKENS_VERSION
 from maskgit_cli.formats.tokens import open_tokens, partial_path
+from maskgit_cli.runtime.progress import SILENT, Reporter
 
 Facts = dict[str, Any]
 # Names of the records in directories, in the order of the search.
 RECORDS = (CONFIG_FILE, SETTINGS_FILE, "state.json", DECODED_FILE, SWEEP_FILE)
 
 
-def describe(path: Path) -> Facts:
+def describe(path: Path, reporter: Reporter = SILENT) -> Facts:
     """Facts about an artifact or a folder of images.
+
+    Args:
+        path: a file or directory.
+        reporter: receives the progress of a long listing, and warnings.
 
     Returns:
         ``kind``, facts of that kind, and where the artifact has them ``settings``, ``parents`` (each with
@@ -53,10 +58,12 @@ def describe(path: Path) -> Facts:
     """
     if not path.exists() and partial_path(path).exists():
         return _tokens(path)  # its error says how to finish it
-    if not path.exists():  # an existing path is described, even a folder of images called `builtin`
+    if not path.exists() and not _is_image_source(
+        path
+    ):  # an existing path is described, even a folder of images called `builtin`
         path = find_named(path, "file or directory")
     if path.is_dir():
-        return _directory(path)
+        return _directory(path, reporter)
     readers: dict[str, Callable[[Path], Facts]] = {
         ".h5": _tokens,
         ".hdf5": _tokens,
@@ -70,7 +77,7 @@ def describe(path: Path) -> Facts:
     if not _is_image_source(path):
         known = f"{', '.join(readers)} and image sources"
         raise InputError(f"{path}: unrecognized file type; info reads {known}")
-    return _images(path)
+    return _images(path, reporter)
 
 
 def _is_image_source(path: Path) -> bool:
@@ -86,11 +93,11 @@ def _common(record: Facts) -> Facts:
     return {key: record[key] for key in keys if key in record}
 
 
-def _directory(path: Path) -> Facts:
+def _directory(path: Path, reporter: Reporter = SILENT) -> Facts:
     for name in RECORDS:
         if (path / name).exists():
             return _record(path, read_json(path / name, "a maskgit artifact"))
-    return _images(path)
+    return _images(path, reporter)
 
 
 def _record(path: Path, record: Facts) -> Facts:
@@ -232,8 +239,8 @@ def _tensors(path: Path) -> Facts:
     return {"kind": "safetensors", **_parameters(path)}
 
 
-def _images(path: Path) -> Facts:
+def _images(path: Path, reporter: Reporter) -> Facts:
     from maskgit_cli.data.sources import open_source
 
-    source = open_source(path)
+    source = open_source(path, reporter=reporter)
     return {"kind": "images", "images": len(source), "class_names": source.class_names}

@@ -22,7 +22,7 @@ class Reporter(Protocol):
     def task(
         self, description: str, total: int, done: int = 0, unit: str = "images"
     ) -> AbstractContextManager[Task]:
-        """Start a piece of work of ``total`` units, ``done`` of which were done before."""
+        """Start a piece of work of ``total`` units (0: not known), ``done`` of which were done before."""
 
     def info(self, text: str) -> None:
         """Show a message, which ``--quiet`` suppresses."""

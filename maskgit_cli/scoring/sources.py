@@ -91,7 +91,7 @@ def read_source(path: Path, resources: Resources) -> Source:
         except ConfigError as error:
             raise ArtifactError(f"{path}: {error}") from None
         return Source(path, statistics)
-    images = open_source(path, resources.tokenizer, resources.device)
+    images = open_source(path, resources.tokenizer, resources.device, resources.reporter)
     if len(images) < 2:
         raise InputError(f"{path}: contains one image; a covariance needs two or more")
     return Source(path, images)

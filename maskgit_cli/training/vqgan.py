@@ -65,7 +65,7 @@ def train_vqgan(
     """Train a tokenizer; a repeated call resumes, and extends the training where it has more steps.
 
     Args:
-        images: a folder or CSV, as for ``tokenize``; labels are not used.
+        images: any image source, as for ``tokenize``; labels are not used.
         out: the tokenizer directory; ``model.safetensors`` (the EMA weights) completes it.
         config: the settings; None is the defaults.
         init_from: tokenizer with the initial weights, and the sizes: a tokenizer, run or model directory,
@@ -90,7 +90,7 @@ def train_vqgan(
     config, derived = resolved(config, initial)
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
-    source, held_out = open_source(images), _validation_set(val)
+    source, held_out = open_source(images, reporter=reporter), _validation_set(val, reporter)
     perceptual, config = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, initial, derived)
     with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as claimed:
@@ -246,11 +246,11 @@ def _perceptual(
         return None, dataclasses.replace(config, perceptual_weight=0.0)
 
 
-def _validation_set(path: Path | None) -> ImageSource | None:
+def _validation_set(path: Path | None, reporter: Reporter) -> ImageSource | None:
     """The images of ``--val``, at least one of which is readable."""
     if path is None:
         return None
-    source = open_source(path)
+    source = open_source(path, reporter=reporter)
     check_readable(source)
     return source
 

@@ -130,3 +130,56 @@ def test_find_label_prefers_the_exact_spelling():
     assert find_label(" b ", 2, ["b", "B"]) == 0
     with pytest.raises(ConfigError, match=r"--label 2: .*0 to 1"):
         find_label("2", 2, ["b", "B"])
+
+
+# --- names that are numbers -------------------------------------------------------------------------
+
+# As a folder lists them: in the order of text.
+FOLDERS = sorted(map(str, range(12)))
+
+
+def test_a_number_is_the_class_of_that_name():
+    assert FOLDERS.index("10") == 2
+    for name in FOLDERS:
+        assert FOLDERS[find_label(name, 12, FOLDERS)] == name
+        assert find_label(f"index:{name}", 12, FOLDERS) == int(name)
+    assert [FOLDERS[i] for i in labels("8-11,2", 5, 12, FOLDERS)] == ["8", "9", "10", "11", "2"]
+    assert labels("index:8-11,index:2", 5, 12, FOLDERS) == [8, 9, 10, 11, 2]
+    assert find_label("index:3", 6, NAMES) == 3
+    assert find_label("index:3", 2, ["index:3", "b"]) == 0  # a name like any other
+
+
+def test_a_file_of_labels_has_names_that_are_numbers(tmp_path):
+    (tmp_path / "labels.txt").write_text("10\n8\nindex:10\n")
+    found = labels(f"@{tmp_path / 'labels.txt'}", 3, 12, FOLDERS)
+    assert [FOLDERS[i] for i in found] == ["10", "8", "8"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "names", "hint"),
+    [
+        ("0", ["1", "2", "3"], "index:0"),
+        ("1", ["01", "02"], "index:1"),
+        ("2", ["7", "cat", "dog"], "dog, write index:2"),
+        ("7-9", ["7", "9", "cat"], "8"),
+        ("0-2", ["1", "2", "3"], "index:0"),
+        ("5", ["1", "2", "3"], "none"),
+        ("9" * 5000, ["1", "2", "3"], "none"),
+        ("1-" + "9" * 5000, ["1", "2", "3"], "none"),
+        ("index:3", ["1", "2", "3"], "0 to 2"),
+        ("index:2-0", ["1", "2", "3"], "index:0-2"),
+        ("Cat", ["cat", "CAT", "dog"], "index:1"),
+    ],
+)
+def test_a_number_that_could_mean_two_classes_is_an_error(spec, names, hint):
+    with pytest.raises(ConfigError, match=r"^--labels ") as caught:
+        labels(spec, 1, len(names), names)
+    assert hint in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_names_of_indices_are_the_indices():
+    names = [str(i) for i in range(12)]
+    assert labels("10,2-4", 4, 12, names) == [10, 2, 3, 4]
+    with pytest.raises(ConfigError, match=r"--labels 12: .*0 to 11"):
+        labels("12", 1, 12, names)

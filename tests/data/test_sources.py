@@ -3,6 +3,9 @@
 import os
 import pickle
 import shutil
+import tracemalloc
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +15,18 @@ from tiny_models import NAMES, make_model
 
 from maskgit_cli.config.stages import SampleConfig
 from maskgit_cli.data import loading
+from maskgit_cli.data.classes import find_label
 from maskgit_cli.data.images import read_image
-from maskgit_cli.data.sources import ImageSource, Origin, csv_list, open_source, registry, source_digest
+from maskgit_cli.data.sources import (
+    ImageSource,
+    Origin,
+    base,
+    folder,
+    labels,
+    open_source,
+    registry,
+    source_digest,
+)
 from maskgit_cli.data.sources.base import SourceKind
 from maskgit_cli.errors import ArtifactError, InputError
 from maskgit_cli.formats.tokens import open_tokens
@@ -23,6 +36,24 @@ from maskgit_cli.reports.inspecting import describe
 from maskgit_cli.sampling.images import sample
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+class Recorder:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.warnings, self.infos, self.counts = [], [], []
+
+    @contextmanager
+    def task(self, description, total, done=0, unit="images"):
+        task = SimpleNamespace(advance=lambda n=1, **_: self.counts.append(n))
+        yield task
+
+    def info(self, text):
+        self.infos.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 def save(path, color=RED, size=(4, 4), **options):
@@ -75,6 +106,52 @@ def test_splits_are_not_classes(tmp_path):
     save(tmp_path / "val/cat/x.png")
     with pytest.raises(InputError, match="train, val.*" + str(tmp_path / "train")):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "first"),
+    [
+        (["test", "train", "val"], "train"),
+        (["Test", "Validation"], "Validation"),
+        (["test2017", "val2017", "train2017"], "train2017"),
+        (["train"], "train"),
+    ],
+)
+def test_of_splits_train_is_suggested_first(tmp_path, folders, first):
+    """Also if their images have no classes: `train` and `val` are none."""
+    for name in folders:
+        save(tmp_path / name / "x.png")
+    with pytest.raises(InputError, match=f"splits, not classes; give {tmp_path / first} instead"):
+        open_source(tmp_path)
+    assert open_source(tmp_path / first).class_names == []
+    save(tmp_path / "cat" / "x.png")
+    assert "cat" in open_source(tmp_path).class_names
+
+
+def test_a_listing_shows_its_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "LISTING_SHOWN_AFTER", 0)
+    monkeypatch.setattr(folder, "COUNTED", 2)
+    for name in ("a/1.png", "a/2.png", "a/3.txt", "b/4.png", "b/c/5.png"):
+        save(tmp_path / name, format="PNG")
+    reporter = Recorder()
+    assert len(open_source(tmp_path, reporter=reporter)) == 4
+    assert len(reporter.infos) == 1
+    assert str(tmp_path) in reporter.infos[0]
+    assert sum(reporter.counts) == 5 + 3  # with the folders
+    assert len(reporter.counts) > 2
+
+
+def test_a_listing_holds_names_only(tmp_path):
+    """A million names are 100 MB; as paths they were 300."""
+    for i in range(1000):
+        (tmp_path / f"{i:08d}.png").touch()
+    open_source(tmp_path)
+    tracemalloc.start()
+    source = open_source(tmp_path)
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(source) == 1000
+    assert used < 130 * 1000
 
 
 def test_sample_directories_are_not_classes(tmp_path):
@@ -132,13 +209,61 @@ def test_csv_with_class_indices(tmp_path):
     assert str(source.paths[2]) == source.location(2) == "/b.png"
 
 
+@pytest.mark.parametrize("file", ["path", "File", "IMAGE", "filename"])
+@pytest.mark.parametrize("label", ["Label", "class"])
+def test_a_header_is_never_an_image(tmp_path, file, label):
+    text = f"id,{label},{file}\n1,dog,a.png\n2,cat,b.png\n3,,c.png\n"
+    (tmp_path / "list.csv").write_text(text)
+    source = open_source(tmp_path / "list.csv")
+    assert source.names == ["a.png", "b.png", "c.png"]
+    assert [source.class_names[i] if i >= 0 else "" for i in source.labels] == ["dog", "cat", ""]
+
+
+@pytest.mark.parametrize(
+    "text", ["a.png\nb.png\n", "filename\na.png\nb.png\n", "path,label\na.png\nb.png,\n"]
+)
+def test_labels_may_be_missing(tmp_path, text):
+    (tmp_path / "list.csv").write_text(text)
+    source = open_source(tmp_path / "list.csv")
+    assert source.names == ["a.png", "b.png"]
+    assert source.labels.tolist() == [-1, -1]
+    assert source.class_names == []
+
+
+def test_a_class_of_a_csv_has_the_name_it_is_given(tmp_path):
+    """Whether all labels are numbers or only some, each image is of the class that its label names."""
+    for cells in (["10", "2", "8"], ["10", "2", "cat"], ["01", "10", "02"]):
+        (tmp_path / "list.csv").write_text("".join(f"{i}.png,{cell}\n" for i, cell in enumerate(cells)))
+        source = open_source(tmp_path / "list.csv")
+        for label, cell in zip(source.labels, cells, strict=True):
+            assert source.class_names[label] in (cell, cell.lstrip("0"))
+            if cell in source.class_names:
+                assert find_label(cell, len(source.class_names), source.class_names) == label
+
+
+def test_a_csv_that_names_no_column_of_labels_warns(tmp_path):
+    (tmp_path / "list.csv").write_text("path,category\na.png,cat\n")
+    reporter = Recorder()
+    assert open_source(tmp_path / "list.csv", reporter=reporter).class_names == []
+    assert len(reporter.warnings) == 1
+    assert "label or class" in reporter.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (b"", "no image"),
-        (b"a.png\n", "line 1"),
+        (b",cat\n", "line 1"),
+        (b"path,label\n\n,cat\n", "line 3"),
+        (b"path,label\n", "no image"),
+        (b"img,category\na.png,cat\nb.png,dog\n", "line 1 .*path, file, image, filename"),
+        (b"id,class\na.png,cat\n", "line 1 has no column path or file or image"),
+        (b"file,path\na.png,b.png\n", "line 1 has the columns file and path"),
+        (b"path,label,class\na.png,1,cat\n", "line 1 has the columns label and class"),
+        (b"path,label\na.png,cats, and dogs\n", "line 2 has 3 cells for 2 columns"),
+        (b"a.png,1\nb.png,01\n", "labels 01 and 1 are"),
         (b"a.png,-2\n", "label -2"),
-        (b"a.png,20231122\n", f"label 20231122 .*{csv_list.MAX_LABEL}"),
+        (b"a.png,20231122\n", f"label 20231122 .*{labels.MAX_LABEL}"),
         (b"a.png,1\n\nb\0.png,1\n", "line 3"),
         (b'"a.png,1\nb.png,1\n', "not a readable CSV"),
         (b"\xff\xfe\x00,1\n", "not a readable CSV"),
@@ -194,13 +319,27 @@ def made(tmp_path_factory):
     listed = sorted((root / "folder").rglob("*.png"))
     lines = [f"folder/{path.parent.name}/{path.name},{path.parent.name}\n" for path in reversed(listed)]
     (root / "list.csv").write_text("".join(lines))
+    shutil.make_archive(root / "x", "zip", root / "folder")
+    shutil.make_archive(root / "x", "tar", root / "folder")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3), np.uint8)
     np.savez(root / "stored.npz", pixels)
     np.savez_compressed(root / "compressed.npz", pixels)
     return root
 
 
-@pytest.fixture(params=["png", "tokens", "folder", "list.csv", "stored.npz", "compressed.npz", "file.h5"])
+@pytest.fixture(
+    params=[
+        "png",
+        "tokens",
+        "folder",
+        "list.csv",
+        "x.zip",
+        "x.tar",
+        "stored.npz",
+        "compressed.npz",
+        "file.h5",
+    ]
+)
 def source(request, made):
     tokenizer = made / "model" if request.param in ("tokens", "file.h5") else None
     return open_source(made / request.param, tokenizer)

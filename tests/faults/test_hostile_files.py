@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from published import DATA
 
-from faults import gadgets, hostile_images, hostile_tokens
+from faults import gadgets, hostile_archives, hostile_images, hostile_tokens
 from faults.child import PLAIN, Call
 from faults.hostile_records import HOSTILE
 from faults.processes import Outcome, finish
@@ -144,3 +144,39 @@ def test_a_hostile_image_alone(name, copy, request):
     ):
         findings += refusal(f"{line}: {name}", call(line, work, limit(request)), (name, "hostile"))
     judge(request, findings, 4)
+
+
+# --- archives ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", hostile_archives.REFUSED)
+def test_a_hostile_archive(name, copy, request):
+    work = copy()
+    (work / "archives").mkdir()
+    hostile_archives.REFUSED[name](work / "archives" / name)
+    line = f"tokenize archives/{name} new.h5 --tokenizer tokenizer --workers 0"
+    judge(request, refusal(f"{line}: {name}", call(line, work, limit(request)), (name,)))
+    assert sorted(path.name for path in (work / "archives").iterdir()) == [name]
+
+
+@pytest.mark.parametrize("name", ["mixed.tar", "mixed.zip"])
+def test_what_is_no_image_in_an_archive_is_skipped(name, copy):
+    """Nothing is extracted, inside or outside the folder."""
+    work = copy()
+    hostile_archives.make_mixed(work)
+    before = sorted(work.parent.rglob("*.png"))
+    done = call(f"tokenize {name} new.h5 --tokenizer tokenizer --workers 0 --json", work, 30.0)
+    assert done.status == 0, done
+    facts = json.loads(done.stdout)
+    assert facts["images"] == 1
+    assert len(facts["skipped"]) == 6
+    assert "\x1b" not in done.stderr
+    assert sorted(work.parent.rglob("*.png")) == before
+
+
+def test_an_archive_of_many_members(copy, request):
+    work = copy()
+    hostile_archives.make_many(work / "many.zip", 100_000)
+    done = call("info many.zip --json", work, limit(request))
+    assert done.status == 0, done
+    assert json.loads(done.stdout)["images"] == 100_000

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from maskgit_cli.formats.atomic import unicode_text
+from maskgit_cli.runtime.progress import SILENT, Reporter, Task
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
 # Threads that decode images, and how many images each may be ahead of their use.
 READERS = min(8, os.cpu_count() or 1)
 AHEAD = 16
+ENDINGS = "png apng jpg jpeg jpe jfif webp bmp dib gif tif tiff ppm pgm pbm pnm jp2 j2k jpx tga ico avif"
+EXTENSIONS = frozenset("." + ending for ending in ENDINGS.split())
+# Seconds after which a listing shows its progress.
+LISTING_SHOWN_AFTER = 0.5
+# Names whose digest is computed at a time.
+CHUNK_NAMES = 2**16
 
 
 class Origin(NamedTuple):
@@ -119,42 +128,60 @@ class ImageSource(ABC):
 class ImageFiles(ImageSource):
     """Images in files of their own.
 
-    Attributes:
-        paths: the N files.
+    A path takes six times as much memory as a name, so paths are made when they are needed.
+
+    Args:
+        origin: provenance of the images.
+        root: the folder that the names are relative to.
+        names: of the N images, also the paths of their files.
+        labels: class indices int32 (N,).
+        class_names: name of each class.
     """
 
     def __init__(
         self,
         origin: Origin,
-        paths: list[Path],
+        root: Path,
         names: list[str],
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         super().__init__(origin, names, labels, class_names)
-        self.paths = paths
+        self.root = root
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / self.names[index]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The N files."""
+        return [self.path(index) for index in range(len(self))]
 
     def open(self, index: int, side: int | None = None) -> Tensor:
         """See :meth:`ImageSource.open`."""
         from maskgit_cli.data.images import read_image
 
-        return read_image(self.paths[index], side)
+        return read_image(self.path(index), side)
 
     def location(self, index: int) -> str:
         """The path of the file."""
-        return str(self.paths[index])
+        return str(self.path(index))
 
 
-class Decoding(NamedTuple):
-    """How sources that hold tokens become images.
+class Opening(NamedTuple):
+    """How a source is opened.
 
     Attributes:
-        tokenizer: tokenizer, run or model directory; None finds the one with the recorded digest.
+        tokenizer: decodes the tokens of a source that holds tokens: a tokenizer, run or model directory; None
+            finds the one with the recorded digest.
         device: where the tokenizer decodes.
+        reporter: receives the progress of a long listing, and warnings.
     """
 
     tokenizer: Path | None
     device: torch.device | str
+    reporter: Reporter = SILENT
 
 
 class SourceKind(NamedTuple):
@@ -168,7 +195,33 @@ class SourceKind(NamedTuple):
 
     title: str
     recognizes: Callable[[Path], bool]
-    open: Callable[[Path, Decoding], ImageSource]
+    open: Callable[[Path, Opening], ImageSource]
+
+
+@contextmanager
+def listing(path: Path, reporter: Reporter) -> Iterator[Callable[[int], None]]:
+    """Yield a function that counts files as they are found; a listing that takes long shows the count."""
+    started = time.monotonic()
+    count = 0
+    task: Task | None = None
+    with ExitStack() as shown:
+
+        def found(n: int) -> None:
+            nonlocal count, task
+            count += n
+            if task is not None:
+                task.advance(n)
+            elif time.monotonic() - started >= LISTING_SHOWN_AFTER:
+                reporter.info(f"listing the images of {path}")
+                task = shown.enter_context(reporter.task("list", 0, unit="files"))
+                task.advance(count)
+
+        yield found
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is named like an image."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def source_digest(source: ImageSource) -> str:
@@ -178,5 +231,11 @@ def source_digest(source: ImageSource) -> str:
     """
     if source.origin.sha256 is not None:
         return source.origin.sha256
-    listing = {"names": source.names, "labels": source.labels.tolist(), "class_names": source.class_names}
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    # The JSON of {"names": [...], "labels": [...], "class_names": [...]}, a part at a time.
+    digest = hashlib.sha256(b'{"names": [')
+    for first in range(0, len(source), CHUNK_NAMES):
+        part = json.dumps(source.names[first : first + CHUNK_NAMES])[1:-1]
+        digest.update((", " if first else "").encode() + part.encode())
+    rest = {"labels": source.labels.tolist(), "class_names": source.class_names}
+    digest.update(b"], " + json.dumps(rest)[1:].encode())
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskgit_cli.data.sources.base import Decoding, ImageSource, Origin, SourceKind
+from maskgit_cli.data.sources.base import ImageSource, Opening, Origin, SourceKind
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, npz_reason, open_array
@@ -93,7 +93,7 @@ def is_npz(path: Path) -> bool:
     return path.suffix.lower() == ".npz" and path.is_file()
 
 
-def open_npz(path: Path, _: Decoding) -> NpzImages:
+def open_npz(path: Path, _: Opening) -> NpzImages:
     """Open the images of an ``.npz``; see :class:`NpzImages`."""
     return NpzImages(path)
 

@@ -5,24 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskgit_cli.data.sources import csv_list, folder, npz, samples, tokens
-from maskgit_cli.data.sources.base import Decoding, ImageSource, SourceKind
+from maskgit_cli.data.sources import csv_list, folder, npz, samples, tar_shards, tokens, zip_file
+from maskgit_cli.data.sources.base import ImageSource, Opening, SourceKind
 from maskgit_cli.errors import InputError
+from maskgit_cli.runtime.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     import torch
 
-# In this order: a sample directory is a folder, too.
-SOURCES: tuple[SourceKind, ...] = (samples.SOURCE, folder.SOURCE, csv_list.SOURCE, npz.SOURCE, tokens.SOURCE)
+# In this order: sample directories and folders of shards are folders, too.
+SOURCES: tuple[SourceKind, ...] = (
+    samples.SOURCE,
+    tar_shards.SOURCE,
+    folder.SOURCE,
+    csv_list.SOURCE,
+    zip_file.SOURCE,
+    npz.SOURCE,
+    tokens.SOURCE,
+)
 
 
-def open_source(path: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> ImageSource:
+def open_source(
+    path: Path,
+    tokenizer: Path | None = None,
+    device: torch.device | str = "cpu",
+    reporter: Reporter = SILENT,
+) -> ImageSource:
     """Open the images at a path with the first entry of :data:`SOURCES` that recognizes it.
 
     Args:
-        path: a folder of images, a CSV, a sample directory, a token file, an ``.npz`` with ``arr_0``, ...
+        path: a folder of images, a CSV, a ``.zip``, ``.tar`` shards, a sample directory, a token file, ...
         tokenizer: decodes tokens; None finds the one with the digest recorded in the file.
         device: where tokens are decoded.
+        reporter: receives the progress of a long listing, and warnings.
 
     Raises:
         InputError: the path does not exist, is not an image source, or holds no image.
@@ -30,7 +45,7 @@ def open_source(path: Path, tokenizer: Path | None = None, device: torch.device 
     """
     for kind in SOURCES:
         if kind.recognizes(path):
-            return kind.open(path, Decoding(tokenizer, device))
+            return kind.open(path, Opening(tokenizer, device, reporter))
     if not path.exists():
         raise InputError(f"{path}: no such folder or file")
     raise InputError(f"{path}: not an image source; expected {', '.join(k.title for k in SOURCES)}")

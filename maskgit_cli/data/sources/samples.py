@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskgit_cli.data.sources.base import Decoding, ImageFiles, ImageSource, Origin, SourceKind
+from maskgit_cli.data.sources.base import ImageFiles, ImageSource, Opening, Origin, SourceKind
 from maskgit_cli.data.sources.tokens import TokenImages
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.samples import IMAGES, SETTINGS_FILE, check_pixels, open_samples
@@ -28,6 +28,10 @@ class SampledImages(ImageFiles):
         super().__init__(*arguments)
         self.digests = digests
 
+    def path(self, index: int) -> Path:
+        """The file of an image, which is named by its number."""
+        return self.root / f"{_number(self.names[index])}.png"
+
     def open(self, index: int, side: int | None = None) -> Tensor:
         """See :meth:`ImageSource.open`; always whole, as a PNG cannot be shrunk while it is decoded.
 
@@ -35,8 +39,13 @@ class SampledImages(ImageFiles):
             ArtifactError: its pixels are not those that were sampled.
         """
         image = super().open(index)
-        check_pixels(image.numpy(), self.digests[index], self.paths[index])
+        check_pixels(image.numpy(), self.digests[index], self.path(index))
         return image
+
+
+def _number(name: str) -> str:
+    """The number of the image that a row of tokens belongs to."""
+    return name.split(" ")[0]
 
 
 def is_sample_directory(path: Path) -> bool:
@@ -44,7 +53,7 @@ def is_sample_directory(path: Path) -> bool:
     return (path / SETTINGS_FILE).is_file()
 
 
-def open_sample_directory(path: Path, decoding: Decoding) -> ImageSource:
+def open_sample_directory(path: Path, opening: Opening) -> ImageSource:
     """Open a finished sample directory.
 
     Raises:
@@ -53,12 +62,12 @@ def open_sample_directory(path: Path, decoding: Decoding) -> ImageSource:
     _, record, tokens = open_samples(path)
     origin = Origin(path, "samples", tokens.sha256, tokens.meta.tokenizer_sha256, record["settings"])
     if not (path / IMAGES).is_dir():
-        return TokenImages(tokens, decoding, origin)
+        return TokenImages(tokens, opening, origin)
     # The name of a row of tokens begins with the image's number. An image that was inpainted in several
     # windows has a row for each; the first one's name and label are the image's.
     first: dict[str, int] = {}
     for row, name in enumerate(tokens.names):
-        first.setdefault(name.split(" ")[0], row)
+        first.setdefault(_number(name), row)
     found, expected = len(list((path / IMAGES).glob("*.png"))), record.get("images")
     if not found == expected == len(first):
         raise ArtifactError(f"{path} has {found} images, not {expected}; sample again with --overwrite")
@@ -68,7 +77,7 @@ def open_sample_directory(path: Path, decoding: Decoding) -> ImageSource:
     return SampledImages(
         np.array(tokens.pixels_sha256[rows]),
         origin,
-        [path / IMAGES / f"{number}.png" for number in first],
+        path / IMAGES,
         [tokens.names[row] for row in rows],
         tokens.labels[rows],
         tokens.meta.class_names,

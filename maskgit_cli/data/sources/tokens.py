@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskgit_cli.data.sources.base import Decoding, ImageSource, Origin, SourceKind
+from maskgit_cli.data.sources.base import ImageSource, Opening, Origin, SourceKind
 from maskgit_cli.formats.token_index import is_token_file
 from maskgit_cli.formats.tokens import TokenFile, check_tokenizer, open_tokens, partial_path
 
@@ -21,7 +21,7 @@ class TokenImages(ImageSource):
 
     Args:
         tokens: the file.
-        decoding: the tokenizer, and where it runs.
+        opening: the tokenizer, and where it runs.
         origin: of the images; None is the file.
 
     Raises:
@@ -31,13 +31,13 @@ class TokenImages(ImageSource):
 
     decoded = True
 
-    def __init__(self, tokens: TokenFile, decoding: Decoding, origin: Origin | None = None) -> None:
+    def __init__(self, tokens: TokenFile, opening: Opening, origin: Origin | None = None) -> None:
         from maskgit_cli.formats.models import find_tokenizer
         from maskgit_cli.networks.loading import load_tokenizer
 
         nearby = [tokens.path.parent / "tokenizer"]
         wanted = tokens.meta.tokenizer_sha256
-        self.tokenizer = load_tokenizer(find_tokenizer(wanted, decoding.tokenizer, nearby), decoding.device)
+        self.tokenizer = load_tokenizer(find_tokenizer(wanted, opening.tokenizer, nearby), opening.device)
         check_tokenizer(tokens.meta, self.tokenizer.sha256)
         origin = origin or Origin(tokens.path, "tokens", tokens.sha256, wanted)
         super().__init__(origin, tokens.names, tokens.labels, tokens.meta.class_names)
@@ -67,14 +67,14 @@ def names_token_file(path: Path) -> bool:
     return partial_path(path).exists() or (path.is_file() and path.suffix == ".h5") or is_token_file(path)
 
 
-def open_token_images(path: Path, decoding: Decoding) -> TokenImages:
+def open_token_images(path: Path, opening: Opening) -> TokenImages:
     """Open a finished token file.
 
     Raises:
         InputError: the tokenizer cannot be found.
         ArtifactError: the file is unfinished or damaged, or the tokenizer does not match.
     """
-    return TokenImages(open_tokens(path), decoding)
+    return TokenImages(open_tokens(path), opening)
 
 
 SOURCE = SourceKind("a token file", names_token_file, open_token_images)
