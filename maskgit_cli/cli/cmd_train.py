@@ -9,6 +9,7 @@ import rich_click as click
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.recipes import RECIPES
+from maskgit_cli.config.sizes import TRANSFORMER_NOTE, transformer_table
 from maskgit_cli.config.stages import TrainConfig
 
 EXAMPLES = """
@@ -19,7 +20,12 @@ maskgit --procs 8 train tokens.h5
 """
 
 
-@options.command("train", examples=EXAMPLES, parallel=True)
+@options.command(
+    "train",
+    examples=EXAMPLES,
+    parallel=True,
+    appendix=lambda: options.sizes(transformer_table(), TRANSFORMER_NOTE),
+)
 @options.path_argument("tokens", "Token file, from `maskgit tokenize`.", metavar="TOKENS.h5")
 @options.path("--out", "Run directory.", unset="runs/TOKENS-SIZE-RES")
 @options.plain_option(
@@ -47,7 +53,7 @@ def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Train a transformer on a token file.
 
     Writes a run directory. The defaults shown are those of the recipe `paper`. Run the same command again
-    to resume an interrupted training.
+    to resume an interrupted training, or with more --steps to extend it.
     """
     changes = options.explicit(TrainConfig, values)
     options.given(TrainConfig, changes)  # a value out of range is reported before torch is imported

@@ -6,16 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from maskgit_cli.cli import console, options
+from maskgit_cli.config.sizes import TOKENIZER_NOTE, tokenizer_table
 from maskgit_cli.config.stages import VQGANTrainConfig
+
+EXAMPLES = """
+maskgit train-vqgan photos/ --out tokenizers/photos --steps 20000
+maskgit train-vqgan photos/ --init-from builtin --val held-out/
+"""
 
 
 @options.command(
     "train-vqgan",
-    examples="maskgit train-vqgan photos/ --out tokenizers/photos --steps 20000",
+    examples=EXAMPLES,
     parallel=True,
+    appendix=lambda: options.sizes(tokenizer_table(), TOKENIZER_NOTE),
 )
 @options.path_argument("images", "Folder of images, .zip, .tar shards, or CSV of paths.")
 @options.path("--out", "Tokenizer directory.", unset="tokenizers/IMAGES")
+@options.path("--init-from", "Tokenizer to fine-tune: a directory, `builtin`, or a name under models/.")
 @options.path("--val", "Images on which PSNR and codebook usage are computed at every checkpoint.")
 @options.settings_of(VQGANTrainConfig)
 @options.workers(2)
@@ -26,7 +34,8 @@ from maskgit_cli.config.stages import VQGANTrainConfig
 def command(images: Path, out: Path | None, as_json: bool, quiet: bool, **values: Any) -> None:
     """Train a tokenizer on images.
 
-    Writes a tokenizer directory. Run the same command again to resume an interrupted training.
+    Writes a tokenizer directory. Run the same command again to resume an interrupted training, or with more
+    --steps to extend it.
     """
     config = options.given(VQGANTrainConfig, values)
     shared = options.without(values, VQGANTrainConfig)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import rich_click as click
@@ -49,17 +51,45 @@ class Context(click.RichContext):
         return super().make_formatter(error_mode)
 
 
+# Key of a context's ``meta`` with the value of --threads.
+THREADS = "maskgit.threads"
+
+
+@contextlib.contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """PyTorch computes with so many CPU threads in the ``with`` block; None leaves it as it is."""
+    if count is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Documented(click.RichCommand):
     """A command whose help ends in examples.
 
     Args:
         examples: calls, one per line.
+        appendix: function that returns further lines, which are shown before the examples as they are.
     """
 
     context_class = Context
 
-    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        examples: str = "",
+        appendix: Callable[[], Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.appendix = appendix
         self.examples = [line.strip() for line in examples.strip().splitlines()]
 
     def get_help(self, ctx: click.Context) -> str:
@@ -67,10 +97,11 @@ class Documented(click.RichCommand):
         return "\n".join(line.rstrip() for line in super().get_help(ctx).splitlines())
 
     def format_epilog(self, ctx: click.Context, formatter: Any) -> None:
-        """Write the examples on lines of their own, never wrapped, so that they can be copied."""
+        """Write appendix and examples on lines of their own, never wrapped, so that they can be copied."""
         from rich.text import Text
 
-        lines = ["Example:" if len(self.examples) == 1 else "Examples:", *(f"  {e}" for e in self.examples)]
+        lines = [*self.appendix(), ""] if self.appendix else []
+        lines += ["Example:" if len(self.examples) == 1 else "Examples:", *(f"  {e}" for e in self.examples)]
         formatter.write(Text("\n".join(lines)), no_wrap=True, overflow="ignore", crop=False)
 
 
@@ -96,7 +127,8 @@ class Command(Documented):
             from maskgit_cli.cli.launch import leave_other_processes
 
             leave_other_processes()
-        return super().invoke(ctx)
+        with limited_threads(ctx.meta.get(THREADS)):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the panels in the order of :data:`PANELS`."""

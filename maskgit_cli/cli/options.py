@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +14,16 @@ from click import get_current_context
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from maskgit_cli.cli.command import Command
-from maskgit_cli.config.base import Settings, field_types, option, shown
+from maskgit_cli.cli.command import THREADS, Command
+from maskgit_cli.config.base import Settings, field_types, option, require, shown
+from maskgit_cli.config.sizes import aligned
 from maskgit_cli.config.stages import DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=Settings)
 
 RUN, OUTPUT = "Device and speed", "Output"
+MOST_THREADS = 1024  # of a process
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 # Characters of choices that the help page shows as [a|b|c]; more are part of the help text, where they wrap.
 _LONGEST_CHOICES = 20
@@ -109,9 +112,23 @@ class Interval(click.ParamType):
             self.fail(f"{value!r} is not LOW:HIGH, two numbers between 0 and 1.", param, ctx)
 
 
-def command(name: str, *, examples: str, parallel: bool = False) -> Callable[[Callable[..., Any]], Command]:
+def command(
+    name: str,
+    *,
+    examples: str,
+    parallel: bool = False,
+    appendix: Callable[[], Sequence[str]] | None = None,
+) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command of ``maskgit``; see :class:`~maskgit_cli.cli.command.Command`."""
-    return click.command(name, cls=Command, examples=examples, parallel=parallel)
+    return click.command(name, cls=Command, examples=examples, parallel=parallel, appendix=appendix)
+
+
+def sizes(table: Sequence[Sequence[str]], note: str) -> list[str]:
+    """The appendix of a help page with a table of named sizes."""
+    return [
+        "Sizes:",
+        *(f"  {line}" for line in [*aligned(table), *textwrap.wrap(note, 76, break_on_hyphens=False)]),
+    ]
 
 
 def _shown(default: Any) -> str:
@@ -141,10 +158,25 @@ def plain_option(
 
 
 def device(f: F) -> F:
-    """``--device``."""
+    """``--device``, and with it ``--threads``, which applies to whatever computes."""
     text = "Device: auto, cpu, cuda, cuda:N or mps."
     kind = Suggested(("auto", "cpu", "cuda", "mps"))
+    f = threads(f)
     return plain_option("--device", type=kind, default="auto", metavar="NAME", help=text, panel=RUN)(f)
+
+
+def threads(f: F) -> F:
+    """``--threads``, which :class:`~maskgit_cli.cli.command.Command` applies."""
+
+    def keep(context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
+        if value is not None:
+            require(1 <= value <= MOST_THREADS, "threads", value, f"between 1 and {MOST_THREADS:,}")
+        context.meta[THREADS] = value
+
+    return plain_option(
+        "--threads", type=int, metavar="N", expose_value=False, callback=keep, panel=RUN,
+        help="CPU threads per process.", unset="all cores, shared by --procs",
+    )(f)  # fmt: skip
 
 
 def dtype(f: F) -> F:

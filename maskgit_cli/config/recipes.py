@@ -1,12 +1,14 @@
 """Recipes: named settings of ``train``.
 
 A recipe is a function from the number of training images to a :class:`TrainConfig`; most do not depend on
-it. To add one, write its function here and add it to :data:`RECIPES`.
+it. Its other arguments are a batch size and a number of steps that were given, if they were, for recipes
+whose settings follow from them. To add one, write its function here and add it to :data:`RECIPES`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,12 +16,12 @@ from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import TrainConfig
 
 
-def paper(images: int) -> TrainConfig:
+def paper(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
     """The paper's recipe (arXiv 2310.14400, section 4): the defaults."""
     return TrainConfig()
 
 
-def halton(images: int) -> TrainConfig:
+def halton(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
     """Halton-MaskGIT (arXiv 2503.17076), with the numbers of its repository.
 
     The loss is MaskGIT's, on masked positions; the repository's own code has it at every position, which is
@@ -43,7 +45,7 @@ def halton(images: int) -> TrainConfig:
     )
 
 
-def google(images: int) -> TrainConfig:
+def google(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
     """Google's MaskGIT (arXiv 2202.04200, section 4.1), with the numbers of its JAX release."""
     return TrainConfig(
         network="google",
@@ -62,7 +64,7 @@ def google(images: int) -> TrainConfig:
     )
 
 
-def small(images: int) -> TrainConfig:
+def small(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
     """Small data on a small machine: an hour or less on two CPU cores at 64 px.
 
     The base is the training of the built-in model (docs/builtin.md): size small, batch 32, a learning rate
@@ -73,8 +75,8 @@ def small(images: int) -> TrainConfig:
     seen = min(250_000, 1000 * max(1, images))
     # Powers of two, so that two processes can share a batch. A batch larger than the data set would repeat
     # images within a step.
-    batch = next((size for size in (32, 16, 8) if size <= images), 8)
-    steps = seen // batch
+    batch = batch_size or next((size for size in (32, 16, 8) if size <= images), 8)
+    steps = steps or max(1, seen // batch)
     return TrainConfig(
         network="maskgit",
         size="small",
@@ -84,8 +86,8 @@ def small(images: int) -> TrainConfig:
         lr_floor=0.05,
         # 2 percent of the steps: 156 in an hour's run. The 2,500 steps of the paper would be a third of it.
         warmup=steps // 50,
-        # The EMA averages about 1/(1 - ema) steps. An eighth of the run gives 0.999 for an hour's run; with
-        # 0.9999 the EMA weights would still contain the initialization at the end.
+        # The EMA averages about 1/(1 - ema) steps, with a half-life of 0.69 times that. An eighth of the run
+        # gives 0.999 for an hour's run; with 0.9999 the EMA's own warmup would decide.
         ema=round(1 - 8 / max(steps, 80), 6),
         dropout=0.0,
         label_smoothing=0.0,
@@ -96,12 +98,21 @@ def small(images: int) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[int], TrainConfig]] = {
+RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "paper": paper,
     "halton": halton,
     "google": google,
     "small": small,
 }
+
+
+# Settings that a recipe derives from the number of steps. They keep their values when a run is extended.
+FROM_STEPS: dict[str, tuple[str, ...]] = {"small": ("warmup", "ema")}
+
+
+def derived_settings(name: str, changes: Mapping[str, Any]) -> list[str]:
+    """The settings that a recipe derives from the number of steps, without explicit ones."""
+    return [key for key in FROM_STEPS.get(name, ()) if key not in changes]
 
 
 def resolve_recipe(
@@ -119,7 +130,11 @@ def resolve_recipe(
         ConfigError: there is no such recipe, or a setting is out of range.
     """
     require(name in RECIPES, "recipe", name, "one of " + ", ".join(RECIPES))
-    config = RECIPES[name](images)
+    given = dataclasses.replace(RECIPES[name](images), **changes)
+    steps = given.steps if "steps" in changes else None
+    if steps is None and "epochs" in changes and given.batch_size:
+        steps = math.ceil(given.epochs * images / given.batch_size)
+    config = RECIPES[name](images, given.batch_size if "batch_size" in changes else None, steps)
     if from_model:
         config = dataclasses.replace(config, network=None, size=None)
     if "epochs" in changes:  # an explicit number of epochs replaces a recipe's number of steps

@@ -148,6 +148,13 @@ class TrainConfig(Settings):
         help="Final LR of the cosine decay as a fraction of the peak LR; 1 = constant.",
         panel="Optimizer",
     )
+    decay_steps: int | None = setting(
+        None,
+        at_least(1, LARGEST_COUNT),
+        help="Steps of the cosine decay; afterwards the LR stays at its final value.",
+        unset="the number of steps",
+        panel="Optimizer",
+    )
     clip: float = setting(1.0, above(0), help="Gradient-clipping threshold (max norm).", panel="Optimizer")
     dropout: float = setting(0.1, below_one(), help="Dropout probability.", panel="Model")
     drop_label: float | None = setting(
@@ -196,8 +203,12 @@ class TrainConfig(Settings):
 class VQGANTrainConfig(Settings):
     """Settings of ``train-vqgan`` (arXiv 2012.09841, section 3.1 and its published settings)."""
 
-    size: str = setting(
-        "small", among(*TOKENIZER_SIZES), help="Network size (f16 is the paper's).", panel="Model"
+    size: str | None = setting(
+        None,
+        among(*TOKENIZER_SIZES),
+        help="Network size (f16 is the paper's).",
+        unset="small, or that of --init-from",
+        panel="Model",
     )
     res: int | None = setting(
         None,
@@ -219,6 +230,13 @@ class VQGANTrainConfig(Settings):
         0.1,
         between(0, 1),
         help="Final LR of the cosine decay as a fraction of the peak LR; 1 = constant.",
+        panel="Optimizer",
+    )
+    decay_steps: int | None = setting(
+        None,
+        at_least(1, LARGEST_COUNT),
+        help="Steps of the cosine decay; afterwards the LR stays at its final value.",
+        unset="the number of steps",
         panel="Optimizer",
     )
     codebook_weight: float = setting(1.0, at_least(0), help="Weight of the codebook loss.", panel="Objective")

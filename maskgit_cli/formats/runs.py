@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maskgit_cli.errors import ArtifactError
+from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.formats.atomic import (
     check_format,
     disk_errors,
@@ -158,9 +158,23 @@ def has_weights(path: Path, record: Record) -> bool:
 def is_finished(path: Path, record: Record) -> bool:
     """Whether a training directory has reached the steps in its record; a tokenizer's, its final weights."""
     if record["format"] != RUN_FORMAT:
-        return has_weights(path, record)
+        steps = record.get("settings", {}).get("steps", 0)
+        return has_weights(path, record) and _weights_step(path, record) >= steps
+    return _checkpointed(path) >= record["settings"]["steps"]
+
+
+def _weights_step(path: Path, record: Record) -> int:
+    """Steps of a tokenizer's weights: less than in its settings while its training is being extended."""
+    step = record.get("step", record.get("settings", {}).get("steps", 0))
+    if type(step) is not int:
+        raise ArtifactError(f"{path / CONFIG_FILE} is damaged: its step is {step!r}")
+    return step
+
+
+def _checkpointed(path: Path) -> int:
+    """Step of the newest checkpoint, 0 without one."""
     newest = newest_checkpoint(path)
-    return newest is not None and int(newest.name.removeprefix("step-")) >= record["settings"]["steps"]
+    return int(newest.name.removeprefix("step-")) if newest else 0
 
 
 def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
@@ -175,6 +189,8 @@ def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
         record: what ``config.json`` is to hold.
         what: name of the kind of directory, for messages.
         free: settings that may differ when resuming: how far to train, and what to log.
+
+    Derived settings (see :func:`derived_values`) never differ.
     """
 
     def find(path: Path) -> Found | None:
@@ -185,11 +201,13 @@ def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
         if old.get("format") != record["format"]:
             return None
         check_format(old, path, record["format"], record["version"])
-        return Found(old, is_finished(path, old))
+        same = {key: record["settings"][key] for key in derived_values(old, record)}
+        return Found({**old, "settings": {**old.get("settings", {}), **same}}, is_finished(path, old))
 
     def compared(found: Record) -> Record:
         settings = {key: value for key, value in found.get("settings", {}).items() if key not in free}
-        return {**found, "settings": settings}
+        state = ("derived", "step")
+        return {key: value for key, value in found.items() if key not in state} | {"settings": settings}
 
     def start(path: Path, new: Record) -> None:
         write_json(path / CONFIG_FILE, new)
@@ -197,16 +215,72 @@ def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
     return OutputKind(what, find, compared=compared, start=start, keeps_name=True, out="--out")
 
 
-def prepare_to_resume(path: Path, record: Record) -> None:
-    """Remove what killed processes left in a training directory, and store the settings that have changed."""
-    remove_leftovers_below(path)
-    remove_old_checkpoints(path, record["settings"]["keep"])
+def derived_values(old: Record, new: Record) -> dict[str, Any]:
+    """The derived settings of a training, with the values that they got when it was started.
+
+    ``derived`` of a record names the settings that followed from the number of steps. They keep their values
+    when the training is extended, so that more steps continue what was trained already.
+
+    Args:
+        old: the record of the training.
+        new: the record that is asked for; a setting that is explicit in either of them is not derived.
+    """
+    settings, derived = old.get("settings", {}), new.get("derived", ())
+    both = [key for key in derived if key in old.get("derived", derived)]
+    # Records that are older than a setting: a decay always took all steps.
+    return {key: settings.get(key, settings.get("steps")) for key in both}
+
+
+def prepare_to_resume(path: Path, record: Record) -> Record:
+    """Remove what killed processes left in a training directory, and store the settings that have changed.
+
+    Returns:
+        the record with which the training continues: ``record`` with the earlier derived settings.
+
+    Raises:
+        OutputError: more steps are done than asked for, or a finished tokenizer has no checkpoint to
+            continue from.
+    """
     config = path / CONFIG_FILE
     old = read_json(config, "a training directory")
+    derived = derived_values(old, record)
+    settings = {**record["settings"], **derived}
+    record = {**record, "settings": settings, "derived": [*derived]}
+    weights: dict[str, Any] = {}
     if old["format"] != RUN_FORMAT and has_weights(path, old):
-        return  # a finished tokenizer's record has the digest of its weights, and nothing changes any more
-    if old != record:
-        write_json(config, record)
+        # They are the tokenizer's until those of more steps are there.
+        weights = {key: old[key] for key in (WEIGHTS_DIGEST,) if key in old} | {
+            "step": _weights_step(path, old)
+        }
+    _check_steps(path, settings["steps"], weights.get("step"))
+    remove_leftovers_below(path)
+    remove_old_checkpoints(path, settings["keep"])
+    if weights.get("step") == settings["steps"]:
+        return record  # nothing of a finished tokenizer changes any more
+    if old != {**record, **weights}:
+        write_json(config, {**record, **weights})
+    return record
+
+
+def _check_steps(path: Path, steps: int, weights: int | None) -> None:
+    """Check that a training can continue to so many steps, from its checkpoint.
+
+    Args:
+        path: the training directory.
+        steps: asked for in all.
+        weights: steps of a tokenizer's weights, where it has them.
+    """
+    done = max(_checkpointed(path), weights or 0)
+    if steps < done:
+        raise OutputError(
+            f"--steps {steps}: {path} is already trained for {done:,} steps; give {done} or more, "
+            "another place with --out, or --overwrite"
+        )
+    if weights is not None and steps > weights and not _checkpointed(path):
+        raise OutputError(
+            f"--steps {steps}: {path} has no checkpoint left to continue from; "
+            f"start from its weights with --init-from {path} and another --out"
+        )
 
 
 # --- the log ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskgit_cli.config.networks import VQGANConfig
-from maskgit_cli.networks.vqgan import VQGAN, StraightThroughCodebook
+from maskgit_cli.networks.vqgan import VQGAN, Quantized, StraightThroughCodebook
 
 
 class SphereCodebook(StraightThroughCodebook):
@@ -23,6 +23,10 @@ class SphereCodebook(StraightThroughCodebook):
         with torch.autocast(z.device.type, enabled=False):  # half precision would confuse close vectors
             cosine = flat @ vectors.T  # (B·h·w, K)
         return cosine.argmax(1).view(z.shape[0], *z.shape[2:])  # (B, h, w)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize z (B, D, h, w), normalized as the vectors are, with a straight-through gradient."""
+        return super().forward(F.normalize(z, dim=1))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codebook vectors (B, D, h, w) of length 1 of indices (B, h, w)."""

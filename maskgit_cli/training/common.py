@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
-from maskgit_cli.errors import MaskGITError
+from maskgit_cli.errors import ConfigError, MaskGITError, counted
 from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.claim import Outcome, replaced_path
 from maskgit_cli.formats.runs import (
@@ -29,13 +30,35 @@ from maskgit_cli.runtime.progress import Reporter
 from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
 from maskgit_cli.training.reconstruction import codebook_use
 
+C = TypeVar("C", TrainConfig, VQGANTrainConfig)
+
 # --- the directory ----------------------------------------------------------------------------------
+
+
+class TrainingClaim(NamedTuple):
+    """A training directory that this process may write.
+
+    Attributes:
+        outcome: ``NEW``, ``RESUME``, ``COMPLETE`` or ``REPLACE``. A finished training that is to be extended
+            is ``COMPLETE``, too.
+        record: its record: the one asked for, with the derived settings of the training that is resumed.
+        finished: whether there is nothing to do.
+    """
+
+    outcome: Outcome
+    record: Mapping[str, Any]
+    finished: bool
+
+    def settings(self, config: C) -> C:
+        """The settings of the training, of those that were asked for."""
+        settings = self.record["settings"]
+        return dataclasses.replace(config, **{key: settings[key] for key in self.record["derived"]})
 
 
 @contextmanager
 def claim_training(
     out: Path, record: Mapping[str, Any], overwrite: bool, what: str, free: Set[str], reporter: Reporter
-) -> Iterator[Outcome]:
+) -> Iterator[TrainingClaim]:
     """Claim a training directory for the time of the ``with`` block, by rank 0 for all.
 
     A finished training that is replaced is kept under another name until this one is finished.
@@ -49,18 +72,44 @@ def claim_training(
         reporter: receives warnings, and the name of a training that is replaced.
 
     Yields:
-        What there is to do: ``NEW``, ``RESUME``, ``COMPLETE`` or ``REPLACE``.
+        The claim.
 
     Raises:
-        OutputError: the directory holds something else, or a training with other settings, or is locked.
+        OutputError: the directory holds something else, a training with other settings or of more steps, or
+            is locked.
     """
+
+    def finished() -> bool:
+        return is_finished(out, read_json(out / CONFIG_FILE, what))
+
     with claim_on_main(out, training_kind(record, what, free), record, overwrite, reporter) as claimed:
         if claimed.outcome is Outcome.REPLACE:
             reporter.info(f"the finished training is kept as {replaced_path(out)} until this one is finished")
+        continued = record
         if claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE):
-            on_main(lambda: prepare_to_resume(out, record))
-        yield claimed.outcome
-        on_main(lambda: claimed.finish() if is_finished(out, read_json(out / CONFIG_FILE, what)) else None)
+            continued = on_main(lambda: prepare_to_resume(out, record))
+        yield TrainingClaim(claimed.outcome, continued, on_main(finished))
+        on_main(lambda: claimed.finish() if finished() else None)
+
+
+def report_finished(out: Path, steps: int, reporter: Reporter) -> None:
+    """Report that a training has its steps already, and how to get more."""
+    reporter.info(
+        f"{out} is already trained for {counted(steps, 'step')}; increase --steps to continue, "
+        "or use --overwrite to replace it"
+    )
+
+
+def check_decay(config: TrainConfig | VQGANTrainConfig) -> None:
+    """Check that a length of the decay comes with a decay.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if config.decay_steps is not None and config.lr_floor == 1:
+        raise ConfigError(
+            f"--decay-steps {config.decay_steps}: nothing decays; give --lr-floor below 1 as well"
+        )
 
 
 # --- networks ---------------------------------------------------------------------------------------

@@ -126,6 +126,24 @@ def from_model(path: Path, tokens: TokenFile, config: TrainConfig) -> InitialWei
     )
 
 
+def check_elsewhere(path: Path | None, directory: Path | None, out: Path) -> None:
+    """Check that initial weights do not lie in the output: resuming would no longer find them.
+
+    Args:
+        path: the argument of ``--init-from``.
+        directory: what it names; None for random weights.
+        out: directory that the training will write.
+
+    Raises:
+        ConfigError: they do.
+    """
+    if directory is not None and directory.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(
+            f"--init-from {path}: lies in {out}, which is to be written; choose another place with --out, "
+            "or continue that training with more --steps"
+        )
+
+
 def _check_tokenizer(path: Path, model: Model, tokens: TokenFile) -> None:
     meta = tokens.meta
     if model.tokenizer_sha256 != meta.tokenizer_sha256:

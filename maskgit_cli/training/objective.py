@@ -95,7 +95,8 @@ def masked_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Learning rate at optimizer step ``step`` (from 1): linear warmup, then constant or a cosine decay."""
     assert config.steps is not None
-    return config.lr * warmup_factor(step, config.warmup) * cosine_factor(step, config.steps, config.lr_floor)
+    decay = cosine_factor(step, config.decay_steps or config.steps, config.lr_floor)
+    return config.lr * warmup_factor(step, config.warmup) * decay
 
 
 def train_step(

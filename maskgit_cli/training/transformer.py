@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
-from maskgit_cli.config.recipes import resolve_recipe
+from maskgit_cli.config.recipes import derived_settings, resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.data.splitting import held_out
 from maskgit_cli.data.tokenizing import tokens_at
-from maskgit_cli.errors import ConfigError, InputError, counted
+from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import CREATED_BY, parent
 from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
 from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION
@@ -28,21 +28,23 @@ from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.training.common import (
     Meter,
     TrainState,
+    check_decay,
     check_finite,
     claim_training,
     due,
     load_state,
     open_log,
     prepare,
+    report_finished,
     save_state,
 )
-from maskgit_cli.training.init_from import InitialWeights, from_model, from_scratch
+from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from_model, from_scratch
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import Previews
 
 # Settings that may change when resuming; the recipe is only a name for the others.
-FREE = {"recipe", "keep", "checkpoint_every", "preview_every", "log_every"}
+FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"}
 
 
 @checked
@@ -61,15 +63,14 @@ def train(
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> Path:
-    """Train a transformer; a repeated call resumes.
+    """Train a transformer; a repeated call resumes, and extends the training where it has more steps.
 
     Args:
         tokens: the token file.
         out: the run directory; None is ``runs/TOKENS-SIZE-RES``.
         config: all settings, or those that differ from the recipe's.
         recipe: a key of :data:`~maskgit_cli.config.recipes.RECIPES`; a whole ``config`` replaces it.
-        res: resolution in pixels; where the token file has another one, its images are tokenized again first
-            (see :func:`~maskgit_cli.data.tokenizing.tokens_at`).
+        res: resolution in pixels; images of a token file at another one are tokenized again first.
         val: a token file whose loss is measured at every checkpoint, if no rows are held out for that.
         tokenizer: the tokenizer's directory, where it is not found automatically.
         init_from: run or model directory, or a name under ``models/``, with the initial weights.
@@ -85,38 +86,37 @@ def train(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
-    out, tokenizer = optional_path(out), optional_path(tokenizer)
+    out, tokenizer, init_from = optional_path(out), optional_path(tokenizer), optional_path(init_from)
     data, split = _open_data(Path(tokens), optional_path(val), config, res, tokenizer, device, reporter)
-    initial, config = _resolve(data, split, config, recipe, optional_path(init_from), reporter)
+    initial, config, derived = _resolve(data, split, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
-    near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
-    doomed, sha256 = out if overwrite else None, data.meta.tokenizer_sha256
-    source = on_main(lambda: find_tokenizer(sha256, tokenizer, near, doomed))
-    record = _record(data, config, initial)
-    with claim_training(out, record, overwrite, "a run directory", _may_change(config), reporter):
+    check_elsewhere(init_from, initial.directory, out)
+    source = _find_tokenizer(data, initial, tokenizer, out, overwrite)
+    record = _record(data, config, initial, derived)
+    with claim_training(out, record, overwrite, "a run directory", FREE, reporter) as claimed:
+        config = claimed.settings(config)
         on_main(lambda: _copy_tokenizer_once(source, out))
         (trained,), ema, meter, _ = state = _build(config, initial, accelerator)
         step = load_state(out, state)
-        assert config.steps
-        assert config.batch_size
-        if step >= config.steps:
-            reporter.info(_already_trained(out, step, config))
+        steps, batch_size = config.steps or 0, config.batch_size or 0
+        if step >= steps:
+            report_finished(out, step, reporter)
             return out
         previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
-        progress = reporter.task("train", config.steps, step, unit="steps")
+        progress = reporter.task("train", steps, step, unit="steps")
         with Interrupts(accelerator, reporter) as interrupts, progress as task:
-            while step < config.steps:
+            while step < steps:
                 step += 1
                 values = train_step(step, data, config, trained, ema, accelerator, split.trained)
-                meter.add(values, config.batch_size)
+                meter.add(values, batch_size)
                 task.advance(1, loss=values["loss"])
                 line, checkpoint, preview = due(step, config)
-                stop = interrupts.asked(step, last=step == config.steps)
+                stop = interrupts.asked(step, last=step == steps)
                 if line or checkpoint or stop:
                     check_finite(step, values)
                 if line:
-                    epoch = round(step * config.batch_size / len(split.trained), 4)
+                    epoch = round(step * batch_size / len(split.trained), 4)
                     log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
                 if checkpoint and split.val is not None:
                     log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
@@ -187,11 +187,17 @@ def _resolve(
     recipe: str,
     init_from: Path | None,
     reporter: Reporter,
-) -> tuple[InitialWeights, TrainConfig]:
-    """Initial weights and fully resolved settings, checked against the token files."""
+) -> tuple[InitialWeights, TrainConfig, list[str]]:
+    """Initial weights, fully resolved settings, and the names of those that follow from the number of steps.
+
+    They are checked against the token files.
+    """
+    derived: list[str] = []
     if not isinstance(config, TrainConfig):
         images = len(split.trained)
+        derived = derived_settings(recipe, config or {})
         config = resolve_recipe(recipe, images, config or {}, from_model=init_from is not None)
+    check_decay(config)
     meta = data.meta
     if len(data) == 0:
         raise InputError(f"{data.path} holds no images")
@@ -214,14 +220,29 @@ def _resolve(
         )
     if drop_label is None:
         drop_label = TrainConfig.default_drop_label(has_null_class)
-    return initial, dataclasses.replace(
+    decay_steps = config.decay_steps
+    if config.lr_floor != 1 and decay_steps is None:
+        decay_steps = steps
+        derived.append("decay_steps")
+    config = dataclasses.replace(
         config,
         network=initial.entry.name,
         size=initial.entry.size_name(initial.config),
         batch_size=batch,
         steps=steps,
+        decay_steps=decay_steps,
         drop_label=drop_label,
     )
+    return initial, config, derived
+
+
+def _find_tokenizer(
+    data: TokenFile, initial: InitialWeights, tokenizer: Path | None, out: Path, overwrite: bool
+) -> Path:
+    """The directory of the tokenizer of a token file, the same on all ranks."""
+    near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
+    doomed, sha256 = out if overwrite else None, data.meta.tokenizer_sha256
+    return on_main(lambda: find_tokenizer(sha256, tokenizer, near, doomed))
 
 
 def _copy_tokenizer_once(source: Path, out: Path) -> None:
@@ -230,7 +251,9 @@ def _copy_tokenizer_once(source: Path, out: Path) -> None:
         copy_tokenizer(source, out / "tokenizer")
 
 
-def _record(data: TokenFile, config: TrainConfig, initial: InitialWeights) -> dict[str, Any]:
+def _record(
+    data: TokenFile, config: TrainConfig, initial: InitialWeights, derived: list[str]
+) -> dict[str, Any]:
     """The run's ``config.json``."""
     settings = config.to_json()
     del settings["network"]  # the record itself has it
@@ -245,23 +268,9 @@ def _record(data: TokenFile, config: TrainConfig, initial: InitialWeights) -> di
         "class_names": data.meta.class_names or list(initial.class_names),
         "tokenizer_sha256": data.meta.tokenizer_sha256,
         "settings": {**settings, **origin},
+        "derived": derived,
         "parents": [parent("tokens", data.path, data.sha256), *initial.parents, *data.meta.parents],
     }
-
-
-def _fixed_length(config: TrainConfig) -> bool:
-    """Whether the number of steps cannot be changed: a decaying learning rate depends on it at every step."""
-    return config.lr_floor != 1
-
-
-def _may_change(config: TrainConfig) -> set[str]:
-    """The settings that may differ when resuming."""
-    return FREE if _fixed_length(config) else FREE | {"steps", "epochs"}
-
-
-def _already_trained(out: Path, step: int, config: TrainConfig) -> str:
-    more = "" if _fixed_length(config) else "increase --steps to continue, or "
-    return f"{out} is already trained for {counted(step, 'step')}; {more}use --overwrite to replace it"
 
 
 def _build(config: TrainConfig, initial: InitialWeights, accelerator: Any) -> TrainState:

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
-from maskgit_cli.config.networks import TOKENIZER_SIZES, VQGANConfig
 from maskgit_cli.config.stages import VQGANTrainConfig
 from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, WeightsError
-from maskgit_cli.formats.atomic import CREATED_BY, parent
+from maskgit_cli.formats.atomic import CREATED_BY, parent, write_json
 from maskgit_cli.formats.claim import Outcome
-from maskgit_cli.formats.models import TOKENIZER_FORMAT, TOKENIZER_VERSION
+from maskgit_cli.formats.models import TOKENIZER_FORMAT, TOKENIZER_VERSION, write_weights
+from maskgit_cli.formats.runs import CONFIG_FILE
 from maskgit_cli.networks.discriminator import PatchDiscriminator
-from maskgit_cli.networks.loading import save_tokenizer
 from maskgit_cli.networks.pixels import to_model
-from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.training.common import (
     Meter,
+    TrainingClaim,
     TrainState,
+    check_decay,
     check_finite,
     claim_training,
     due,
     load_state,
     open_log,
     prepare,
+    report_finished,
     save_state,
 )
 from maskgit_cli.training.image_batches import image_batches
+from maskgit_cli.training.init_tokenizer import InitialTokenizer, initial_tokenizer, size_name
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.perceptual import PerceptualLoss, lpips
 from maskgit_cli.training.previews import preview_path, save_reconstructions
 from maskgit_cli.training.reconstruction import check_readable, reconstruction_quality
 from maskgit_cli.training.vqgan_objective import Networks, train_step
 
-# Settings that may change when resuming. The number of steps is not among them: the learning rate decays.
-FREE = {"keep", "checkpoint_every", "preview_every", "log_every"}
+# Settings that may change when resuming.
+FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every"}
 
 
 @checked
@@ -52,6 +56,7 @@ def train_vqgan(
     out: PathArgument,
     config: VQGANTrainConfig | None = None,
     *,
+    init_from: PathArgument | None = None,
     val: PathArgument | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -59,12 +64,14 @@ def train_vqgan(
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> Path:
-    """Train a tokenizer; a repeated call resumes.
+    """Train a tokenizer; a repeated call resumes, and extends the training where it has more steps.
 
     Args:
         images: any image source, as for ``tokenize``; labels are not used.
         out: the tokenizer directory; ``model.safetensors`` (the EMA weights) completes it.
         config: the settings; None is the defaults.
+        init_from: tokenizer with the initial weights, and the sizes: a tokenizer, run or model directory,
+            ``builtin``, or a name under ``models/``.
         val: images on which the EMA weights are measured at every checkpoint.
         device: name of the device.
         dtype: precision of matrix products and convolutions.
@@ -79,18 +86,21 @@ def train_vqgan(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
-    images, out, val = Path(images), Path(out), optional_path(val)
-    config, sizes = resolved(config or VQGANTrainConfig())
+    images, out, val, init_from = Path(images), Path(out), optional_path(val), optional_path(init_from)
+    config = config or VQGANTrainConfig()
+    check_decay(config)
+    initial = initial_tokenizer(config, init_from, out)
+    config, derived = resolved(config, initial)
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
     source, held_out = open_source(images, reporter=reporter), _validation_set(val, reporter)
     perceptual, config = _perceptual(config, accelerator.device, reporter)
-    record = _record(images, source, config, sizes)
-    with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as outcome:
-        if outcome is Outcome.COMPLETE:
-            reporter.info(f"{out} is already complete; use --overwrite to replace it")
+    record = _record(images, source, config, initial, derived)
+    with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as claimed:
+        if _nothing_to_do(out, config.steps, claimed, reporter):
             return out
-        nets, state = _build(config, sizes, accelerator)
+        config, sizes = claimed.settings(config), initial.config
+        nets, state = _build(config, initial, accelerator)
         step = load_state(out, state)
         log = open_log(out, step)
         batches = image_batches(source, config, step, workers, reporter)
@@ -115,50 +125,73 @@ def train_vqgan(
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None and world().main:
-                    log.append(step=step, **_validate(nets, sizes, held_out, config))
+                    log.append(step=step, **_validate(nets, initial, held_out, config))
                 if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep)
                     interrupts.checkpointed(step)
         tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
-        on_main(lambda: save_tokenizer(out, tensors, sizes, record["settings"], record["parents"]))
+        on_main(lambda: _finish(out, tensors, claimed.record, step))
     return out
 
 
-def resolved(config: VQGANTrainConfig) -> tuple[VQGANTrainConfig, VQGANConfig]:
-    """Fully resolved settings, and the sizes of the network.
-
-    Raises:
-        ConfigError: the resolution is not a multiple of the network's factor f.
-    """
-    sizes = TOKENIZER_SIZES[config.size]
-    if config.res is not None:
-        rule = f"a multiple of {sizes.factor}, the pixels per token on a side at size {config.size}"
-        require(config.res % sizes.factor == 0, "res", config.res, rule)
-    sizes = dataclasses.replace(
-        sizes,
-        resolution=config.res or sizes.resolution,
-        codebook_size=config.codebook_size or sizes.codebook_size,
-    )
-    start = config.steps // 2 if config.adversarial_start is None else config.adversarial_start
+def resolved(config: VQGANTrainConfig, initial: InitialTokenizer) -> tuple[VQGANTrainConfig, list[str]]:
+    """Fully resolved settings, and the names of those that follow from the number of steps."""
+    sizes = initial.config
+    from_steps: dict[str, Any] = {"adversarial_start": config.steps // 2}
+    if config.lr_floor != 1:
+        from_steps["decay_steps"] = config.steps
+    derived = {key: value for key, value in from_steps.items() if getattr(config, key) is None}
     config = dataclasses.replace(
-        config, res=sizes.resolution, codebook_size=sizes.codebook_size, adversarial_start=start
+        config,
+        size=size_name(sizes) if initial.entry.name == "vqgan" else None,
+        res=sizes.resolution,
+        codebook_size=sizes.codebook_size,
+        **derived,
     )
-    return config, sizes
+    return config, [*derived]
 
 
 def _record(
-    images: Path, source: ImageSource, config: VQGANTrainConfig, sizes: VQGANConfig
+    images: Path,
+    source: ImageSource,
+    config: VQGANTrainConfig,
+    initial: InitialTokenizer,
+    derived: list[str],
 ) -> dict[str, Any]:
     """The tokenizer's ``config.json``."""
+    origin = {"init_from": initial.sha256} if initial.sha256 else {}
     return {
         "format": TOKENIZER_FORMAT,
         "version": TOKENIZER_VERSION,
         "created_by": CREATED_BY,
-        "network": "vqgan",
-        "vqgan": sizes.to_json(),
-        "settings": config.to_json(),
-        "parents": [parent("images", images.resolve(), source_digest(source))],
+        "network": initial.entry.name,
+        initial.entry.key: initial.config.to_json(),
+        "settings": {**config.to_json(), **origin},
+        "derived": derived,
+        "parents": [parent("images", images.resolve(), source_digest(source)), *initial.parents],
     }
+
+
+def _finish(out: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], step: int) -> None:
+    """Complete a tokenizer directory with its weights.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    write_json(out / CONFIG_FILE, record)  # without the digest of the weights that are replaced next
+    write_weights(out, tensors, {**record, "step": step})
+
+
+def _nothing_to_do(out: Path, steps: int, claimed: TrainingClaim, reporter: Reporter) -> bool:
+    """Whether a tokenizer is finished; reports that, and that one is extended."""
+    if claimed.finished:
+        report_finished(out, steps, reporter)
+    elif claimed.outcome is Outcome.COMPLETE:
+        reporter.info(
+            f"{out} is extended; tokens made with it need its earlier weights, which it has until the end: "
+            f"`maskgit export {out} COPY` keeps them"
+        )
+    return claimed.finished
 
 
 def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
@@ -174,11 +207,13 @@ def _memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> tuple[Networks, TrainState]:
-    """Networks and optimizers, initialized from the seed."""
+def _build(
+    config: VQGANTrainConfig, initial: InitialTokenizer, accelerator: Any
+) -> tuple[Networks, TrainState]:
+    """Networks and optimizers, from the seed; the generator may have the weights of a tokenizer."""
     torch.manual_seed(config.seed)
     device, memory_format = accelerator.device, _memory_format(accelerator.device)
-    vqgan: torch.nn.Module = VQGAN(sizes).to(device).to(memory_format=memory_format)
+    vqgan: torch.nn.Module = initial.build().to(device).to(memory_format=memory_format)
     discriminator = PatchDiscriminator(config.discriminator_channels, config.discriminator_layers)
     discriminator = discriminator.to(device).to(memory_format=memory_format)
     optimizers = [
@@ -190,9 +225,10 @@ def _build(config: VQGANTrainConfig, sizes: VQGANConfig, accelerator: Any) -> tu
         prepare(vqgan, optimizers[0], accelerator),
         prepare(discriminator, optimizers[1], accelerator, files),
         EMA(vqgan, config.ema),
-        torch.zeros(sizes.codebook_size, dtype=torch.int64, device=device),
+        torch.zeros(initial.config.codebook_size, dtype=torch.int64, device=device),
+        from_scratch=initial.tensors is None,
     )
-    meter = Meter(device, codebook_size=sizes.codebook_size)
+    meter = Meter(device, codebook_size=initial.config.codebook_size)
     extra = {"codebook": {"last_used": nets.last_used}}
     return nets, TrainState((nets.vqgan, nets.discriminator), nets.ema, meter, extra)
 
@@ -223,9 +259,8 @@ def _validation_set(path: Path | None, reporter: Reporter) -> ImageSource | None
 
 
 def _validate(
-    nets: Networks, sizes: VQGANConfig, source: ImageSource, config: VQGANTrainConfig
+    nets: Networks, initial: InitialTokenizer, source: ImageSource, config: VQGANTrainConfig
 ) -> dict[str, float]:
     """Reconstruction quality of the EMA weights on held-out images, as a line of the log."""
-    network = VQGAN(sizes).to(nets.last_used.device).eval()
-    network.load_state_dict(nets.ema.tensors)
+    network = initial._replace(tensors=nets.ema.tensors).build().to(nets.last_used.device).eval()
     return {f"val_{k}": v for k, v in reconstruction_quality(network, source, config.batch_size).items()}

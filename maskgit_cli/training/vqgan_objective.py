@@ -27,12 +27,14 @@ class Networks(NamedTuple):
         discriminator: the discriminator.
         ema: the EMA of the generator's weights.
         last_used: int64 (K,), the step at which each codebook vector was last used.
+        from_scratch: whether the initial weights are random.
     """
 
     vqgan: Trained
     discriminator: Trained
     ema: EMA
     last_used: Tensor
+    from_scratch: bool = True
 
 
 class Step(NamedTuple):
@@ -67,7 +69,8 @@ def train_step(
         perceptual: LPIPS, or None.
         accelerator: an ``accelerate.Accelerator``.
     """
-    lr = config.lr * warmup_factor(step, config.warmup) * cosine_factor(step, config.steps, config.lr_floor)
+    decay = cosine_factor(step, config.decay_steps or config.steps, config.lr_floor)
+    lr = config.lr * warmup_factor(step, config.warmup) * decay
     set_lr(nets.vqgan.optimizer, lr)
     set_lr(nets.discriminator.optimizer, lr)
     adversarial = step > (config.adversarial_start or 0) and config.adversarial_weight > 0
@@ -149,10 +152,10 @@ def revive_dead_codes(
 ) -> None:
     """Dead-code revival: replace unused codebook vectors by encoder outputs of this batch.
 
-    At the first step all are replaced, which initializes the codebook at the encoder's outputs; afterwards,
-    every ``revive_after`` steps, those that were not used for as many steps.
+    At the first step of a training from scratch all are replaced, which initializes the codebook at the
+    encoder's outputs; afterwards, every ``revive_after`` steps, those that were not used for as many steps.
     """
-    first = step == 1
+    first = step == 1 and nets.from_scratch
     if not first and (config.revive_after == 0 or step % config.revive_after):
         return
     dead = nets.last_used < (step if first else step - config.revive_after)

@@ -16,6 +16,7 @@ import pytest
 
 from maskgit_cli import __version__
 from maskgit_cli.cli import COMMANDS, PANELS, command, group, launch
+from maskgit_cli.config.sizes import tokenizer_table, transformer_table
 
 COMMAND = [sys.executable, "-m", "maskgit_cli"]
 NAMES = list(COMMANDS)
@@ -138,6 +139,14 @@ def test_examples_are_on_lines_of_their_own_and_parse(maskgit, name):
         rest = words[words.index(called) + 1 :]
         with contextlib.suppress(click.exceptions.Exit):  # `pull --list` ends here
             command_of(called).make_context(called, rest)  # raises if an argument is wrong
+
+
+@pytest.mark.parametrize(("name", "table"), [("train", transformer_table), ("train-vqgan", tokenizer_table)])
+def test_named_sizes_are_a_table(maskgit, name, table):
+    text = maskgit(name, "--help").stdout
+    start, end = text.index("\nSizes:\n"), text.index("\nExample")
+    rows = [line.split() for line in text[start:end].splitlines()[2:]]
+    assert rows[: len(table())] == [" ".join(row).split() for row in table()]
 
 
 @pytest.mark.parametrize("columns", [80, 120])

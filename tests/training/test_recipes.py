@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from tiny_training import metrics, write_tokens
 
 from maskgit_cli.cli.cmd_train import command
 from maskgit_cli.config.networks import HALTON_SIZES, SIZES, TRANSFORMERS, HaltonSize, Size
-from maskgit_cli.config.recipes import RECIPES, resolve_recipe
+from maskgit_cli.config.recipes import RECIPES, derived_settings, resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.networks.loading import load_model
-from maskgit_cli.training.transformer import train
+from maskgit_cli.training.transformer import FREE, train
 
 FEW = {"steps": 2, "batch_size": 4, "preview_every": 1, "checkpoint_every": 1, "log_every": 1}
 
@@ -68,6 +69,33 @@ def test_small_depends_on_the_number_of_images():
         assert config.warmup < config.steps / 10
         assert 1 / (1 - config.ema) == pytest.approx(config.steps / 8, rel=0.01)
         assert config.steps // config.checkpoint_every in (10, 11)
+
+
+def test_small_follows_the_steps_and_the_batch_that_are_given():
+    """The rule: 1,000 epochs up to 250,000 images; 2 % of the steps are warmup, and 1 - EMA is 8 / steps."""
+    for images, changes, steps in (
+        (3068, {}, 250_000 // 32),
+        (3068, {"batch_size": 64}, 250_000 // 64),
+        (40, {"batch_size": 64}, 40_000 // 64),
+        (3068, {"steps": 500}, 500),
+        (3068, {"epochs": 10}, math.ceil(10 * 3068 / 32)),
+        (3068, {"epochs": 10, "batch_size": 16}, math.ceil(10 * 3068 / 16)),
+    ):
+        config = resolve_recipe("small", images, changes)
+        found = config.steps or math.ceil(config.epochs * images / config.batch_size)
+        assert found == steps, changes
+        assert config.warmup == steps // 50
+        half_life = math.log(0.5) / math.log(config.ema)
+        assert half_life == pytest.approx(0.087 * steps, rel=0.02), changes
+    assert derived_settings("small", {"ema": 0.9}) == ["warmup"]
+    assert derived_settings("paper", {}) == []
+
+
+def test_what_small_derives_from_the_steps_is_listed():
+    """Whatever else changes with the steps could not keep its value when a run is extended."""
+    short, long = (dataclasses.asdict(resolve_recipe("small", 3068, {"steps": n})) for n in (500, 1000))
+    changed = {key for key in short if short[key] != long[key]}
+    assert changed - {"steps"} - FREE == set(derived_settings("small", {}))
 
 
 def test_explicit_settings_override_the_recipe():

@@ -626,7 +626,7 @@ def test_other_settings_over_a_run_are_named(run, tokens, tokenizer, tmp_path):
 
 
 def test_the_learning_rate_may_decay(tokens, tmp_path):
-    """A cosine from the peak to the floor; the number of steps can then not be changed."""
+    """A cosine from the peak to the floor, whose length is that of the run when it was started."""
     run = train_tiny(tokens, tmp_path / "run", lr_floor=0.2)
     decay = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(1, 7)]
     warm = [0.5, 1, 1, 1, 1, 1]
@@ -635,8 +635,9 @@ def test_the_learning_rate_may_decay(tokens, tmp_path):
     constant = train_tiny(tokens, tmp_path / "constant")
     assert [line["lr"] for line in metrics(constant) if "lr" in line] == pytest.approx([5e-4] + 5 * [1e-3])
     assert metrics(run)[-1]["loss"] != metrics(constant)[-1]["loss"]
-    with pytest.raises(OutputError, match="--steps 6, not 8"):
-        train_tiny(tokens, run, lr_floor=0.2, steps=8)
+    train_tiny(tokens, run, lr_floor=0.2, steps=8)
+    extended = [*wanted, *[1e-3 * 0.2] * 2]
+    assert [line["lr"] for line in metrics(run) if "lr" in line] == pytest.approx(extended)
 
 
 @pytest.mark.parametrize("extra", [{}, {"overwrite": True}])
@@ -759,7 +760,7 @@ def test_the_papers_recipe_is_the_default(tokens):
     assert (TrainConfig.default_batch_size(256), TrainConfig.default_batch_size(512)) == (512, 128)
     data = open_tokens(tokens)
     split = training._split(data, None, None)
-    _, config = training._resolve(data, split, None, "paper", None, SILENT)
+    _, config, derived = training._resolve(data, split, None, "paper", None, SILENT)
     assert (config.recipe, config.network, config.size, config.drop_label) == (
         "paper",
         "maskgit",
@@ -767,6 +768,7 @@ def test_the_papers_recipe_is_the_default(tokens):
         0.1,
     )
     assert config.steps == math.ceil(300 * 24 / 512)
+    assert (config.decay_steps, derived) == (None, [])
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_finished_tokenizer_has_the_ema_weights(trained):
 
 def test_the_record_names_settings_and_parents(trained, images):
     record = json.loads((trained[0] / "config.json").read_text())
-    wanted = VQGAN_TRAINING | {"preview_every": 3, "res": 16, "codebook_size": CODES}
+    wanted = VQGAN_TRAINING | {"preview_every": 3, "res": 16, "codebook_size": CODES, "decay_steps": 6}
     assert record["settings"] == VQGANTrainConfig(**wanted).to_json()
     assert [(p["kind"], p["name"]) for p in record["parents"]] == [("images", images.name)]
 
@@ -380,8 +380,6 @@ def test_other_settings_are_named(trained, images, tmp_path):
     copy = shutil.copytree(trained[0], tmp_path / "out")
     with pytest.raises(OutputError, match=r"--lr 0\.001, not 0\.002"):
         train_tiny_vqgan(images, copy, lr=2e-3)
-    with pytest.raises(OutputError, match="--steps 6, not 7"):  # the decay depends on them
-        train_tiny_vqgan(images, copy, steps=7)
     fewer = shutil.copytree(images, tmp_path / "images")
     (fewer / "cat" / "0.png").unlink()
     with pytest.raises(OutputError, match=r"images [0-9a-f]{12}, not"):
