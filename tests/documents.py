@@ -102,6 +102,7 @@ KINDS = {
     "list of parent": _is_list(lambda value: isinstance(value, dict)),
     "null": lambda value: value is None,
     "int64": lambda value: isinstance(value, np.int64),
+    "float64": lambda value: isinstance(value, np.float64),
     "bool": lambda value: isinstance(value, np.bool_),
 }
 

@@ -31,7 +31,7 @@ def _lines(out: Path) -> list[str]:
         return shlex.quote(str(out / name))
 
     return [
-        f"tokenize {at('images')} {at('tokens.h5')}",
+        f"tokenize {at('images')} {at('tokens.h5')} --tokenizer builtin",
         f"decode {at('tokens.h5')} {at('reconstructions')}",
         f"train {at('tokens.h5')} --out {at('run')} --size tiny --steps {TRAIN_STEPS} --batch-size 32 "
         f"--lr 1e-3 --warmup 50 --ema 0.99 --checkpoint-every {half} --preview-every {half}",

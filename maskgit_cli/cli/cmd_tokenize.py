@@ -20,7 +20,7 @@ maskgit tokenize shards/ tokens.h5
     "images", "Folder (ImageFolder, flat, or Kaggle's ImageNet), .zip, .tar shards, or CSV."
 )
 @options.path_argument("tokens", "Token file to write.", metavar="TOKENS.h5")
-@options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the built-in tokenizer")
+@options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the paper's, downloaded if needed")
 @options.settings_of(TokenizeConfig)
 @options.batch_size(32)
 @options.workers(4)
@@ -38,7 +38,11 @@ def command(
     config = options.given(TokenizeConfig, values)
     shared = options.without(values, TokenizeConfig)
     from maskgit_cli.data.tokenizing import tokenize
+    from maskgit_cli.runtime.distributed import on_main
+    from maskgit_cli.weights.default_tokenizer import default_tokenizer
 
-    done = tokenize(images, tokens, tokenizer, config, reporter=console.reporter(quiet), **shared)
+    reporter = console.reporter(quiet)
+    tokenizer = tokenizer or on_main(lambda: default_tokenizer(console.confirm, reporter))
+    done = tokenize(images, tokens, tokenizer, config, reporter=reporter, **shared)
     record = {"path": str(done.path), "images": done.images, "skipped": dict(done.skipped)}
     console.result(done.path, {**record, "resumed": done.resumed}, as_json)

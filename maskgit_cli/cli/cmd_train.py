@@ -23,7 +23,11 @@ maskgit --procs 8 train tokens.h5
 @options.path_argument("tokens", "Token file, from `maskgit tokenize`.", metavar="TOKENS.h5")
 @options.path("--out", "Run directory.", unset="runs/TOKENS-SIZE-RES")
 @options.plain_option(
-    "--res", type=int, metavar="N", help="Required resolution of TOKENS in pixels.", unset="its own"
+    "--res",
+    type=int,
+    metavar="N",
+    help="Resolution in pixels; TOKENS of another one are made anew.",
+    unset="its own",
 )
 @options.path("--val", "Token file on which the validation loss is computed at every checkpoint.")
 @options.path("--tokenizer", "Tokenizer that made TOKENS.", unset="the one that TOKENS names")

@@ -230,6 +230,14 @@ def result(path: Path | None, record: Mapping[str, Any], as_json: bool) -> None:
         echo(json.dumps(dict(record), ensure_ascii=sys.stdout.isatty()) if as_json else str(path))
 
 
+def confirm(question: str) -> bool:
+    """Ask a question on a terminal, with yes as the default; announce it where nobody can answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        log(question.removesuffix("?"))
+        return True
+    return click.confirm(printable(question), default=True, err=True)
+
+
 def log(*lines: str) -> None:
     """Print lines on stderr, on rank 0."""
     for line in lines if rank() == 0 else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +15,21 @@ from torch import Tensor
 from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import VIEWS, TokenizeConfig
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
-from maskgit_cli.data.sources import ImageSource, open_source, source_digest
+from maskgit_cli.data.sources import ImageSource, is_source, open_source, source_digest
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import parent, unicode_text
 from maskgit_cli.formats.claim import Outcome
-from maskgit_cli.formats.models import builtin_tokenizer
+from maskgit_cli.formats.models import (
+    DEFAULT_TOKENIZER,
+    builtin_tokenizer,
+    find_tokenizer,
+    local_tokenizer,
+)
 from maskgit_cli.formats.token_writer import TOKENS, TokenWriter, tokens_record
-from maskgit_cli.formats.tokens import TokenMeta, open_tokens
-from maskgit_cli.networks.inference import apply_to_rows
+from maskgit_cli.formats.tokens import TokenMeta, open_tokens, partial_path
+from maskgit_cli.networks.inference import apply_to_rows, decode_tokens
 from maskgit_cli.networks.loading import Tokenizer, load_tokenizer
-from maskgit_cli.networks.pixels import to_model
+from maskgit_cli.networks.pixels import psnr, to_model
 from maskgit_cli.runtime.distributed import (
     autocast,
     barrier,
@@ -36,6 +43,11 @@ from maskgit_cli.runtime.progress import SILENT, Reporter
 
 # Views per forward pass on a GPU, whatever the batch size: the kernels are then always the same ones.
 GPU_ROWS = 16
+# Images whose reconstructions are measured, the first readable ones among eight times as many.
+MEASURED = 8
+# Tokens on a side of an image below which it holds little more than its colors, and a PSNR in dB below which
+# its reconstruction is another image.
+FEW_TOKENS, POOR_PSNR = 8, 20.0
 
 
 class Tokenized(NamedTuple):
@@ -46,12 +58,14 @@ class Tokenized(NamedTuple):
         images: number of images it holds.
         skipped: (name, reason) of each image that could not be read.
         resumed: whether an earlier call had tokenized some or all of the images.
+        meta: the file's metadata: its tokenizer, grid, PSNR and so on.
     """
 
     path: Path
     images: int
     skipped: list[tuple[str, str]]
     resumed: bool
+    meta: TokenMeta
 
 
 class _Encoder(NamedTuple):
@@ -94,7 +108,8 @@ def tokenize(
     Args:
         images: anything :func:`~maskgit_cli.data.sources.open_source` opens.
         out: the token file.
-        tokenizer: a tokenizer, run or model directory; None is the built-in one.
+        tokenizer: a tokenizer, run or model directory; None is the paper's if it is in the working directory
+            (see ``maskgit pull``), else the built-in one for 64 px emoji, with a warning.
         config: resolution, views, and handling of unreadable images.
         batch_size: views (images times views per image) read and encoded at a time by each process.
         workers: ``DataLoader`` workers of each process.
@@ -115,14 +130,16 @@ def tokenize(
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     source = open_source(images, reporter=reporter)
-    encode = _Encoder(load_tokenizer(tokenizer or builtin_tokenizer(), target), target, precision)
-    meta = _meta(images, source, encode, config)
+    tokenizer = tokenizer or _default_tokenizer(reporter)
+    encode = _Encoder(load_tokenizer(tokenizer, target), target, precision)
+    meta = _meta(images, out, source, encode, config)
     with claim_on_main(out, TOKENS, tokens_record(meta), overwrite, reporter) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
             finished = open_tokens(out)
-            return Tokenized(out, len(finished), finished.skipped, True)
-        writer = _writer(out, meta, source)
+            return Tokenized(out, len(finished), finished.skipped, True, finished.meta)
+        writer = _writer(out, meta, source, encode, workers)
+        _describe(writer.meta, encode, reporter)
         todo = np.flatnonzero(~writer.done)
         remaining = len(todo)
         barrier()  # every process has read which rows are done before any process writes another
@@ -144,8 +161,84 @@ def tokenize(
         return _finish(images, source, writer, failures, len(todo) < len(source), reporter)
 
 
-def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: TokenizeConfig) -> TokenMeta:
-    """The attributes of the token file."""
+def _default_tokenizer(reporter: Reporter) -> Path:
+    """The tokenizer of the paper if it is here, else the built-in one."""
+    found = local_tokenizer()
+    if found is None:
+        reporter.warn(
+            "no tokenizer given: using the built-in 64 px tokenizer, which was made for emoji and distorts "
+            f"photographs; `maskgit pull {DEFAULT_TOKENIZER}` gets the paper's"
+        )
+    return found or builtin_tokenizer()
+
+
+def tokens_at(
+    tokens: Path,
+    res: int,
+    tokenizer: Path | None = None,
+    *,
+    workers: int = 4,
+    device: str = "auto",
+    reporter: Reporter = SILENT,
+) -> Path:
+    """The token file of the same images at another resolution: ``NAME-RES.h5`` next to it.
+
+    If it is not there, the images that the token file records are tokenized with the same tokenizer, views
+    and precision.
+
+    Args:
+        tokens: the token file.
+        res: resolution in pixels.
+        tokenizer: the tokenizer's directory, where it is not found automatically.
+        workers: ``DataLoader`` workers of each process.
+        device: where the tokenizer runs.
+        reporter: receives progress updates.
+
+    Returns:
+        ``tokens`` itself if it has that resolution.
+
+    Raises:
+        ConfigError: the resolution does not suit the tokenizer.
+        InputError: the images are not where they were, or have changed.
+        ArtifactError: a token file is damaged, or the tokenizer is not here.
+        OutputError: ``NAME-RES.h5`` holds other tokens, or cannot be written.
+    """
+    file = open_tokens(tokens)
+    meta = file.meta
+    if meta.resolution == res:
+        return tokens
+    out = tokens.with_name(f"{tokens.stem}-{res}{tokens.suffix}")
+    if out.exists() and _same_but_resolution(open_tokens(out).meta, meta, res):
+        reporter.info(f"{tokens} has images of {meta.resolution} px; using {out}")
+        return out
+    images = tokens.parent / meta.source
+    again = f"`maskgit tokenize IMAGES {out} --res {res} --views {meta.views}`, with the same tokenizer"
+    if not meta.source or not is_source(images):
+        where = f"not at {images} any more" if meta.source else "not recorded"
+        raise InputError(
+            f"{tokens} has images of {meta.resolution} px, and its images are {where}; use {again}"
+        )
+    recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
+    if source_digest(open_source(images, reporter=reporter)) != recorded:
+        raise InputError(f"the images in {images} are not those of {tokens} any more; use {again}")
+    reporter.info(f"{tokens} has images of {meta.resolution} px; tokenizing {images} at {res} px into {out}")
+    found = find_tokenizer(meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
+    config = TokenizeConfig(res=res, views=meta.views)
+    dtype = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[meta.settings["dtype"]]
+    tokenize(images, out, found, config, workers=workers, device=device, dtype=dtype, reporter=reporter)
+    return out
+
+
+def _same_but_resolution(found: TokenMeta, meta: TokenMeta, res: int) -> bool:
+    """Whether tokens are those of the same images, tokenizer and views at another resolution."""
+    same = (found.parents, found.views, found.class_names) == (meta.parents, meta.views, meta.class_names)
+    return same and found.resolution == res
+
+
+def _meta(
+    images: Path, out: Path, source: ImageSource, encoder: _Encoder, config: TokenizeConfig
+) -> TokenMeta:
+    """The attributes of the token file, all but the measured ones."""
     tokenizer = encoder.tokenizer
     resolution = config.res or tokenizer.config.resolution
     factor = tokenizer.config.factor
@@ -170,13 +263,54 @@ def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: Tokenize
             parent("tokenizer", directory, tokenizer.sha256),
             parent("images", images.resolve(), source_digest(source)),
         ],
+        source=unicode_text(os.path.relpath(images.resolve(), out.resolve().parent)),
     )
 
 
-def _writer(out: Path, meta: TokenMeta, source: ImageSource) -> TokenWriter:
+def _describe(meta: TokenMeta, encoder: _Encoder, reporter: Reporter) -> None:
+    """Report tokenizer, grid and reconstruction, and warn where these promise poor results."""
+    grid, factor = meta.grid, encoder.tokenizer.config.factor
+    quality = "" if meta.psnr is None else f", reconstruction PSNR {meta.psnr:.1f} dB (first images)"
+    reporter.info(
+        f"tokenizer {encoder.tokenizer.path}: {meta.resolution} px become {grid}×{grid} tokens of "
+        f"{meta.codebook_size}{quality}"
+    )
+    if grid < FEW_TOKENS:
+        reporter.warn(
+            f"{grid}×{grid} tokens are few for an image: use --res {FEW_TOKENS * factor} or more, or a "
+            f"tokenizer with fewer pixels per token than {factor}×{factor}"
+        )
+    if meta.psnr is not None and meta.psnr < POOR_PSNR:
+        reporter.warn(
+            f"reconstructions are poor ({meta.psnr:.1f} dB), and samples cannot be better: look at "
+            "them with `maskgit decode`; a tokenizer trained on such images helps (`maskgit train-vqgan`)"
+        )
+
+
+def _measure(source: ImageSource, resolution: int, encoder: _Encoder, workers: int) -> float | None:
+    """Mean PSNR of the reconstructions of the first images in dB; None if none of them can be read."""
+    dataset, last = ImageDataset(source, resolution), min(len(source), 8 * MEASURED)
+    batches = [list(range(i, min(i + MEASURED, last))) for i in range(0, last, MEASURED)]
+    readable: list[Tensor] = []
+    for batch in load_batches(dataset, batches, min(workers, 1), False):
+        readable += [] if batch.images is None else [*batch.images]
+        if len(readable) >= MEASURED:
+            break
+    if not readable:
+        return None
+    images = torch.stack(readable[:MEASURED])  # (B, 1, 3, side, side)
+    with torch.inference_mode():
+        tokens = torch.from_numpy(encoder(images).astype(np.int64))[:, 0]
+        decoded = decode_tokens(encoder.tokenizer, tokens, encoder.device)
+    return round(float(psnr(decoded, images[:, 0]).mean()), 2)
+
+
+def _writer(out: Path, meta: TokenMeta, source: ImageSource, encoder: _Encoder, workers: int) -> TokenWriter:
     """A writer of the one file for each process; rank 0 creates the file."""
     if not world().main:
         barrier()
+    elif not partial_path(out).exists():
+        meta = dataclasses.replace(meta, psnr=_measure(source, meta.resolution, encoder, workers))
     writer = TokenWriter.create_or_resume(out, meta, source.names, source.labels)
     if world().main:
         barrier()
@@ -219,4 +353,4 @@ def _finish(
             f"{len(skipped)} of {counted(len(source), 'image')} could not be read and are listed in "
             f"{writer.path}; the first is {name}: {reason}"
         )
-    return Tokenized(writer.path, len(source) - len(skipped), skipped, resumed)
+    return Tokenized(writer.path, len(source) - len(skipped), skipped, resumed, writer.meta)

@@ -44,12 +44,22 @@ TOKENIZER_FORMAT, TOKENIZER_VERSION = "maskgit-tokenizer", 2
 MODEL_FORMAT, MODEL_VERSION = "maskgit-model", 2
 # `pull` writes models here; every command finds them by name.
 MODELS = Path("models")
+# `tokenize` looks here for the tokenizer that it uses by default, the published model's of this name.
+TOKENIZERS_FOLDER, DEFAULT_TOKENIZER = Path("tokenizers"), "maskgit-256"
 _ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def builtin_tokenizer() -> Path:
     """Directory of the tokenizer in the package (see docs/builtin.md)."""
     return builtin_model() / "tokenizer"
+
+
+def local_tokenizer() -> Path | None:
+    """Directory of the default tokenizer in the working directory, if one is there."""
+    for path in (MODELS / DEFAULT_TOKENIZER / "tokenizer", TOKENIZERS_FOLDER / DEFAULT_TOKENIZER):
+        if (path / WEIGHTS_FILE).is_file():
+            return path
+    return None
 
 
 def builtin_model() -> Path:
@@ -130,7 +140,8 @@ def tokenizer_directory(path: Path) -> Path:
         InputError: there is nothing at ``path``.
         ArtifactError: it is not a tokenizer, run or model directory.
     """
-    path = find_named(path, "tokenizer")
+    inside = TOKENIZERS_FOLDER / path
+    path = inside if not named(path).exists() and inside.is_dir() else find_named(path, "tokenizer")
     path = run_of_checkpoint(path) or path
     record = read_json(path / "config.json", "a tokenizer, run or model directory")
     if record.get("format") in (MODEL_FORMAT, RUN_FORMAT):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -310,5 +311,7 @@ def _create(
 
 
 def _attribute(value: Any) -> Any:
-    """A value of the metadata as an HDF5 attribute."""
+    """A value of the metadata as an HDF5 attribute, which cannot be null."""
+    if value is None:
+        return math.nan
     return json.dumps(value) if isinstance(value, list | dict) else value

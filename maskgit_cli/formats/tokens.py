@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,8 @@ class TokenMeta:
         settings: of the stage that wrote the file.
         parents: what it was made from, each a dict of ``kind``, ``name`` and ``sha256``.
         created_by: the package and its version.
+        source: path of the images, relative to the file's folder; empty where the tokens are not of images.
+        psnr: of the tokenizer's reconstructions of the first images, in dB; None where it was not measured.
     """
 
     codebook_size: int
@@ -62,6 +65,8 @@ class TokenMeta:
     settings: dict[str, Any]
     parents: list[dict[str, str]]
     created_by: str = CREATED_BY
+    source: str = ""
+    psnr: float | None = None
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
@@ -70,7 +75,7 @@ class TokenMeta:
 
 
 # Metadata by their types. HDF5 attributes hold lists and objects as JSON text.
-_ATTRIBUTES: dict[str, type] = {
+_ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
     "codebook_size": int,
     "grid": int,
     "resolution": int,
@@ -81,6 +86,8 @@ _ATTRIBUTES: dict[str, type] = {
     "settings": dict,
     "parents": list,
     "created_by": str,
+    "source": str,
+    "psnr": (float, NoneType),
 }
 # Tokens are stored in 16 bits, and the mask token is one of their values.
 LARGEST_CODEBOOK = 65535
@@ -248,8 +255,9 @@ def read_header(path: Path) -> tuple[TokenMeta, np.ndarray, TokenIndex]:
 def _checked_meta(path: Path, values: dict[str, Any]) -> TokenMeta:
     """The metadata, if they are a token file's."""
     for key, kind in _ATTRIBUTES.items():
-        if type(values.get(key)) is not kind:
-            raise ArtifactError(f"{path} is damaged: its {key} is not {kind.__name__}; write it again")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if key not in values or type(values[key]) not in kinds:
+            raise ArtifactError(f"{path} is damaged: its {key} is not {kinds[0].__name__}; write it again")
     meta = TokenMeta(**{key: values[key] for key in _ATTRIBUTES})
     if meta.views not in VIEWS:
         raise ArtifactError(f"{path} has views {meta.views!r}, which this package does not support")

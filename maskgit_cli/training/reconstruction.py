@@ -9,7 +9,7 @@ from maskgit_cli.data.loading import ImageDataset, collate_images
 from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError, counted
 from maskgit_cli.networks.base import ImageTokenizer
-from maskgit_cli.networks.pixels import to_model, to_pixels
+from maskgit_cli.networks.pixels import psnr, to_model, to_pixels
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def reconstruction_quality(
     device = network.quantize.embedding.weight.device
     dataset = ImageDataset(source, network.config.resolution)
     counts = torch.zeros(network.config.codebook_size, dtype=torch.int64)
-    psnr: list[Tensor] = []
+    ratios: list[Tensor] = []
     for first in range(0, len(dataset), batch_size):
         last = min(first + batch_size, len(dataset))
         batch = collate_images([dataset[i] for i in range(first, last)])
@@ -42,13 +42,11 @@ def reconstruction_quality(
         images = batch.images[:, 0].to(device)
         indices = network.encode(to_model(images))  # (B, h, w)
         counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
-        decoded = to_pixels(network.decode(indices)).cpu().double()  # Apple GPUs have no float64
-        error = (decoded - images.cpu().double()).pow(2).mean((1, 2, 3))
-        psnr.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
-    if not psnr:
+        ratios.append(psnr(to_pixels(network.decode(indices)), images))
+    if not ratios:
         raise InputError(_unreadable(source))
     usage, perplexity = codebook_use(counts)
-    return {"psnr": round(float(torch.cat(psnr).mean()), 3), "usage": usage, "perplexity": perplexity}
+    return {"psnr": round(float(torch.cat(ratios).mean()), 3), "usage": usage, "perplexity": perplexity}
 
 
 def check_readable(source: ImageSource) -> None:

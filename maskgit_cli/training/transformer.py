@@ -12,6 +12,7 @@ import torch
 
 from maskgit_cli.config.recipes import resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.data.tokenizing import tokens_at
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import CREATED_BY, parent
 from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
@@ -62,7 +63,8 @@ def train(
         out: the run directory; None is ``runs/TOKENS-SIZE-RES``.
         config: all settings, or those that differ from the recipe's.
         recipe: a key of :data:`~maskgit_cli.config.recipes.RECIPES`; a whole ``config`` replaces it.
-        res: resolution in pixels that the token file must have.
+        res: resolution in pixels; where the token file has another one, its images are tokenized again first
+            (see :func:`~maskgit_cli.data.tokenizing.tokens_at`).
         val: a token file whose loss is measured at every checkpoint.
         tokenizer: the tokenizer's directory, where it is not found automatically.
         init_from: run or model directory, or a name under ``models/``, with the initial weights.
@@ -78,8 +80,11 @@ def train(
         MaskGITError: an input, a setting or ``out`` is refused (one line says why), or training diverged.
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
+    if res is not None:
+        tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
+        val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
     data, held_out = open_tokens(tokens), open_tokens(val) if val else None
-    initial, config = _resolve(data, held_out, config, recipe, res, init_from, reporter)
+    initial, config = _resolve(data, held_out, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{tokens.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
     near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
@@ -127,7 +132,6 @@ def _resolve(
     held_out: TokenFile | None,
     config: TrainConfig | Mapping[str, Any] | None,
     recipe: str,
-    res: int | None,
     init_from: Path | None,
     reporter: Reporter,
 ) -> tuple[InitialWeights, TrainConfig]:
@@ -135,12 +139,6 @@ def _resolve(
     if not isinstance(config, TrainConfig):
         config = resolve_recipe(recipe, len(data), config or {}, from_model=init_from is not None)
     meta = data.meta
-    if res is not None and res != meta.resolution:
-        source = next((p["name"] for p in meta.parents if p["kind"] == "images"), "IMAGES")
-        raise ConfigError(
-            f"--res {res}: {data.path} has images of {meta.resolution} px; make one of {res} px with "
-            f"`maskgit tokenize {source} tokens{res}.h5 --res {res}`"
-        )
     if len(data) == 0:
         raise InputError(f"{data.path} holds no images")
     if held_out is not None:

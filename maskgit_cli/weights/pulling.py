@@ -150,7 +150,7 @@ def download_published(file: PublishedFile, offline: bool = False, reporter: Rep
     """
     reason = "--offline" if offline else forbidden()
     if reason:
-        path = _cached(file)
+        path = cached(file)
         if path is None:
             raise WeightsError(f"{file.source}/{file.path} is not cached, and {reason} forbids downloads")
     else:
@@ -167,7 +167,7 @@ def _download(file: PublishedFile, reporter: Reporter) -> Path:
     try:
         remote = ask_hub(file.source, file.path) if file.on_hub else ask_server(url)
     except UnreachableError as error:
-        path = _cached(file)
+        path = cached(file)
         if path is None:
             raise
         reporter.warn(f"{error}; using {path} instead")
@@ -190,7 +190,7 @@ def _check_catalogue(file: PublishedFile, remote: RemoteFile) -> None:
         )
 
 
-def _cached(file: PublishedFile) -> Path | None:
+def cached(file: PublishedFile) -> Path | None:
     """The file in a cache, without network access; None if it is not there.
 
     Raises:

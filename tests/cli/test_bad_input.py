@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -50,6 +51,9 @@ BARE = [
     ("checkpoint", "state.json", "checkpoint"),
     ("samples", "settings.json", "samples"),
 ]
+
+
+POOR = "tokens are few|reconstructions are poor"
 
 
 # --- a folder full of things, good and bad ----------------------------------------------------------
@@ -192,7 +196,8 @@ def here(place, monkeypatch) -> Path:
 def one_line(outcome, status: int = 1) -> str:
     """The only line printed by a call that failed as it should."""
     assert (outcome.status, outcome.stdout) == (status, ""), outcome
-    lines = outcome.stderr.splitlines()
+    # The pictures here are tiny and the tokenizer is untrained, which `tokenize` says before anything else.
+    lines = [line for line in outcome.stderr.splitlines() if not re.search(POOR, line)]
     assert len(lines) == 1, outcome.stderr
     assert lines[0].startswith("maskgit: ")
     assert "--debug" not in lines[0], "an unexpected error"
@@ -238,7 +243,7 @@ REFUSED = {
     "sample model --out notes.txt": ["notes.txt", "--out"],
     "inpaint images/cat/0.png model --box 1,1,4,4 --out notes --quiet": ["notes"],
     "decode tokens.h5 notes.txt": ["notes.txt"],
-    f"fid samples/mine --ref images.npz --out notes.txt {FID}": ["notes.txt", "--overwrite"],
+    f"fid samples/mine --ref images.npz --out notes.txt {FID}": ["notes.txt", ".json"],
     f"fid-stats images notes --overwrite --quiet {FID}": ["notes"],
     f"fid-stats images notes.txt/new.npz --quiet {FID}": ["notes.txt"],
     "sample model --out notes --overwrite": ["notes"],

@@ -94,7 +94,7 @@ def test_tokens_are_those_of_the_tokenizer(run, photos, tokenizer, kind, res):
     for path, tokens in zip(source.paths, file.codes, strict=True):
         squares = views(read_image(path), res, kind)
         assert np.array_equal(vqgan.network.encode(to_model(squares)), tokens)
-    assert result == (result.path, 9, [], False)
+    assert result == (result.path, 9, [], False, file.meta)
 
 
 def test_the_file_records_its_provenance(run, tokenizer):
@@ -119,6 +119,7 @@ def test_on_a_cpu_every_view_is_encoded_alone(run, monkeypatch):
     # Kernels are chosen by shape: encoding one by one is batch-invariant.
     shapes, latents = [], VQGAN.latents
     monkeypatch.setattr(VQGAN, "latents", lambda self, x: shapes.append(tuple(x.shape)) or latents(self, x))
+    monkeypatch.setattr(tokenizing, "_measure", lambda *_: None)
     run(views="flip", batch_size=5)
     assert shapes == [(1, 3, 16, 16)] * 18
 
@@ -184,8 +185,8 @@ def test_unreadable_images_are_skipped_counted_and_listed(run, spoilt, photos, t
     assert file.skipped[0][1] == "empty file"
     assert result.skipped == file.skipped
     assert (result.images, len(file), listener.done, listener.total) == (7, 7, 10, 10)
-    assert "3 of 10 images" in listener.messages[0]
-    assert "cat/001.png" in listener.messages[0]
+    assert "3 of 10 images" in listener.messages[-1]
+    assert "cat/001.png" in listener.messages[-1]
     whole = open_tokens(run(out=tmp_path / "whole.h5").path)
     kept = [whole.names.index(name) for name in file.names]
     assert np.array_equal(file.codes, whole.codes[kept])
@@ -267,6 +268,7 @@ def test_other_settings_are_named(run, tmp_path):
 
 
 def test_rows_done_are_not_read_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizing, "_measure", lambda *_: None)
     undisturbed = run(out=tmp_path / "u.h5").path.read_bytes()
     read, original = [], tokenizing.ImageDataset.__getitem__
 

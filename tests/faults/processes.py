@@ -3,6 +3,7 @@
 import atexit
 import functools
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -112,6 +113,7 @@ class _Server:
         zygote.send(self._connection, (call, outputs))
         while (reply := zygote.receive(self._connection))[0] != "started":
             self._statuses[reply[1]] = reply[2]
+        self._statuses.pop(reply[1], None)  # of an earlier process of this number
         return Process(reply[1], call, outputs, self)
 
     def status(self, pid: int, seconds: float) -> int | None:
@@ -121,11 +123,9 @@ class _Server:
             left = until - time.monotonic()
             if left <= 0:
                 return None
-            self._connection.settimeout(left)
-            try:
-                _, ended, status = zygote.receive(self._connection)
-            except TimeoutError:
+            if not select.select([self._connection], [], [], left)[0]:
                 return None
+            _, ended, status = zygote.receive(self._connection)  # whole, however slowly it comes
             self._statuses[ended] = status
         return self._statuses[pid]
 

@@ -77,7 +77,7 @@ def refusal(case: str, outcome: Outcome, named: tuple[str, ...]) -> list[Finding
         return [Finding("accepted" if outcome.status == 0 else "crash", case, str(outcome))]
     if "--debug" in last or "Traceback" in outcome.stderr:
         return [Finding("unforeseen", case, str(outcome))]
-    if outcome.status == 1 and len(lines) > 2:
+    if outcome.status == 1 and len([text for text in lines if not text.startswith("warning: ")]) > 2:
         return [Finding("lines", case, f"{len(lines)} lines: {outcome.stderr[-600:]}")]
     if not any(text in last for text in named):
         return [Finding("unnamed", case, f"none of {named} in: {last}")]

@@ -30,7 +30,7 @@ from tiny_training import (
 
 from maskgit_cli.config.networks import SIZES, Size
 from maskgit_cli.config.stages import TrainConfig
-from maskgit_cli.errors import ArtifactError, ConfigError, MaskGITError, OutputError
+from maskgit_cli.errors import ArtifactError, ConfigError, InputError, MaskGITError, OutputError
 from maskgit_cli.formats.locks import lock
 from maskgit_cli.formats.runs import load_checkpoint, newest_checkpoint
 from maskgit_cli.formats.tokens import open_tokens
@@ -517,7 +517,7 @@ def test_a_batch_that_cannot_be_split_is_refused(tokens, tmp_path):
 
 
 def test_another_resolution_names_the_command_that_makes_it(tokens, tmp_path):
-    with pytest.raises(ConfigError, match=r"`maskgit tokenize photos tokens512\.h5 --res 512`"):
+    with pytest.raises(InputError, match=r"`maskgit tokenize .*tokens-512\.h5 --res 512 --views none`"):
         train_tiny(tokens, tmp_path / "run", {"res": 512})
     assert not (tmp_path / "run").exists()
 
@@ -669,7 +669,7 @@ def test_the_papers_recipe_is_the_default(tokens):
     }  # fmt: skip
     assert wanted.items() <= dataclasses.asdict(TrainConfig()).items()
     assert (TrainConfig.default_batch_size(256), TrainConfig.default_batch_size(512)) == (512, 128)
-    _, config = training._resolve(open_tokens(tokens), None, None, "paper", None, None, SILENT)
+    _, config = training._resolve(open_tokens(tokens), None, None, "paper", None, SILENT)
     assert (config.recipe, config.network, config.size, config.drop_label) == (
         "paper",
         "maskgit",
@@ -687,7 +687,7 @@ def test_the_papers_recipe_is_the_default(tokens):
         (["--lr", "nan"], "--lr nan: must be a finite number"),
         (
             ["--res", "32"],
-            "--res 32: .*`maskgit tokenize photos",
+            r"tokens\.h5 has images of 16 px, .*`maskgit tokenize IMAGES",
         ),
         (["--device", "abacus"], "--device abacus"),
         (["--tokenizer", "nowhere"], "nowhere"),
