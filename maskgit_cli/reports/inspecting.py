@@ -59,7 +59,7 @@ def describe(path: Path, reporter: Reporter = SILENT) -> Facts:
     """
     if not path.exists() and partial_path(path).exists():
         return _tokens(path)  # its error says how to finish it
-    # An existing path is described, even a folder of images called `builtin`; a pattern of files does not exist.
+    # An existing path is described, even a folder of images called `builtin`, and so is a pattern of files.
     if not path.exists() and not is_source(path):
         path = find_named(path, "file or directory")
     if path.is_dir():

@@ -433,7 +433,7 @@ def test_a_damaged_header_in_the_middle_is_an_error(tmp_path):
     data = bytearray(path.read_bytes())
     data[1024] ^= 1  # each image takes a header and a block
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"x\.tar: damaged or truncated after a.png \(a damaged header\)"):
+    with pytest.raises(InputError, match=r"x\.tar: damaged or truncated after 'a.png' \(a damaged header\)"):
         open_source(path)
 
 
