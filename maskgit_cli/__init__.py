@@ -43,6 +43,7 @@ _HOMES = {
     "google_sampler": "sampling.samplers.google",
     "raster_sampler": "sampling.samplers.raster",
     "tokenize": "data.tokenizing",
+    "merge": "data.merging",
     "train": "training.transformer",
     "train_vqgan": "training.vqgan",
     "sample": "sampling.images",

@@ -21,6 +21,7 @@ PANELS = {
     "Pipeline": {
         "demo": "Run the whole pipeline on built-in images, offline, in minutes.",
         "tokenize": "Turn images into a token file.",
+        "merge": "Merge parts of a token file.",
         "train": "Train a transformer on a token file.",
         "sample": "Sample images from a trained model.",
         "inpaint": "Inpaint or outpaint images.",

@@ -16,24 +16,11 @@ maskgit sample runs/imagenet --n 50000 --range 0:25000 --format npz
 """
 
 
-def _range(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int | None]:
-    """Read START:STOP; without it, all images."""
-    if text is None:
-        return 0, None
-    try:
-        start, stop = text.split(":")
-        return int(start), int(stop)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not START:STOP, two numbers.") from None
-
-
 @options.command("sample", examples=EXAMPLES, parallel=True)
 @options.path_argument("model", options.MODEL, required=False)
 @options.path("--out", "Sample directory.", unset="samples/MODEL-DIGEST")
 @options.settings_of(SampleConfig)
-@click.option(
-    "--range", "part", callback=_range, metavar="START:STOP", help="Generate only images START to STOP-1."
-)
+@options.part("Generate only images START to STOP-1.")
 @click.option(
     "--trace", is_flag=True, help="Store every step: in tokens.h5, and as image strips and animations."
 )

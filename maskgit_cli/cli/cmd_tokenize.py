@@ -7,11 +7,14 @@ from typing import Any
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import TokenizeConfig
+from maskgit_cli.errors import counted
 
 EXAMPLES = """
 maskgit tokenize imagenet/ tokens.h5
 maskgit tokenize photos.csv tokens.h5 --res 256 --views ten-crop
 maskgit tokenize shards/ tokens.h5
+maskgit tokenize photos/ tokens.h5 --views random:8 --val-split 0.05
+maskgit tokenize imagenet/ part-3.h5 --range 300000:400000
 """
 
 
@@ -22,6 +25,7 @@ maskgit tokenize shards/ tokens.h5
 @options.path_argument("tokens", "Token file to write.", metavar="TOKENS.h5")
 @options.path("--tokenizer", "Tokenizer, run or model directory.", unset="the paper's, downloaded if needed")
 @options.settings_of(TokenizeConfig)
+@options.part("Tokenize only images START to STOP-1, for `maskgit merge`; STOP may exceed their number.")
 @options.batch_size(32)
 @options.workers(4)
 @options.device
@@ -29,20 +33,36 @@ maskgit tokenize shards/ tokens.h5
 @options.overwrite
 @options.output
 def command(
-    images: Path, tokens: Path, tokenizer: Path | None, as_json: bool, quiet: bool, **values: Any
+    images: Path,
+    tokens: Path,
+    tokenizer: Path | None,
+    part: tuple[int, int | None],
+    as_json: bool,
+    quiet: bool,
+    **values: Any,
 ) -> None:
     """Turn images into a token file.
 
-    Run the same command again to resume an interrupted one.
+    With --val-split there are two: TOKENS.h5, and TOKENS-val.h5 for `maskgit train --val`. Run the same
+    command again to resume an interrupted one.
     """
-    config = options.given(TokenizeConfig, values)
+    config = options.given(TokenizeConfig, values | {"start": part[0], "stop": part[1]})
     shared = options.without(values, TokenizeConfig)
-    from maskgit_cli.data.tokenizing import tokenize
+    from maskgit_cli.data.tokenizing import Tokenized, tokenize
     from maskgit_cli.runtime.distributed import on_main
     from maskgit_cli.weights.default_tokenizer import default_tokenizer
+
+    def record(done: Tokenized) -> dict[str, Any]:
+        facts = {"path": str(done.path), "images": done.images, "skipped": dict(done.skipped)}
+        return {**facts, "resumed": done.resumed}
 
     reporter = console.reporter(quiet)
     tokenizer = tokenizer or on_main(lambda: default_tokenizer(console.confirm, reporter))
     done = tokenize(images, tokens, tokenizer, config, reporter=reporter, **shared)
-    record = {"path": str(done.path), "images": done.images, "skipped": dict(done.skipped)}
-    console.result(done.path, {**record, "resumed": done.resumed}, as_json)
+    held_out = {"val": record(done.val)} if done.val else {}
+    if done.val:
+        held = counted(done.val.images, "image")
+        reporter.info(
+            f"{held} held out in {done.val.path}; `maskgit train {done.path} --val {done.val.path}`"
+        )
+    console.result(done.path, record(done) | held_out, as_json)

@@ -171,6 +171,22 @@ def weights(f: F) -> F:
     return plain_option("--weights", type=click.Choice(["ema", "raw"]), default="ema", help=text)(f)
 
 
+def _part(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int | None]:
+    """Read START:STOP; without it, all images."""
+    if text is None:
+        return 0, None
+    try:
+        start, stop = text.split(":")
+        return int(start), int(stop)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not START:STOP, two numbers.") from None
+
+
+def part(text: str) -> Callable[[F], F]:
+    """``--range``, as a pair ``part`` of the first image and one past the last; (0, None) is all of them."""
+    return click.option("--range", "part", callback=_part, metavar="START:STOP", help=text)
+
+
 def overwrite(f: F) -> F:
     """``--overwrite``."""
     return click.option("--overwrite", is_flag=True, help="Replace an existing result.", panel=OUTPUT)(f)

@@ -6,8 +6,10 @@ artifacts store them. Nothing here imports torch, so that ``--help`` stays quick
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from maskgit_cli.config.base import (
     LARGEST_BATCH,
@@ -30,8 +32,38 @@ from maskgit_cli.config.features import EXTRACTORS, PROTOCOLS
 from maskgit_cli.config.metrics import METRICS
 from maskgit_cli.config.networks import SIZE_NAMES, SIZES, TOKENIZER_SIZES, TRAINABLE
 from maskgit_cli.config.samplers import a_schedule
+from maskgit_cli.errors import ConfigError
 
+# Views that are the same in every image, with their number.
 VIEWS: dict[str, int] = {"none": 1, "flip": 2, "ten-crop": 10}
+# K of random:K at most: an epoch uses one view of each image, and the paper trains for 300 epochs.
+MOST_RANDOM_VIEWS = 300
+_RANDOM_VIEWS = re.compile(r"random:([1-9]\d{0,3})")
+
+
+def random_views(views: str) -> int | None:
+    """K of ``random:K``; None for other views, and where K is out of range."""
+    match = _RANDOM_VIEWS.fullmatch(views)
+    count = int(match[1]) if match else 0
+    return count if 1 <= count <= MOST_RANDOM_VIEWS else None
+
+
+def view_count(views: str) -> int | None:
+    """Number of views per image; None where there are no such views."""
+    return VIEWS.get(views) or random_views(views)
+
+
+def _views() -> dict[str, Any]:
+    """The value names views."""
+    random = f"random:K with K from 1 to {MOST_RANDOM_VIEWS}"
+    rule = (lambda views: view_count(views) is not None, f"one of {', '.join(VIEWS)}, {random}")
+    return {"rule": rule, "suggestions": tuple(VIEWS), "others": random}
+
+
+def _val_split(of: str) -> Any:
+    """A setting: the fraction that is held out. Up to a half, no class of two or more loses all images."""
+    text = f"Fraction of the {of} held out for validation, fixed by --seed; up to 0.5."
+    return setting(None, above(0, 0.5), help=text, unset="none")
 
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -44,10 +76,30 @@ class TokenizeConfig(Settings):
     res: int | None = setting(
         None, at_least(1, LARGEST_SIDE), help="Image side in pixels.", unset="the tokenizer's own"
     )
-    views: str = setting("none", among(*VIEWS), help="Views per image.")
+    views: str = setting("none", _views(), help="Views per image.")
+    val_split: float | None = _val_split("images")
+    start: int = 0
+    stop: int | None = None
+    seed: int = setting(0, a_seed(), help="Random seed of random views and of --val-split.")
     on_error: str = setting(
         "skip", among("skip", "fail"), help="Skip and list unreadable images, or fail at the first."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stop = math.inf if self.stop is None else self.stop
+        shown = f"{self.start}:{'' if self.stop is None else self.stop}"
+        require(0 <= self.start < stop, "range", shown, "two numbers, 0 or more, the second one larger")
+        if self.val_split is not None and self.is_part:
+            raise ConfigError(
+                "--val-split: not with --range, as the split depends on all images; merge the parts and pass "
+                "--val-split to `maskgit train`"
+            )
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a range of the images is tokenized."""
+        return self.start > 0 or self.stop is not None
 
 
 @dataclass(frozen=True)
@@ -114,6 +166,7 @@ class TrainConfig(Settings):
         panel="Objective",
     )
     ema: float = setting(0.9999, below_one(), help="EMA decay.", panel="Optimizer")
+    val_split: float | None = _val_split("rows of TOKENS")
     seed: int = setting(0, a_seed(), help="Random seed of initialization, order, masks and dropout.")
     checkpoint_every: int = setting(
         1000, at_least(1), help="Steps between checkpoints.", panel="Logging and checkpoints"

@@ -18,9 +18,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from maskgit_cli.config.stages import VIEWS
+from maskgit_cli.config.stages import VIEWS, random_views
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.atomic import regular
+from maskgit_cli.runtime import rng
 
 # Common image formats, by the names PIL gives them. Formats that PIL hands to an external program (EPS)
 # or merely recognizes (HDF5, GRIB) are left out on purpose.
@@ -180,16 +181,26 @@ def fit_square(image: Tensor, side: int) -> Tensor:
     return transforms.center_crop(_resize(image, side), [side, side]).contiguous()
 
 
-def views(image: Tensor, side: int, kind: str) -> Tensor:
+def views(image: Tensor, side: int, kind: str, seed: int = 0, index: int = 0) -> Tensor:
     """The views of uint8 (3, H, W) that are tokenized: uint8 (V, 3, side, side).
 
     ``none`` is the center crop; ``flip`` adds its mirror image; ``ten-crop`` scales the shorter
     side to 8/7 of ``side`` and takes [top left, top right, bottom left, bottom right, center], then
-    the mirror images of these five in the same order.
+    the mirror images of these five in the same order; ``random:K`` takes K random crops.
+
+    Args:
+        image: the image.
+        side: side of the views in pixels.
+        kind: which views.
+        seed: of random views.
+        index: number of the image in its listing, of which random views are a function.
 
     Raises:
         InputError: the aspect ratio is above :data:`MAX_ASPECT`.
     """
+    count = random_views(kind)
+    if count is not None:
+        return _random_crops(image, side, rng.uniform(seed, [index], 0, 3 * count, rng.CROP).view(count, 3))
     assert kind in VIEWS, kind
     if kind == "none":
         return fit_square(image, side)[None]
@@ -200,3 +211,23 @@ def views(image: Tensor, side: int, kind: str) -> Tensor:
             transforms.five_crop(_resize(image, round(side * TEN_CROP_SCALE)), [side, side])
         )
     return torch.cat([squares, squares.flip(-1)])
+
+
+def _random_crops(image: Tensor, side: int, uniform: Tensor) -> Tensor:
+    """Crops of an image with its shorter side at ``side``, half of them flipped: the training augmentation
+    of the published code.
+
+    Args:
+        image: uint8 (3, H, W).
+        side: side of a crop in pixels.
+        uniform: numbers in (0, 1) that decide top, left and flip of each view, (V, 3).
+
+    Returns:
+        uint8 (V, 3, side, side).
+    """
+    resized = _resize(image, side)
+    free = torch.tensor(resized.shape[-2:]) - side + 1  # places of a crop along height and width
+    places = (uniform[:, :2] * free).long().tolist()
+    crops = [resized[:, top : top + side, left : left + side] for top, left in places]
+    flips = (uniform[:, 2] < 0.5).tolist()
+    return torch.stack([crop.flip(-1) if flip else crop for crop, flip in zip(crops, flips, strict=True)])

@@ -23,19 +23,22 @@ class ImageDataset(Dataset):
         source: the images.
         side: side of the views in pixels.
         kind: which :func:`~maskgit_cli.data.images.views`.
+        seed: of random views.
     """
 
-    def __init__(self, source: ImageSource, side: int, kind: str = "none") -> None:
+    def __init__(self, source: ImageSource, side: int, kind: str = "none", seed: int = 0) -> None:
         self.source = source
         self.side = side
         self.kind = kind
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
         try:
-            return index, views(self.source.open(index, self.side), self.side, self.kind), ""
+            image = self.source.open(index, self.side)
+            return index, views(image, self.side, self.kind, self.seed, index), ""
         except InputError as error:
             return index, None, str(error).removeprefix(f"{self.source.location(index)}: ")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from maskgit_cli.config.base import require
-from maskgit_cli.config.stages import VIEWS, TokenizeConfig
+from maskgit_cli.config.stages import TokenizeConfig, random_views
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
-from maskgit_cli.data.sources import ImageSource, is_source, open_source, source_digest
+from maskgit_cli.data.sources import ImageSource, open_source, source_digest
+from maskgit_cli.data.splitting import held_out
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import parent, unicode_text
 from maskgit_cli.formats.claim import Outcome
@@ -26,7 +28,7 @@ from maskgit_cli.formats.models import (
     local_tokenizer,
 )
 from maskgit_cli.formats.token_writer import TOKENS, TokenWriter, tokens_record
-from maskgit_cli.formats.tokens import TokenMeta, open_tokens, partial_path
+from maskgit_cli.formats.tokens import TokenMeta, open_tokens, partial_path, split_range, with_range
 from maskgit_cli.networks.inference import apply_to_rows, decode_tokens
 from maskgit_cli.networks.loading import Tokenizer, load_tokenizer
 from maskgit_cli.networks.pixels import psnr, to_model
@@ -59,6 +61,7 @@ class Tokenized(NamedTuple):
         skipped: (name, reason) of each image that could not be read.
         resumed: whether an earlier call had tokenized some or all of the images.
         meta: the file's metadata: its tokenizer, grid, PSNR and so on.
+        val: the same of the images that are held out, or None.
     """
 
     path: Path
@@ -66,6 +69,37 @@ class Tokenized(NamedTuple):
     skipped: list[tuple[str, str]]
     resumed: bool
     meta: TokenMeta
+    val: Tokenized | None = None
+
+
+class _Output(NamedTuple):
+    """A token file to write.
+
+    Attributes:
+        path: the file.
+        meta: its metadata.
+        images: numbers of its images in the listing, ascending (R,).
+        complete: whether it is there already.
+    """
+
+    path: Path
+    meta: TokenMeta
+    images: np.ndarray
+    complete: bool = False
+
+
+class _Filled(NamedTuple):
+    """An output whose readable images all have tokens, but which is not finished.
+
+    Attributes:
+        writer: of the file.
+        failures: (number in the listing, reason) of the images of this rank that cannot be read.
+        resumed: whether an earlier call had done some images.
+    """
+
+    writer: TokenWriter
+    failures: list[tuple[int, str]]
+    resumed: bool
 
 
 class _Encoder(NamedTuple):
@@ -103,14 +137,15 @@ def tokenize(
 ) -> Tokenized:
     """Encode images into a token file, resuming an interrupted call.
 
-    Works in one process or in several that a launcher started; the file is the same.
+    Works in one process or in several that a launcher started; the file is the same. With
+    ``config.val_split`` there are two files, the second at :func:`validation_path`.
 
     Args:
         images: anything :func:`~maskgit_cli.data.sources.open_source` opens.
         out: the token file.
         tokenizer: a tokenizer, run or model directory; None is the paper's if it is in the working directory
             (see ``maskgit pull``), else the built-in one for 64 px emoji, with a warning.
-        config: resolution, views, and handling of unreadable images.
+        config: resolution, views, which images, and handling of unreadable ones.
         batch_size: views (images times views per image) read and encoded at a time by each process.
         workers: ``DataLoader`` workers of each process.
         device: where the tokenizer runs.
@@ -130,35 +165,137 @@ def tokenize(
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     source = open_source(images, reporter=reporter)
-    tokenizer = tokenizer or _default_tokenizer(reporter)
-    encode = _Encoder(load_tokenizer(tokenizer, target), target, precision)
-    meta = _meta(images, out, source, encode, config)
-    with claim_on_main(out, TOKENS, tokens_record(meta), overwrite, reporter) as claimed:
-        if claimed.outcome is Outcome.COMPLETE:
-            reporter.info(claimed.already_complete)
-            finished = open_tokens(out)
-            return Tokenized(out, len(finished), finished.skipped, True, finished.meta)
-        writer = _writer(out, meta, source, encode, workers)
-        _describe(writer.meta, encode, reporter)
-        todo = np.flatnonzero(~writer.done)
+    encode = _Encoder(load_tokenizer(tokenizer or _default_tokenizer(reporter), target), target, precision)
+    stage = _Stage(images, source, encode, config, batch_size, workers, reporter)
+    with ExitStack() as stack:
+        outputs = [stage.claim(output, overwrite, stack) for output in stage.outputs(out)]
+        # All files are filled before any is finished. TOKENS.h5, the first, is the last to be finished, so
+        # that where it is the other one is too.
+        filled = [None if output.complete else stage.fill(output) for output in outputs]
+        done = [stage.finish(*pair) for pair in reversed([*zip(outputs, filled, strict=True)])]
+    first, *others = reversed(done)
+    return first._replace(val=others[0]) if others else first
+
+
+class _Stage(NamedTuple):
+    """The parts of :func:`tokenize` with what they share; the attributes are its arguments."""
+
+    path: Path
+    source: ImageSource
+    encode: _Encoder
+    config: TokenizeConfig
+    batch_size: int
+    workers: int
+    reporter: Reporter
+
+    def outputs(self, out: Path) -> list[_Output]:
+        """The files to write: TOKENS.h5 and, with a split, TOKENS-val.h5."""
+        config, source = self.config, self.source
+        part = _range_of(config, len(source))
+        meta = _meta(self.path, out, source, self.encode, config)
+        if part is not None:
+            return [_Output(out, with_range(meta, part, len(source)), np.arange(*part))]
+        if config.val_split is None:
+            return [_Output(out, meta, np.arange(len(source)))]
+        val = held_out(source.labels, config.val_split, config.seed)
+        split = {"val_split": config.val_split, "seed": config.seed}
+        # The validation loss is that of the center crop, whatever the training sees.
+        center = replace(meta, views="none", settings=meta.settings | {"views": "none"})
+        metas = [replace(m, settings=m.settings | split) for m in (meta, center)]
+        return [
+            _Output(out, metas[0], np.flatnonzero(~val)),
+            _Output(validation_path(out), metas[1], np.flatnonzero(val)),
+        ]
+
+    def claim(self, output: _Output, overwrite: bool, stack: ExitStack) -> _Output:
+        """Claim a file for the time of ``stack``, and find out whether it is complete already."""
+        record = tokens_record(output.meta)
+        claimed = stack.enter_context(claim_on_main(output.path, TOKENS, record, overwrite, self.reporter))
+        complete = claimed.outcome is Outcome.COMPLETE
+        if complete:
+            self.reporter.info(claimed.already_complete)
+        return output._replace(path=claimed.output, complete=complete)  # what a symbolic link leads to
+
+    def fill(self, output: _Output) -> _Filled:
+        """Encode the images of a file that have no tokens yet; each rank does its share."""
+        numbers, meta = output.images, output.meta
+        writer = _writer(output, self.source, self.encode, self.workers)
+        _describe(writer.meta, self.encode, self.reporter)
+        todo = numbers[~writer.done]
         remaining = len(todo)
         barrier()  # every process has read which rows are done before any process writes another
         failures: list[tuple[int, str]] = []
-        dataset = ImageDataset(source, writer.meta.resolution, config.views)
-        with reporter.task("tokenize", len(source), len(source) - remaining) as task, torch.inference_mode():
-            for batch in _batches(dataset, todo, batch_size, workers, target):
-                if batch.skipped and config.on_error == "fail":
+        dataset = ImageDataset(self.source, meta.resolution, meta.views, self.config.seed)
+        progress = self.reporter.task("tokenize", len(numbers), len(numbers) - remaining)
+        with progress as task, torch.inference_mode():
+            for batch in self._batches(dataset, todo, meta.row_shape[0]):
+                if batch.skipped and self.config.on_error == "fail":
                     index, reason = batch.skipped[0]
-                    location = source.location(index)
+                    location = self.source.location(index)
                     raise InputError(f"{location}: {reason}; remove it, or pass --on-error skip")
                 failures += batch.skipped
                 if batch.images is not None:
-                    writer.write(batch.indices.numpy(), encode(batch.images))
+                    rows = np.searchsorted(numbers, batch.indices.numpy())
+                    writer.write(rows, self.encode(batch.images))
                 # The other ranks are about as fast, so this rank's progress counts for all.
                 step = min(remaining, (len(batch.indices) + len(batch.skipped)) * world().size)
                 remaining -= step
                 task.advance(step)
-        return _finish(images, source, writer, failures, len(todo) < len(source), reporter)
+        return _Filled(writer, failures, len(todo) < len(numbers))
+
+    def _batches(self, dataset: ImageDataset, todo: np.ndarray, views: int) -> Iterator[ImageBatch]:
+        """Batches of this process's share of the images that are still to do."""
+        share = todo[world().rank :: world().size]
+        size = max(1, self.batch_size // views)
+        batches = [share[first : first + size].tolist() for first in range(0, len(share), size)]
+        pinned = self.encode.device.type == "cuda"
+        return load_batches(dataset, batches, min(self.workers, len(batches)), pinned)
+
+    def finish(self, output: _Output, filled: _Filled | None) -> Tokenized:
+        """Write a finished file on rank 0, once all ranks are done; None is one that is complete already."""
+        if filled is None:
+            finished = open_tokens(output.path)
+            return Tokenized(output.path, len(finished), finished.skipped, True, finished.meta)
+        writer, total = filled.writer, len(output.images)
+        failures = sorted(failure for share in gather_objects(filled.failures) for failure in share)
+        skipped = [(self.source.names[index], reason) for index, reason in failures]
+        if len(skipped) == total:
+            if world().main:
+                writer.discard()
+            name, reason = skipped[0]
+            raise InputError(
+                f"{self.path}: none of {counted(total, 'image')} for {output.path.name} can be read; "
+                f"the first, {name}: {reason}"
+            )
+        if world().main:
+            writer.finish(skipped)
+        barrier()
+        if skipped:
+            name, reason = skipped[0]
+            self.reporter.warn(
+                f"{len(skipped)} of {counted(total, 'image')} could not be read and are listed in "
+                f"{writer.path}; the first is {name}: {reason}"
+            )
+        return Tokenized(writer.path, total - len(skipped), skipped, filled.resumed, writer.meta)
+
+
+def validation_path(out: Path) -> Path:
+    """Where the images that are held out go: TOKENS-val.h5 next to TOKENS.h5."""
+    return out.with_name(f"{out.stem}-val{out.suffix}")
+
+
+def _range_of(config: TokenizeConfig, images: int) -> tuple[int, int] | None:
+    """First image and one past the last, of those in the listing; None is all of them.
+
+    Raises:
+        ConfigError: there are no such images.
+    """
+    if not config.is_part:
+        return None
+    stop = images if config.stop is None else min(config.stop, images)
+    if config.start >= stop:
+        raise ConfigError(f"--range {config.start}:{config.stop}: there are only the images 0:{images}")
+    return config.start, stop
 
 
 def _default_tokenizer(reporter: Reporter) -> Path:
@@ -203,30 +340,39 @@ def tokens_at(
         ArtifactError: a token file is damaged, or the tokenizer is not here.
         OutputError: ``NAME-RES.h5`` holds other tokens, or cannot be written.
     """
-    file = open_tokens(tokens)
-    meta = file.meta
+    meta = open_tokens(tokens).meta
     if meta.resolution == res:
         return tokens
-    out = tokens.with_name(f"{tokens.stem}-{res}{tokens.suffix}")
-    if out.exists() and _same_but_resolution(open_tokens(out).meta, meta, res):
-        reporter.info(f"{tokens} has images of {meta.resolution} px; using {out}")
-        return out
+    split = meta.settings.get("val_split")
+    held_out = split is not None and tokens.stem.endswith("-val")
+    stem = tokens.stem.removesuffix("-val") if held_out else tokens.stem
+    out = tokens.with_name(f"{stem}-{res}{tokens.suffix}")
+    made = validation_path(out) if held_out else out
+    if made.exists() and _same_but_resolution(open_tokens(made).meta, meta, res):
+        reporter.info(f"{tokens} has images of {meta.resolution} px; using {made}")
+        return made
     images = tokens.parent / meta.source
     again = f"`maskgit tokenize IMAGES {out} --res {res} --views {meta.views}`, with the same tokenizer"
-    if not meta.source or not is_source(images):
+    if split_range(meta) is not None:
+        raise InputError(f"{tokens} is a part of a token file; merge the parts, or use {again}")
+    try:
+        source = open_source(images, reporter=reporter) if meta.source else None
+    except InputError:
+        source = None
+    if source is None:
         where = f"not at {images} any more" if meta.source else "not recorded"
         raise InputError(
             f"{tokens} has images of {meta.resolution} px, and its images are {where}; use {again}"
         )
     recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
-    if source_digest(open_source(images, reporter=reporter)) != recorded:
+    if source_digest(source) != recorded:
         raise InputError(f"the images in {images} are not those of {tokens} any more; use {again}")
-    reporter.info(f"{tokens} has images of {meta.resolution} px; tokenizing {images} at {res} px into {out}")
+    reporter.info(f"{tokens} has images of {meta.resolution} px; tokenizing {images} at {res} px into {made}")
     found = find_tokenizer(meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
-    config = TokenizeConfig(res=res, views=meta.views)
+    config = TokenizeConfig(res=res, views=meta.views, val_split=split, seed=meta.settings.get("seed", 0))
     dtype = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[meta.settings["dtype"]]
     tokenize(images, out, found, config, workers=workers, device=device, dtype=dtype, reporter=reporter)
-    return out
+    return made
 
 
 def _same_but_resolution(found: TokenMeta, meta: TokenMeta, res: int) -> bool:
@@ -250,6 +396,7 @@ def _meta(
         )
     directory = tokenizer.path.resolve()
     dtype = str(encoder.dtype).removeprefix("torch.")
+    seed = {"seed": config.seed} if random_views(config.views) else {}
     return TokenMeta(
         codebook_size=tokenizer.config.codebook_size,
         grid=resolution // factor,
@@ -258,7 +405,7 @@ def _meta(
         class_names=source.class_names,
         tokenizer=unicode_text(directory.name),
         tokenizer_sha256=tokenizer.sha256,
-        settings={"res": resolution, "views": config.views, "dtype": dtype},
+        settings={"res": resolution, "views": config.views, "dtype": dtype} | seed,
         parents=[
             parent("tokenizer", directory, tokenizer.sha256),
             parent("images", images.resolve(), source_digest(source)),
@@ -305,52 +452,16 @@ def _measure(source: ImageSource, resolution: int, encoder: _Encoder, workers: i
     return round(float(psnr(decoded, images[:, 0]).mean()), 2)
 
 
-def _writer(out: Path, meta: TokenMeta, source: ImageSource, encoder: _Encoder, workers: int) -> TokenWriter:
+def _writer(output: _Output, source: ImageSource, encoder: _Encoder, workers: int) -> TokenWriter:
     """A writer of the one file for each process; rank 0 creates the file."""
+    meta = output.meta
     if not world().main:
         barrier()
-    elif not partial_path(out).exists():
-        meta = dataclasses.replace(meta, psnr=_measure(source, meta.resolution, encoder, workers))
-    writer = TokenWriter.create_or_resume(out, meta, source.names, source.labels)
+    elif not partial_path(output.path).exists():
+        meta = replace(meta, psnr=_measure(source, meta.resolution, encoder, workers))
+    names = [source.names[i] for i in output.images]
+    labels = source.labels[output.images]
+    writer = TokenWriter.create_or_resume(output.path, meta, names, labels)
     if world().main:
         barrier()
     return writer
-
-
-def _batches(
-    dataset: ImageDataset, todo: np.ndarray, batch_size: int, workers: int, device: torch.device
-) -> Iterator[ImageBatch]:
-    """Batches of this process's share of the rows that are still to do."""
-    share = todo[world().rank :: world().size]
-    size = max(1, batch_size // VIEWS[dataset.kind])
-    batches = [share[first : first + size].tolist() for first in range(0, len(share), size)]
-    return load_batches(dataset, batches, min(workers, len(batches)), device.type == "cuda")
-
-
-def _finish(
-    images: Path,
-    source: ImageSource,
-    writer: TokenWriter,
-    failures: list[tuple[int, str]],
-    resumed: bool,
-    reporter: Reporter,
-) -> Tokenized:
-    """Write the finished file on rank 0, once all ranks are done."""
-    failures = sorted(failure for share in gather_objects(failures) for failure in share)
-    skipped = [(source.names[index], reason) for index, reason in failures]
-    if len(skipped) == len(source):
-        if world().main:
-            writer.discard()
-        name, reason = skipped[0]
-        found = counted(len(source), "image")
-        raise InputError(f"{images}: none of {found} can be read; the first, {name}: {reason}")
-    if world().main:
-        writer.finish(skipped)
-    barrier()
-    if skipped:
-        name, reason = skipped[0]
-        reporter.warn(
-            f"{len(skipped)} of {counted(len(source), 'image')} could not be read and are listed in "
-            f"{writer.path}; the first is {name}: {reason}"
-        )
-    return Tokenized(writer.path, len(source) - len(skipped), skipped, resumed, writer.meta)

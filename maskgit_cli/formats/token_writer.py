@@ -244,6 +244,10 @@ class TokenWriter:
             os.close(file)
         return {name: digest.hexdigest() for name, digest in digests.items()}
 
+    def row_crc32(self) -> np.ndarray:
+        """Checksum of each row in the unfinished file, uint32 (N,); 0 of rows that were never written."""
+        return self._index.datasets["row_crc32"].read(self.partial)
+
     def discard(self) -> None:
         """Remove the unfinished file."""
         self.partial.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import functools
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskgit_cli.config.base import LARGEST_SIDE
-from maskgit_cli.config.stages import VIEWS
+from maskgit_cli.config.stages import view_count
 from maskgit_cli.errors import ArtifactError
 from maskgit_cli.formats.atomic import CREATED_BY, check_parents, is_sha256, sha256_file
 from maskgit_cli.formats.token_index import (
@@ -44,7 +44,7 @@ class TokenMeta:
         codebook_size: K; tokens are 0..K-1.
         grid: tokens per side of an image.
         resolution: pixels per side of an image.
-        views: which views of each image were tokenized, a key of :data:`~maskgit_cli.config.stages.VIEWS`.
+        views: which views of each image were tokenized, as ``TokenizeConfig.views`` names them.
         class_names: name of each class, or empty where images have no classes or classes no names.
         tokenizer: name of the tokenizer's directory.
         tokenizer_sha256: of the tokenizer's weights.
@@ -71,7 +71,28 @@ class TokenMeta:
     @property
     def row_shape(self) -> tuple[int, int, int]:
         """(V, h, w): the tokens of one image."""
-        return VIEWS[self.views], self.grid, self.grid
+        views = view_count(self.views)
+        assert views is not None, self.views
+        return views, self.grid, self.grid
+
+
+def with_range(meta: TokenMeta, part: tuple[int, int], listed: int) -> TokenMeta:
+    """The metadata of a part: of the images part[0] to part[1]-1 of those that are listed."""
+    return replace(meta, settings=meta.settings | {"range": list(part), "listed": listed})
+
+
+def split_range(meta: TokenMeta) -> tuple[TokenMeta, tuple[int, int], int] | None:
+    """What :func:`with_range` was given; None if the file is not a part.
+
+    A sample directory's tokens have a range of their own, without ``listed``.
+    """
+    settings = dict(meta.settings)
+    part, listed = settings.pop("range", None), settings.pop("listed", None)
+    numbers = [*part, listed] if isinstance(part, list) and len(part) == 2 else []
+    if not numbers or any(type(number) is not int for number in numbers):
+        return None
+    first, stop, total = numbers
+    return (replace(meta, settings=settings), (first, stop), total) if 0 <= first < stop <= total else None
 
 
 # Metadata by their types. HDF5 attributes hold lists and objects as JSON text.
@@ -174,6 +195,11 @@ class TokenFile:
         return digests and digests.map(self.path)
 
     @functools.cached_property
+    def row_crc32(self) -> np.ndarray:
+        """Checksum of each row, uint32 (N,)."""
+        return self._datasets["row_crc32"].read(self.path)
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Hexadecimal sha256 of the whole file."""
         return sha256_file(self.path)
@@ -259,7 +285,7 @@ def _checked_meta(path: Path, values: dict[str, Any]) -> TokenMeta:
         if key not in values or type(values[key]) not in kinds:
             raise ArtifactError(f"{path} is damaged: its {key} is not {kinds[0].__name__}; write it again")
     meta = TokenMeta(**{key: values[key] for key in _ATTRIBUTES})
-    if meta.views not in VIEWS:
+    if view_count(meta.views) is None:
         raise ArtifactError(f"{path} has views {meta.views!r}, which this package does not support")
     wrong = None
     if not 2 <= meta.codebook_size <= LARGEST_CODEBOOK:

@@ -31,6 +31,8 @@ FLIP = 7  # which training images are flipped
 REVIVAL = 8  # which encoder outputs replace dead codebook vectors
 ROLL = 9  # where the Halton sampler begins its order in an image
 DROPOUT = 10  # the seed of torch's own generators, which decide dropout
+CROP = 11  # where the random views of an image are cropped, and which of them are flipped
+SPLIT = 12  # which images are held out for validation
 
 # One seed for all images, or one per image (B,).
 Seed = int | np.ndarray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,8 +37,13 @@ class Batch(NamedTuple):
     drop: Tensor
 
 
-def make_batch(step: int, data: TokenFile, config: TrainConfig, device: torch.device) -> Batch:
+def make_batch(
+    step: int, data: TokenFile, config: TrainConfig, device: torch.device, rows: np.ndarray | None = None
+) -> Batch:
     """This rank's share of the batch of a step (from 1), a pure function of (seed, step).
+
+    Every epoch takes each row once, in an order of its own, and of each a view drawn at random. ``rows`` are
+    those that may be taken; None is all.
 
     The mask ratio is the schedule's function of a uniform number, and each token is masked
     independently with that probability (arXiv 2310.14400, section 3.2).
@@ -46,15 +52,17 @@ def make_batch(step: int, data: TokenFile, config: TrainConfig, device: torch.de
     assert config.drop_label is not None
     share = config.batch_size // world().size
     mine = slice(world().rank * share, (world().rank + 1) * share)
-    rows = rng.batch_rows(config.seed, len(data), (step - 1) * config.batch_size + mine.start, share)
+    count = len(data) if rows is None else len(rows)
+    chosen = rng.batch_rows(config.seed, count, (step - 1) * config.batch_size + mine.start, share)
+    chosen = chosen if rows is None else rows[chosen]
 
     def uniform(stream: int, n: int = 1) -> Tensor:
         """This rank's rows (B, n) of the step's random numbers, float64 on the CPU."""
         return rng.batch_uniform(config.seed, step, config.batch_size or 0, n, stream)[mine]
 
     view = (uniform(rng.VIEW)[:, 0] * data.codes.shape[1]).long().numpy()
-    tokens = torch.from_numpy(data.codes[rows, view].astype("int64"))  # (B, h, w)
-    labels = torch.from_numpy(data.labels[rows].astype("int64"))
+    tokens = torch.from_numpy(data.codes[chosen, view].astype("int64"))  # (B, h, w)
+    labels = torch.from_numpy(data.labels[chosen].astype("int64"))
     ratio = mask_ratio(uniform(rng.RATIO), config.mask_schedule)  # (B, 1)
     masked = (uniform(rng.MASK, tokens[0].numel()) < ratio).view(tokens.shape)
     drop = uniform(rng.LABEL_DROPOUT)[:, 0] < config.drop_label
@@ -91,9 +99,15 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def train_step(
-    step: int, data: TokenFile, config: TrainConfig, trained: Trained, ema: EMA, accelerator: Any
+    step: int,
+    data: TokenFile,
+    config: TrainConfig,
+    trained: Trained,
+    ema: EMA,
+    accelerator: Any,
+    rows: np.ndarray | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step.
+    """One optimizer step, on ``rows`` of the file; None is all.
 
     The sum over positions is divided by their number in the global batch, so the gradient is the same
     however the batch is split into processes and micro-batches.
@@ -105,7 +119,7 @@ def train_step(
     set_lr(trained.optimizer, learning_rate(step, config))
     # Only dropout uses torch's own generators: seed them by step and rank.
     torch.manual_seed(rng.torch_seed(config.seed, step, world().rank))
-    batch = make_batch(step, data, config, accelerator.device)
+    batch = make_batch(step, data, config, accelerator.device, rows)
     counted = torch.ones_like(batch.masked) if config.loss_on == "all" else batch.masked
     positions = accelerator.reduce(counted.sum(), reduction="sum").clamp(min=1)
     total = torch.zeros((), device=accelerator.device)
@@ -127,21 +141,29 @@ def train_step(
 
 
 @torch.no_grad()
-def validation_loss(network: nn.Module, data: TokenFile, config: TrainConfig, accelerator: Any) -> float:
+def validation_loss(
+    network: nn.Module,
+    data: TokenFile,
+    config: TrainConfig,
+    accelerator: Any,
+    rows: np.ndarray | None = None,
+) -> float:
     """Mean cross-entropy in nats, without label smoothing, of the masked tokens of every image of a file.
 
     Each image is used once, its first view with its label, and a mask that depends on the seed and the
-    image alone; so the number compares between runs, sizes and process counts.
+    image alone; so the number compares between runs, sizes and process counts. ``rows`` are those that are
+    measured; None is all.
     """
+    rows = np.arange(len(data)) if rows is None else rows
     size = max(1, (config.batch_size or 1) // world().size)
     total, count = 0.0, 0
-    for first in range(world().rank * size, len(data), size * world().size):
-        rows = range(first, min(first + size, len(data)))
+    for first in range(world().rank * size, len(rows), size * world().size):
+        batch = rows[first : first + size]
         device = accelerator.device
-        tokens = torch.from_numpy(data.codes[first : first + size, 0].astype("int64")).to(device)
-        labels = torch.from_numpy(data.labels[first : first + size].astype("int64")).to(device)
-        ratio = mask_ratio(rng.uniform(config.seed, rows, 0, 1, rng.RATIO), config.mask_schedule)
-        masked = rng.uniform(config.seed, rows, 0, tokens[0].numel(), rng.MASK) < ratio
+        tokens = torch.from_numpy(data.codes[batch, 0].astype("int64")).to(device)
+        labels = torch.from_numpy(data.labels[batch].astype("int64")).to(device)
+        ratio = mask_ratio(rng.uniform(config.seed, batch, 0, 1, rng.RATIO), config.mask_schedule)
+        masked = rng.uniform(config.seed, batch, 0, tokens[0].numel(), rng.MASK) < ratio
         masked = masked.view(tokens.shape).to(device)
         with accelerator.autocast():
             logits = network(tokens.masked_fill(masked, data.meta.codebook_size), labels)

@@ -6,18 +6,21 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from maskgit_cli.config.recipes import resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.data.splitting import held_out
 from maskgit_cli.data.tokenizing import tokens_at
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import CREATED_BY, parent
 from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
 from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION
 from maskgit_cli.formats.tokens import TokenFile, open_tokens
+from maskgit_cli.networks.base import MaskedTransformer
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
@@ -65,7 +68,7 @@ def train(
         recipe: a key of :data:`~maskgit_cli.config.recipes.RECIPES`; a whole ``config`` replaces it.
         res: resolution in pixels; where the token file has another one, its images are tokenized again first
             (see :func:`~maskgit_cli.data.tokenizing.tokens_at`).
-        val: a token file whose loss is measured at every checkpoint.
+        val: a token file whose loss is measured at every checkpoint, if no rows are held out for that.
         tokenizer: the tokenizer's directory, where it is not found automatically.
         init_from: run or model directory, or a name under ``models/``, with the initial weights.
         device: name of the device.
@@ -83,8 +86,9 @@ def train(
     if res is not None:
         tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
         val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
-    data, held_out = open_tokens(tokens), open_tokens(val) if val else None
-    initial, config = _resolve(data, held_out, config, recipe, init_from, reporter)
+    data = open_tokens(tokens)
+    split = _split(data, val, config)
+    initial, config = _resolve(data, split, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{tokens.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
     near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
@@ -106,7 +110,7 @@ def train(
         with Interrupts(accelerator, reporter) as interrupts, progress as task:
             while step < config.steps:
                 step += 1
-                values = train_step(step, data, config, trained, ema, accelerator)
+                values = train_step(step, data, config, trained, ema, accelerator, split.trained)
                 meter.add(values, config.batch_size)
                 task.advance(1, loss=values["loss"])
                 line, checkpoint, preview = due(step, config)
@@ -114,11 +118,10 @@ def train(
                 if line or checkpoint or stop:
                     check_finite(step, values)
                 if line:
-                    epoch = round(step * config.batch_size / len(data), 4)
+                    epoch = round(step * config.batch_size / len(split.trained), 4)
                     log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
-                if checkpoint and held_out is not None:
-                    loss = validation_loss(previews.network(ema), held_out, config, accelerator)
-                    log.append(step=step, val_loss=round(loss, 6))
+                if checkpoint and split.val is not None:
+                    log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
                 if preview and world().main:
                     previews.save(step, ema)
                 if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
@@ -127,9 +130,44 @@ def train(
     return out
 
 
+class _Split(NamedTuple):
+    """Rows that are trained on, and those whose loss is measured.
+
+    Attributes:
+        trained: rows of the token file (R,).
+        val: the file of the others: the token file itself, another, or None.
+        held_out: rows of that file; None is all.
+    """
+
+    trained: np.ndarray
+    val: TokenFile | None
+    held_out: np.ndarray | None
+
+    def loss(self, network: MaskedTransformer, config: TrainConfig, accelerator: Any) -> float:
+        """The validation loss, rounded as in the log."""
+        assert self.val is not None
+        return round(validation_loss(network, self.val, config, accelerator, self.held_out), 6)
+
+
+def _split(data: TokenFile, val: Path | None, config: TrainConfig | Mapping[str, Any] | None) -> _Split:
+    """The rows to train on and to validate on.
+
+    Raises:
+        ConfigError: there are both a file and a fraction to validate on, or nothing can be held out.
+        ArtifactError: the file cannot be read.
+    """
+    settings = config if isinstance(config, TrainConfig) else TrainConfig(**config or {})
+    if settings.val_split is None:
+        return _Split(np.arange(len(data)), open_tokens(val) if val else None, None)
+    if val is not None:
+        raise ConfigError(f"--val-split {settings.val_split}: not with --val; leave one of them out")
+    chosen = held_out(data.labels, settings.val_split, settings.seed)
+    return _Split(np.flatnonzero(~chosen), data, np.flatnonzero(chosen))
+
+
 def _resolve(
     data: TokenFile,
-    held_out: TokenFile | None,
+    split: _Split,
     config: TrainConfig | Mapping[str, Any] | None,
     recipe: str,
     init_from: Path | None,
@@ -137,21 +175,22 @@ def _resolve(
 ) -> tuple[InitialWeights, TrainConfig]:
     """Initial weights and fully resolved settings, checked against the token files."""
     if not isinstance(config, TrainConfig):
-        config = resolve_recipe(recipe, len(data), config or {}, from_model=init_from is not None)
+        images = len(split.trained)
+        config = resolve_recipe(recipe, images, config or {}, from_model=init_from is not None)
     meta = data.meta
     if len(data) == 0:
         raise InputError(f"{data.path} holds no images")
-    if held_out is not None:
+    if split.val is not None:
         for name in ("tokenizer_sha256", "grid", "class_names"):
-            if getattr(held_out.meta, name) != getattr(meta, name):
-                raise ConfigError(f"--val {held_out.path}: its {name} differs from that of {data.path}")
+            if getattr(split.val.meta, name) != getattr(meta, name):
+                raise ConfigError(f"--val {split.val.path}: its {name} differs from that of {data.path}")
     batch = config.batch_size or TrainConfig.default_batch_size(meta.resolution)
     parts = world().size * config.accumulate
     if batch % parts:
         raise ConfigError(
             f"--batch-size {batch}: must be a multiple of {parts}, the number of processes times --accumulate"
         )
-    steps = config.steps or math.ceil(config.epochs * len(data) / batch)
+    steps = config.steps or math.ceil(config.epochs * len(split.trained) / batch)
     initial = from_model(init_from, data, config) if init_from else from_scratch(data, config)
     drop_label, has_null_class = config.drop_label, initial.config.has_null_class
     if not has_null_class:

@@ -378,6 +378,14 @@ REFUSED = {
     f"{TOKENIZE.format('new.h5')} --res -16": ["--res -16"],
     f"{TOKENIZE.format('new.h5')} --device gpu": ["--device gpu", "cpu"],
     f"{TOKENIZE.format('new.h5')} --device cpu --dtype fp16": ["--dtype fp16", "bf16"],
+    f"{TOKENIZE.format('new.h5')} --views both": ["--views both", "ten-crop", "random:K"],
+    f"{TOKENIZE.format('new.h5')} --views random:301": ["--views random:301", "300"],
+    f"{TOKENIZE.format('new.h5')} --val-split 0.6": ["--val-split 0.6", "0.5"],
+    f"{TOKENIZE.format('new.h5')} --range 900:999": ["--range 900:999", "0:"],
+    f"{TOKENIZE.format('new.h5')} --range 0:4 --val-split 0.5": ["--val-split", "--range", "train"],
+    "merge missing.h5 new.h5": ["missing.h5"],
+    "merge tokens.h5 new.h5": ["tokens.h5", "--range"],
+    "train tokens.h5 --val tokens.h5 --val-split 0.5": ["--val-split 0.5", "--val"],
     "train tokens.h5 --batch-size 0": ["--batch-size 0"],
     "train tokens.h5 --steps -1": ["--steps -1"],
     "train tokens.h5 --lr nan": ["--lr nan"],
@@ -429,7 +437,6 @@ REFUSED = {
 
 # The same for usage errors, which end with exit status 2.
 USAGE = {
-    f"{TOKENIZE.format('new.h5')} --views both": ["--views", "both", "ten-crop"],
     "train": ["TOKENS.h5"],
     "train tokens.h5 more.h5": ["more.h5"],
     "train tokens.h5 --size giant": ["--size", "giant", "base"],

@@ -286,6 +286,45 @@ def test_ten_crop_order():
     assert data.views(image, 16, "ten-crop").shape == (10, 3, 16, 16)
 
 
+@pytest.mark.parametrize("tall", [False, True])
+def test_random_views_are_crops_and_their_mirror_images(tall):
+    """Every column, or row, has a value of its own, so that a crop tells its place."""
+    columns = torch.arange(24, dtype=torch.uint8).expand(3, 8, 24)
+    image = columns.transpose(1, 2) if tall else columns
+    crops = data.views(image, 8, "random:300", seed=3, index=7)
+    assert crops.shape == (300, 3, 8, 8)
+    flipped = crops[:, 0, 0, 0] > crops[:, 0, 0, -1]
+    places = crops[:, 0].flatten(1).min(1).values.int()
+    for crop, flip, place in zip(crops, flipped, places.tolist(), strict=True):
+        whole = image[:, place : place + 8] if tall else image[..., place : place + 8]
+        assert torch.equal(crop, whole.flip(-1) if flip else whole)
+    counts = places.bincount(minlength=17)
+    assert len(counts) == 17
+    assert counts.min() >= 5  # 18 on average
+    assert tall or flipped.double().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_random_views_fit_the_shorter_side():
+    image = torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8)
+    square = data.fit_square(image, 8)
+    for view in data.views(image, 8, "random:9"):
+        assert torch.equal(view, square) or torch.equal(view, square.flip(-1))
+
+
+def test_random_views_are_functions_of_seed_and_number():
+    image = torch.randint(0, 256, (3, 8, 40), dtype=torch.uint8)
+    first = data.views(image, 8, "random:8", 2**64 - 1, 5)
+    assert torch.equal(data.views(image, 8, "random:3", 2**64 - 1, 5), first[:3])
+    assert not torch.equal(data.views(image, 8, "random:8", 2**64 - 1, 6), first)
+    assert not torch.equal(data.views(image, 8, "random:8", 0, 5), first)
+
+
+def test_a_seed_of_random_views_keeps_its_meaning():
+    wide = torch.arange(40, dtype=torch.uint8).expand(3, 8, 40)
+    views = data.views(wide, 8, "random:6", seed=1, index=2)
+    assert views[:, 0, 0, 0].tolist() == [17, 7, 8, 15, 21, 22]
+
+
 def test_every_pixel_survives_the_model_range():
     pixels = torch.arange(256, dtype=torch.uint8)
     floats = to_model(pixels)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import count_syncs, kill_at
 
 from maskgit_cli.cli import main
 from maskgit_cli.config.networks import VQGANConfig
@@ -22,6 +23,7 @@ from maskgit_cli.config.stages import TokenizeConfig
 from maskgit_cli.data import tokenizing
 from maskgit_cli.data.images import read_image, views
 from maskgit_cli.data.sources import open_source
+from maskgit_cli.data.splitting import held_out
 from maskgit_cli.data.tokenizing import tokenize
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
 from maskgit_cli.formats.token_writer import TokenWriter
@@ -73,9 +75,10 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def run(photos, tokenizer, tmp_path):
     """`tokenize` in this process, by default on the fixtures."""
+    settings = ("res", "views", "on_error", "val_split", "seed")
 
     def call(images=photos, out=tmp_path / "t.h5", tokenizer=tokenizer, batch_size=4, workers=0, **options):
-        config = TokenizeConfig(**{k: options.pop(k) for k in ("res", "views", "on_error") if k in options})
+        config = TokenizeConfig(**{k: options.pop(k) for k in settings if k in options})
         options = {"device": "cpu", "batch_size": batch_size, "workers": workers, **options}
         return tokenize(images, out, tokenizer, config, **options)
 
@@ -85,16 +88,16 @@ def run(photos, tokenizer, tmp_path):
 # --- the tokens -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "res"), [("none", 16), ("flip", 16), ("ten-crop", 24)])
+@pytest.mark.parametrize(("kind", "res"), [("none", 16), ("flip", 16), ("ten-crop", 24), ("random:3", 16)])
 def test_tokens_are_those_of_the_tokenizer(run, photos, tokenizer, kind, res):
-    result = run(views=kind, res=res)
+    result = run(views=kind, res=res, seed=8)
     file, source, vqgan = open_tokens(result.path), open_source(photos), load_tokenizer(tokenizer)
     assert file.names == source.names
     assert file.labels.tolist() == source.labels.tolist()
-    for path, tokens in zip(source.paths, file.codes, strict=True):
-        squares = views(read_image(path), res, kind)
+    for i, (path, tokens) in enumerate(zip(source.paths, file.codes, strict=True)):
+        squares = views(read_image(path), res, kind, 8, i)
         assert np.array_equal(vqgan.network.encode(to_model(squares)), tokens)
-    assert result == (result.path, 9, [], False, file.meta)
+    assert result == (result.path, 9, [], False, file.meta, None)
 
 
 def test_the_file_records_its_provenance(run, tokenizer):
@@ -113,6 +116,37 @@ def test_batches_and_workers_make_no_difference(run, tmp_path):
         first = run(workers=3).path.read_bytes()
     for batch_size in (1, 100):
         assert run(out=tmp_path / "u.h5", batch_size=batch_size, overwrite=True).path.read_bytes() == first
+
+
+def test_random_views_depend_on_the_seed_alone(run, tmp_path):
+    first = run(views="random:3", seed=4)
+    for batch_size, workers in ((1, 0), (100, 2)):
+        other = run(out=tmp_path / "u.h5", views="random:3", seed=4, batch_size=batch_size, workers=workers)
+        assert other.path.read_bytes() == first.path.read_bytes()
+        other.path.unlink()
+    more = open_tokens(run(out=tmp_path / "v.h5", views="random:5", seed=4).path)
+    tokens = open_tokens(first.path)
+    assert tokens.codes.shape == (9, 3, 8, 8)
+    assert np.array_equal(more.codes[:, :3], tokens.codes)
+    assert not np.array_equal(
+        open_tokens(run(out=tmp_path / "w.h5", views="random:3").path).codes, tokens.codes
+    )
+    assert tokens.meta.settings == {"res": 16, "views": "random:3", "dtype": "float32", "seed": 4}
+    with pytest.raises(OutputError, match="--seed 4, not 5"):
+        run(views="random:3", seed=5)
+
+
+def test_a_seed_that_decides_nothing_is_not_recorded(run):
+    run(seed=4)
+    assert run(seed=5).resumed
+
+
+@pytest.mark.parametrize(
+    "kind", ["random", "random:", "random:0", "random:01", "random:301", "random:-1", "3"]
+)
+def test_views_that_there_are_not(run, kind):
+    with pytest.raises(ConfigError, match=f"--views {kind}: .*ten-crop.*random:K.*300"):
+        run(views=kind)
 
 
 def test_on_a_cpu_every_view_is_encoded_alone(run, monkeypatch):
@@ -302,6 +336,108 @@ def test_an_unreadable_or_unfinished_tokenizer(run, tokenizer, tmp_path):
         run(tokenizer=tmp_path / "unfinished")
 
 
+# --- a validation split -----------------------------------------------------------------------------
+
+SPLIT = {"views": "random:3", "val_split": 0.4, "seed": 2}
+
+
+def test_a_split_is_two_files(run, photos, tokenizer, tmp_path):
+    listener = Listener()
+    result = run(**SPLIT, reporter=listener)
+    assert result.val.path == tmp_path / "t-val.h5"
+    assert (result.images, result.val.images, result.val.resumed) == (5, 4, False)
+    assert sorted(os.listdir(tmp_path)) == ["t-val.h5", "t.h5"]
+    trained, val = open_tokens(result.path), open_tokens(result.val.path)
+    whole = open_tokens(run(out=tmp_path / "whole.h5", views="random:3", seed=2).path)
+    center = open_tokens(run(out=tmp_path / "center.h5").path)
+    chosen = held_out(whole.labels, 0.4, 2)
+    assert np.bincount(val.labels).tolist() == [2, 2]
+    for tokens, everything, rows in ((trained, whole, ~chosen), (val, center, chosen)):
+        assert tokens.names == [name for name, there in zip(everything.names, rows, strict=True) if there]
+        assert tokens.labels.tolist() == everything.labels[rows].tolist()
+        assert np.array_equal(tokens.codes, everything.codes[rows])
+    settings = {"res": 16, "views": "random:3", "dtype": "float32", "seed": 2, "val_split": 0.4}
+    assert trained.meta.settings == settings
+    assert val.meta.settings == settings | {"views": "none"}
+    assert trained.meta.parents == val.meta.parents
+
+
+def test_both_files_are_claimed_before_any_work(run, tmp_path):
+    run(out=tmp_path / "t-val.h5")
+    with pytest.raises(OutputError, match=r"t-val\.h5 exists.*--val-split none, not 0\.4"):
+        run(val_split=0.4)
+    assert os.listdir(tmp_path) == ["t-val.h5"]
+    assert run(val_split=0.4, overwrite=True).val.images == 4
+
+
+def test_a_split_again_is_already_complete_and_a_lost_file_is_made_again(run, tmp_path):
+    first = run(**SPLIT)
+    before = {path: path.read_bytes() for path in (first.path, first.val.path)}
+    for lost in ((), (first.val.path,), (first.path,)):
+        for path in lost:
+            path.unlink()
+        again = run(**SPLIT)
+        assert (again.resumed, again.val.resumed) == (first.path not in lost, first.val.path not in lost)
+        assert {path: path.read_bytes() for path in before} == before
+    with pytest.raises(OutputError, match="--seed 2, not 3"):
+        run(**SPLIT | {"seed": 3})
+
+
+def test_killed_at_any_write_a_split_resumes_to_the_same_bytes(run, photos, tokenizer, tmp_path):
+    """Where TOKENS.h5 is, TOKENS-val.h5 is too."""
+    wanted = run(**SPLIT)
+    wanted = wanted.path.read_bytes(), wanted.val.path.read_bytes()
+    arguments, options = (
+        (tokenizer, TokenizeConfig(**SPLIT)),
+        {"workers": 0, "batch_size": 6, "device": "cpu"},
+    )
+    moments = count_syncs(tokenize, photos, tmp_path / "undisturbed.h5", *arguments, **options)
+    assert moments > 8
+    halves = 0
+    for moment in range(1, moments + 1, 2):
+        folder = tmp_path / str(moment)
+        out = folder / "t.h5"
+        assert kill_at(moment, tokenize, photos, out, *arguments, **options)
+        assert not out.exists() or (folder / "t-val.h5").exists()
+        halves += (folder / "t-val.h5").exists() and not out.exists()
+        run(out=out, **SPLIT)
+        assert (out.read_bytes(), (folder / "t-val.h5").read_bytes()) == wanted
+        assert sorted(os.listdir(folder)) == ["t-val.h5", "t.h5"]
+    assert halves > 0
+
+
+def test_a_replaced_split_is_whole_until_the_new_one_is(run, photos, tokenizer, tmp_path):
+    old = run(val_split=0.3)
+    before = [path.read_bytes() for path in (old.path, old.val.path)]
+    options = {"workers": 0, "batch_size": 6, "device": "cpu", "overwrite": True}
+    assert kill_at(4, tokenize, photos, old.path, tokenizer, TokenizeConfig(**SPLIT), **options)
+    assert [path.read_bytes() for path in (old.path, old.val.path)] == before
+    result = run(**SPLIT, overwrite=True)
+    assert result.resumed
+    assert (
+        open_tokens(result.path).meta.settings["seed"] == open_tokens(result.val.path).meta.settings["seed"]
+    )
+
+
+def test_a_split_whose_validation_images_are_unreadable(run, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    source = open_source(folder)
+    for i in np.flatnonzero(held_out(source.labels, 0.2, 0)):
+        source.paths[i].write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of 2 images for t-val\.h5"):
+        run(images=folder, val_split=0.2)
+    assert not (tmp_path / "t.h5").exists()
+
+
+def test_links_are_followed(run, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "t.h5").symlink_to(tmp_path / "disk" / "real.h5")
+    run()
+    assert (tmp_path / "t.h5").is_symlink()
+    assert len(open_tokens(tmp_path / "disk" / "real.h5")) == 9
+
+
 # --- the command, in processes of its own ------------------------------------------------------------
 
 
@@ -385,3 +521,23 @@ def test_the_command_in_this_process(photos, tokenizer, tmp_path, capsys):
     assert str(tmp_path / "t.h5") in printed.err
     assert re.search(r"res\b.*16.*32", printed.err)
     assert printed.err.count("\n") == 1
+
+
+def test_the_command_names_both_files_of_a_split(photos, tokenizer, tmp_path, maskgit):
+    out, options = tmp_path / "t.h5", ("--val-split", "0.3", "--json")
+    done = maskgit(*command(photos, tokenizer, out, *options)[2:])
+    record = json.loads(done.stdout)
+    assert (record["path"], record["images"]) == (str(out), 6)
+    assert (record["val"]["path"], record["val"]["images"]) == (str(tmp_path / "t-val.h5"), 3)
+    assert f"--val {tmp_path / 't-val.h5'}" in done.stderr
+
+
+def test_two_processes_give_the_split_of_one(photos, tokenizer, tmp_path):
+    out, options = tmp_path / "t.h5", ("--val-split", "0.4", "--views", "random:3")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [sys.executable, *launch, *command(photos, tokenizer, out, *options)]
+    subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    config = TokenizeConfig(views="random:3", val_split=0.4)
+    alone = tokenize(photos, tmp_path / "alone.h5", tokenizer, config, workers=0, device="cpu")
+    assert out.read_bytes() == alone.path.read_bytes()
+    assert (tmp_path / "t-val.h5").read_bytes() == alone.val.path.read_bytes()

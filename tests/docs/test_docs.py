@@ -193,6 +193,9 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     shutil.copytree(images, broken)
     (broken / "cat" / "broken.png").touch()
     tokenize(broken, root / "flip.h5", tokenizer, TokenizeConfig(views="flip"), workers=0, device="cpu")
+    random = {"views": "random:2", "seed": 3, "val_split": 0.3}
+    tokenize(images, root / "split.h5", tokenizer, TokenizeConfig(**random), workers=0, device="cpu")
+    tokenize(images, root / "part.h5", tokenizer, TokenizeConfig(start=2, stop=5), workers=0, device="cpu")
     between_lines = {"checkpoint_every": 4, "log_every": 3}  # what the next line needs is in a checkpoint
     train_tiny(tokens, root / "validated", {"val": tokens, "init_from": run}, **between_lines)
     everything = {"preview_every": 6, "smoothness_weight": 0.1} | between_lines
@@ -330,9 +333,10 @@ def test_token_files(made, tokens):
                 assert file[name].chunks is file[name].compression is None
                 check_shape(file[name].shape, shape, size)
         assert (size["h"], size["w"]) == (values["grid"], values["grid"])
-    with h5py.File(made / "flip.h5") as file:
-        held.check(json.loads(file.attrs["settings"]), "settings-of-tokenize")
-        assert file["skipped"].shape == (1, 2)
+    for name in ("flip.h5", "split.h5", "split-val.h5", "part.h5"):
+        with h5py.File(made / name) as file:
+            held.check(json.loads(file.attrs["settings"]), "settings-of-tokenize")
+            assert file["skipped"].shape == (name == "flip.h5", 2)
     for path in (made / "flip.h5", made / "samples" / "tokens.h5"):
         first, rest = path.read_bytes().split(b"\n", 1)
         index = json.loads(rest[: int(first.split()[2])])

@@ -81,6 +81,9 @@ STAGES = {
             "--views flip",
             "out.h5",
         ),
+        _stage(
+            "merge", "merge @part-1.h5 @part-0.h5 out.h5", "", "out.h5", old="merge @other-part.h5 out.h5"
+        ),
         _stage("train", _TRAIN, "--seed 1"),
         _stage("train-vqgan", _VQGAN, "--seed 1"),
         _stage("sample", "sample @model --out out --n 5 --batch-size 2 --format npz", "--seed 1"),

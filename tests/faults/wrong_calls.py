@@ -15,6 +15,7 @@ HUGE, ENORMOUS = str(10**12), str(10**49)
 # Right calls, by the name of the command.
 BASES = {
     "tokenize": "tokenize images new.h5 --tokenizer tokenizer --workers 0",
+    "merge": "merge part-0.h5 part-1.h5 new.h5",
     "train": "train tokens.h5 --out new --size tiny --steps 2 --batch-size 4 --tokenizer tokenizer "
     "--preview-every 0",
     "train-vqgan": "train-vqgan images --out new --size tiny --steps 1 --batch-size 4 --perceptual-weight 0 "
@@ -36,12 +37,16 @@ BASES = {
 VALUES = {
     "tokenize": f"""
         --res 0; --res -16; --res 17; --res x; --res 8.5; --res {HUGE}; --res {ENORMOUS}; --res 1e9;
-        --res ''; --views both; --views ''; --on-error ignore; --batch-size 0; --batch-size -1;
+        --res ''; --views both; --views ''; --views random:0; --views random:301;
+        --views random:; --val-split 0; --val-split 0.6; --val-split x; --val-split nan; --range 5:5;
+        --range 5; --range -1:5; --range x:5; --range 900:999; --range 0:5 --val-split 0.1; --seed -1;
+        --on-error ignore; --batch-size 0; --batch-size -1;
         --batch-size x; --workers -1; --workers x; --device gpu; --device ''; --device cuda:x;
         --dtype fp8; --tokenizer missing; --tokenizer ''; --tokenizer notes; --tokenizer notes.txt;
         --tokenizer fifo; --tokenizer loop; --tokenizer samples; --nonsense 1""",
     "train": f"""
         --steps 0; --steps x; --steps 1.5; --epochs 0; --batch-size 0; --batch-size 5 --accumulate 2;
+        --val-split 0; --val-split 1; --val-split 0.1 --val tokens.h5;
         --accumulate 0; --accumulate {HUGE}; --lr 0; --lr -1; --lr nan; --lr inf; --lr x; --beta1 1;
         --beta2 -1; --weight-decay -1; --warmup -1; --lr-floor 2; --clip 0; --dropout 1; --dropout nan;
         --drop-label 2; --label-smoothing 1; --mask-schedule best; --mask-schedule pow;
@@ -142,6 +147,24 @@ LINES = {
     "tokenize images images --tokenizer tokenizer": "images",
     "tokenize images flip.h5 --tokenizer tokenizer": "flip.h5",
     f"tokenize images {'x' * 300}.h5 --tokenizer tokenizer": "x" * 40,
+    "merge": "PART",
+    "merge part-0.h5": "PART",
+    "merge part-0.h5 new.h5": "6:",
+    "merge part-1.h5 new.h5": "0:6",
+    "merge part-0.h5 part-1.h5": "part-1.h5",
+    "merge part-0.h5 part-1.h5 part-0.h5 new.h5": "overlap",
+    "merge part-0.h5 part-1.h5 part-0.h5 --overwrite": "part-0.h5",
+    "merge part-0.h5 other-part.h5 new.h5": "--views",
+    "merge tokens.h5 new.h5": "tokens.h5",
+    "merge samples/tokens.h5 new.h5": "samples/tokens.h5",
+    "merge missing.h5 new.h5": "missing.h5",
+    "merge notes.txt new.h5": "notes.txt",
+    "merge fifo new.h5": "fifo",
+    "merge hang.h5 new.h5": "hang.h5",
+    "merge part-0.h5 part-1.h5 notes": "notes",
+    "merge part-0.h5 part-1.h5 notes.txt": "notes.txt",
+    "merge part-0.h5 part-1.h5 flip.h5": "flip.h5",
+    "merge part-0.h5 part-1.h5 ''": "TOKENS",
     "train": "TOKENS",
     "train missing.h5 --out new": "missing.h5",
     "train notes.txt --out new": "notes.txt",

@@ -30,7 +30,9 @@ from tiny_training import (
 
 from maskgit_cli.config.networks import SIZES, Size
 from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.data.splitting import held_out
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, MaskGITError, OutputError
+from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.locks import lock
 from maskgit_cli.formats.runs import load_checkpoint, newest_checkpoint
 from maskgit_cli.formats.tokens import open_tokens
@@ -134,6 +136,17 @@ def test_views_are_chosen_at_random(tokenizer, tmp_path):
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="flip")
     batch = objective.make_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
     assert batch.tokens.double().mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_every_random_view_of_an_image_is_used(tokenizer, tmp_path):
+    codes = np.broadcast_to(np.arange(7).reshape(1, 7, 1, 1), (4, 7, GRID, GRID))
+    path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="random:7")
+    data, config = open_tokens(path), TrainConfig(batch_size=4, drop_label=0.1)
+    epochs = [objective.make_batch(step, data, config, CPU).tokens[:, 0, 0] for step in range(1, 201)]
+    counts = torch.cat(epochs).bincount(minlength=7)
+    assert len(counts) == 7
+    assert counts.min() > 80  # 114 on average
+    assert not all(torch.equal(epoch, epochs[0]) for epoch in epochs)
 
 
 # --- the loss ---------------------------------------------------------------------------------------
@@ -299,6 +312,81 @@ def test_validation_on_tokens_of_another_tokenizer_is_refused(tokens, tmp_path):
     other = write_tokens(tmp_path / "t.h5", make_tokenizer(tmp_path / "other", seed=1))
     with pytest.raises(ConfigError, match=r"--val .*tokenizer_sha256"):
         train_tiny(tokens, tmp_path / "run", {"val": other})
+
+
+# --- held-out rows ----------------------------------------------------------------------------------
+
+
+def test_a_batch_of_some_rows(tokens):
+    """Images differ in their label alone, so labels tell the rows."""
+    data, rows = open_tokens(tokens), np.array([3, 4, 9, 13, 22])
+    config = TrainConfig(batch_size=5, drop_label=0.1)
+    for step in (1, 2):
+        batch = objective.make_batch(step, data, config, CPU, rows)
+        assert sorted(batch.labels.tolist()) == sorted(data.labels[rows].tolist())
+
+
+def test_held_out_rows_change_nothing_in_the_training(tokenizer, tokens, tmp_path):
+    """Two files that differ in the held-out rows alone give the same weights and other validation losses."""
+    codes, labels = open_tokens(tokens).codes, open_tokens(tokens).labels
+    other = codes.copy()
+    chosen = held_out(labels, 0.25, 3)
+    assert np.bincount(labels[chosen]).tolist() == [2, 2, 2]
+    other[chosen] = (other[chosen] + 1) % CODES
+    paths = [write_tokens(tmp_path / f"{i}.h5", tokenizer, c, labels) for i, c in enumerate((codes, other))]
+    settings = {"seed": 3, "val_split": 0.25, "steps": 5}
+    extra = {"tokenizer": tokenizer}
+    runs = [train_tiny(path, tmp_path / f"run-{path.stem}", extra, **settings) for path in paths]
+    first, second = (metrics(run) for run in runs)
+    trained = [[line for line in lines if "val_loss" not in line] for lines in (first, second)]
+    assert trained[0] == trained[1]
+    losses = [[line["val_loss"] for line in lines if "val_loss" in line] for lines in (first, second)]
+    assert len(losses[0]) == 3
+    assert all(a != b for a, b in zip(*losses, strict=True))
+    for name, tensors in weights(runs[0]).items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, weights(runs[1])[name][key])
+    # An epoch is a pass over the 18 other rows.
+    assert trained[0][-1]["epoch"] == round(5 * TRAINING["batch_size"] / 18, 4)
+
+
+def test_the_loss_of_held_out_rows_is_theirs(tokens, run):
+    data, network = open_tokens(tokens), load_model(run).network
+    accelerator = make_accelerator(CPU, torch.float32)
+    rows, seen = np.array([1, 5, 6, 20]), []
+
+    def spy(tokens, labels):
+        seen.extend(labels.tolist())
+        return network(tokens, labels)
+
+    def loss(rows, size):
+        return objective.validation_loss(spy, data, TrainConfig(batch_size=size), accelerator, rows)
+
+    part = loss(rows, 3)
+    assert seen == data.labels[rows].tolist()
+    assert part == pytest.approx(loss(rows, 1), abs=1e-6)
+    assert part != loss(np.array([0, 5, 6, 20]), 3)
+    assert loss(np.arange(24), 5) == pytest.approx(loss(None, 5), abs=1e-6)
+
+
+def test_a_split_is_a_setting_of_the_run(tokens, tmp_path):
+    run = train_tiny(tokens, tmp_path / "run", val_split=0.25, steps=2)
+    assert read_json(run / "config.json", "a run")["settings"]["val_split"] == 0.25
+    for split, message in ((None, "--val-split 0.25, not none"), (0.5, "--val-split 0.25, not 0.5")):
+        with pytest.raises(OutputError, match=message):
+            train_tiny(tokens, tmp_path / "run", val_split=split, steps=4)
+
+
+def test_steps_follow_from_the_rows_that_are_trained_on(tokens, tmp_path):
+    settings = {"steps": None, "epochs": 2, "batch_size": 6}
+    run = train_tiny(tokens, tmp_path / "run", val_split=0.25, **settings)
+    assert steps_of(run)[-1] == 6  # 2 · 18 / 6
+
+
+def test_a_split_and_a_file_to_validate_on(tokens, tmp_path):
+    with pytest.raises(ConfigError, match=r"--val-split 0\.5: not with --val"):
+        train_tiny(tokens, tmp_path / "run", {"val": tokens}, val_split=0.5)
+    assert not (tmp_path / "run").exists()
 
 
 # --- interruption -----------------------------------------------------------------------------------
@@ -669,7 +757,9 @@ def test_the_papers_recipe_is_the_default(tokens):
     }  # fmt: skip
     assert wanted.items() <= dataclasses.asdict(TrainConfig()).items()
     assert (TrainConfig.default_batch_size(256), TrainConfig.default_batch_size(512)) == (512, 128)
-    _, config = training._resolve(open_tokens(tokens), None, None, "paper", None, SILENT)
+    data = open_tokens(tokens)
+    split = training._split(data, None, None)
+    _, config = training._resolve(data, split, None, "paper", None, SILENT)
     assert (config.recipe, config.network, config.size, config.drop_label) == (
         "paper",
         "maskgit",
