@@ -135,10 +135,10 @@ def _number(text: str, classes: int, class_names: Sequence[str], option: str) ->
     if not _lookup(tuple(class_names)).numbers or list(class_names) == [str(i) for i in range(classes)]:
         return _index(text, classes, option)
     shown = text if len(text) <= MAX_DIGITS else f"{text[:MAX_DIGITS]}..."
-    reason = "classes have numbers as names, but none has this one"
+    reason = f"no class has this name; the model's classes are {_first_names(class_names)}"
     if shown == text and 0 <= int(text) < classes:
         index = f"{INDEX}{int(text)}"
-        reason += f"; for the class at index {int(text)}, {class_names[int(text)]}, write {index}"
+        reason += f"; for the one at index {int(text)}, {class_names[int(text)]}, write {index}"
     raise ConfigError(f"{option} {shown}: {reason}")
 
 
@@ -162,8 +162,11 @@ def _no_such_name(text: str, classes: int, class_names: Sequence[str]) -> str:
     near = difflib.get_close_matches(text.casefold(), by_lowered, n=1, cutoff=0.5)
     if near:
         return f"no class has this name; did you mean {by_lowered[near[0]]}?"
-    shown = ", ".join(readable[:10]) + (", ..." if len(readable) > 10 else "")
-    return f"no class has this name; the model's classes are {shown}"
+    return f"no class has this name; the model's classes are {_first_names(readable)}"
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def readable_name(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskgit_cli.config.arguments import PathArgument, checked
+from maskgit_cli.data.sources import is_source, open_source
 from maskgit_cli.errors import ArtifactError, InputError, counted
 from maskgit_cli.formats.atomic import check_format, read_json
 from maskgit_cli.formats.decoded import DECODED_FILE, DECODED_FORMAT, DECODED_KEYS, DECODED_VERSION
@@ -61,9 +62,8 @@ def describe(path: PathArgument, reporter: Reporter = SILENT) -> Facts:
     path = Path(path)
     if not path.exists() and partial_path(path).exists():
         return _tokens(path)  # its error says how to finish it
-    if not path.exists() and not _is_image_source(
-        path
-    ):  # an existing path is described, even a folder of images called `builtin`
+    # An existing path is described, even a folder of images called `builtin`, and so is a pattern of files.
+    if not path.exists() and not is_source(path):
         path = find_named(path, "file or directory")
     if path.is_dir():
         return _directory(path, reporter)
@@ -77,17 +77,10 @@ def describe(path: PathArgument, reporter: Reporter = SILENT) -> Facts:
     reader = readers.get(path.suffix.lower())
     if reader is not None:
         return reader(path)
-    if not _is_image_source(path):
+    if not is_source(path):
         known = f"{', '.join(readers)} and image sources"
         raise InputError(f"{path}: unrecognized file type; info reads {known}")
     return _images(path, reporter)
-
-
-def _is_image_source(path: Path) -> bool:
-    """Whether an entry of the registry of image sources recognizes a path."""
-    from maskgit_cli.data.sources.registry import SOURCES
-
-    return any(kind.recognizes(path) for kind in SOURCES)
 
 
 def _common(record: Facts) -> Facts:
@@ -248,7 +241,5 @@ def _tensors(path: Path) -> Facts:
 
 
 def _images(path: Path, reporter: Reporter) -> Facts:
-    from maskgit_cli.data.sources import open_source
-
     source = open_source(path, reporter=reporter)
     return {"kind": "images", "images": len(source), "class_names": source.class_names}

@@ -15,7 +15,9 @@ from PIL import Image
 from maskgit_cli.data import loading
 from maskgit_cli.data.images import read_image
 from maskgit_cli.data.sources import open_source, source_digest, tar_shards, zip_file
+from maskgit_cli.data.tokenizing import tokens_at
 from maskgit_cli.errors import InputError
+from maskgit_cli.formats.tokens import open_tokens
 
 
 def picture(number, kind="PNG"):
@@ -433,7 +435,7 @@ def test_a_damaged_header_in_the_middle_is_an_error(tmp_path):
     data = bytearray(path.read_bytes())
     data[1024] ^= 1  # each image takes a header and a block
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"x\.tar: damaged or truncated after a.png \(a damaged header\)"):
+    with pytest.raises(InputError, match=r"x\.tar: damaged or truncated after 'a.png' \(a damaged header\)"):
         open_source(path)
 
 
@@ -467,13 +469,22 @@ def test_shards_are_read_at_their_offsets_by_workers(tmp_path):
 
 
 def test_info_and_tokenize_read_archives(tmp_path, maskgit):
+    options = ("--tokenizer", "builtin", "--workers", 0, "--overwrite", "--json")
     shards(tmp_path / "shards")
     make_zip(tmp_path / "x.zip", {"cat/a.png": 1, "dog/b.png": 2})
     for path, images in (("shards/s-{008..009}.tar", 4), ("shards", 6), ("x.zip", 2)):
         told = maskgit("info", tmp_path / path, "--json")
         assert json.loads(told.stdout)["images"] == images
-        done = maskgit(
-            "tokenize", tmp_path / path, tmp_path / "t.h5", "--workers", 0, "--overwrite", "--json"
-        )
+        done = maskgit("tokenize", tmp_path / path, tmp_path / "t.h5", *options)
         assert done.status == 0, done.stderr
         assert json.loads(done.stdout)["images"] == images
+
+
+def test_tokens_of_another_resolution_are_made_from_shards(tmp_path, maskgit):
+    """A pattern is found again, although no file has that name."""
+    shards(tmp_path / "shards")
+    out, options = tmp_path / "t.h5", ("--tokenizer", "builtin", "--workers", 0)
+    assert maskgit("tokenize", tmp_path / "shards/s-{008..010}.tar", out, *options).status == 0
+    made = tokens_at(out, 32, workers=0, device="cpu")
+    assert open_tokens(made).meta.resolution == 32
+    assert open_tokens(made).names == open_tokens(out).names

@@ -25,6 +25,11 @@ SOURCES: tuple[SourceKind, ...] = (
 )
 
 
+def is_source(path: Path) -> bool:
+    """Whether an entry of :data:`SOURCES` recognizes a path, which may be a pattern of several files."""
+    return any(kind.recognizes(path) for kind in SOURCES)
+
+
 def open_source(
     path: Path,
     tokenizer: Path | None = None,

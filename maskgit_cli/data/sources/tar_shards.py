@@ -310,7 +310,7 @@ def _scan(path: Path, found: Callable[[int], None]) -> _Shard:
                     archive.members.clear()  # type: ignore[attr-defined]  # it keeps all that it has seen
                     if member.offset < end:
                         raise tarfile.ReadError("a member that begins inside another")
-                    end, where = archive.offset, f"after {member.name[:200]}"
+                    end, where = archive.offset, f"after {member.name[:200]!r}"
                     found(1)
                     _add(shard, member, file)
                 _check_end(file, archive.offset)
