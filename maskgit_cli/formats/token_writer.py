@@ -262,6 +262,8 @@ class TokenWriter:
 def _write_rows(file: int, extent: Extent, indices: np.ndarray, values: np.ndarray) -> None:
     """Write values (B, ...) to the rows (B,) of a dataset in an open file."""
     assert values.shape == (len(indices), *extent.shape[1:]), values.shape
+    if not len(indices):
+        return
     # Rows that follow one another, as those of a batch mostly do, are one write.
     starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
     for start, stop in zip(starts, [*starts[1:], len(indices)], strict=True):

@@ -20,7 +20,7 @@ from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import CREATED_BY, parent
 from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
 from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION
-from maskgit_cli.formats.tokens import TokenFile, open_tokens
+from maskgit_cli.formats.tokens import TokenFile, open_tokens, split_range
 from maskgit_cli.networks.base import MaskedTransformer
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, world
 from maskgit_cli.runtime.interrupts import Interrupts
@@ -199,6 +199,12 @@ def _resolve(
         config = resolve_recipe(recipe, images, config or {}, from_model=init_from is not None)
     check_decay(config)
     meta = data.meta
+    part = split_range(meta)
+    if part is not None:
+        (_, (first, stop), listed) = part
+        reporter.warn(
+            f"{data.path} is a part with the images {first}:{stop} of {listed:,}; `maskgit merge` makes the whole"
+        )
     if len(data) == 0:
         raise InputError(f"{data.path} holds no images")
     if split.val is not None:

@@ -70,8 +70,7 @@ def train_vqgan(
         images: any image source, as for ``tokenize``; labels are not used.
         out: the tokenizer directory; ``model.safetensors`` (the EMA weights) completes it.
         config: the settings; None is the defaults.
-        init_from: tokenizer with the initial weights, and the sizes: a tokenizer, run or model directory,
-            ``builtin``, or a name under ``models/``.
+        init_from: tokenizer, run or model directory, or ``builtin``, with the initial weights and the sizes.
         val: images on which the EMA weights are measured at every checkpoint.
         device: name of the device.
         dtype: precision of matrix products and convolutions.

@@ -39,7 +39,7 @@ COMMANDS = [
     "inpaint photos/0.png NAME --box 8,8,8,8 --n 1 --steps 2 --out new",
     "tokenize photos new --tokenizer NAME --workers 0",
     "decode tokens.h5 new --tokenizer NAME",
-    "fid tokens.h5 --ref photos --features vqgan --tokenizer NAME --metrics fid --out new",
+    "fid tokens.h5 --ref photos --features vqgan --tokenizer NAME --metrics fid --out new.json",
     "train tokens.h5 --tokenizer NAME --steps 1 --batch-size 2 --size tiny --preview-every 0 --out new",
     "train tokens.h5 --init-from NAME --steps 1 --batch-size 2 --preview-every 0 --out new",
     "export NAME new",
@@ -55,20 +55,20 @@ def arguments(request):
 
 
 def test_every_command_takes_the_name(arguments, here, tmp_path, maskgit):
-    names = {"NAME": NAME, "new": tmp_path / "new"}
+    names = {"NAME": NAME, "new": tmp_path / "new", "new.json": tmp_path / "new.json"}
     outcome = maskgit(*(names.get(word, word) for word in arguments))
     assert outcome.status == 0, outcome.stderr
-    assert arguments[0] == "info" or (tmp_path / "new").exists()
+    assert arguments[0] == "info" or [*tmp_path.glob("new*")]
 
 
 def test_a_published_model_that_was_not_pulled(arguments, here, tmp_path, maskgit):
     """One line, with the command that fetches it; nothing is written."""
-    names = {"NAME": "maskgit-512", "new": tmp_path / "new"}
+    names = {"NAME": "maskgit-512", "new": tmp_path / "new", "new.json": tmp_path / "new.json"}
     outcome = maskgit(*(names.get(word, word) for word in arguments), "--quiet")
     assert outcome.status == 1
     assert "`maskgit pull maskgit-512`" in outcome.stderr
     assert outcome.stderr.count("\n") == 1, outcome.stderr
-    assert not (tmp_path / "new").exists()
+    assert not [*tmp_path.glob("new*")]
 
 
 def test_local_directories_come_first(tmp_path, monkeypatch):

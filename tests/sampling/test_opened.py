@@ -200,7 +200,7 @@ def test_encode_and_decode_equal_the_commands(model, run, images, tmp_path, mask
     assert np.array_equal(tokens, open_tokens(file.path).codes[:, 0])
     out = tmp_path / "decoded"
     assert maskgit("decode", file.path, out, "--tokenizer", run, "--device", "cpu").status == 0
-    expected = torch.stack([read_image(path) for path in sorted(out.glob("*.png"))])
+    expected = torch.stack([read_image(path) for path in sorted(out.glob("*/*.png"))])
     for kind in (tokens, tokens.numpy().astype(np.uint16), tokens.tolist(), tokens.int()):
         assert torch.equal(model.decode(kind, batch_size=5).pixels, expected)
     assert torch.equal(model.decode(tokens[3]).pixels, expected[3:4])

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,15 @@ def test_every_random_view_of_an_image_is_used(tokenizer, tmp_path):
     assert len(counts) == 7
     assert counts.min() > 80  # 114 on average
     assert not all(torch.equal(epoch, epochs[0]) for epoch in epochs)
+
+
+def test_training_on_a_part_warns(tokenizer, tmp_path):
+    path = write_tokens(tmp_path / "part.h5", tokenizer, settings={"range": [24, 48], "listed": 90})
+    data, warnings = open_tokens(path), []
+    reporter = SimpleNamespace(warn=warnings.append, info=None)
+    training._resolve(data, training._split(data, None, None), None, "paper", None, None, reporter)
+    assert len(warnings) == 1
+    assert "24:48 of 90" in warnings[0]
 
 
 # --- the loss ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.formats.torch_files import read_checkpoint
 from maskgit_cli.networks.halton import HaltonMaskGIT
 from maskgit_cli.networks.loading import load_model, load_tokenizer
+from maskgit_cli.runtime.progress import SILENT
 from maskgit_cli.weights.importing import import_weights
 from maskgit_cli.weights.names import PUBLISHED_NETWORKS, renamed
 from maskgit_cli.weights.shapes import check_model_yaml
@@ -36,6 +37,9 @@ class Heard:
 
     def __init__(self):
         self.text = self.warned = ""
+
+    def task(self, description, total, done=0, unit="images"):
+        return SILENT.task(description, total)
 
     def info(self, text):
         self.text += text + "\n"
