@@ -203,7 +203,8 @@ def _resolve(
     if part is not None:
         (_, (first, stop), listed) = part
         reporter.warn(
-            f"{data.path} is a part with the images {first}:{stop} of {listed:,}; `maskgit merge` makes the whole"
+            f"{data.path} is a part with the images {first}:{stop} of {listed:,}; `maskgit merge` makes the "
+            "whole"
         )
     if len(data) == 0:
         raise InputError(f"{data.path} holds no images")

@@ -154,7 +154,7 @@ def test_training_on_a_part_warns(tokenizer, tmp_path):
     path = write_tokens(tmp_path / "part.h5", tokenizer, settings={"range": [24, 48], "listed": 90})
     data, warnings = open_tokens(path), []
     reporter = SimpleNamespace(warn=warnings.append, info=None)
-    training._resolve(data, training._split(data, None, None), None, "paper", None, None, reporter)
+    training._resolve(data, training._split(data, None, None), None, "paper", None, reporter)
     assert len(warnings) == 1
     assert "24:48 of 90" in warnings[0]
 
