@@ -33,4 +33,6 @@ def command(tokens: Path, out: Path, as_json: bool, quiet: bool, **values: Any) 
 
     done = decode(tokens, out, reporter=console.reporter(quiet), **values)
     record = {"path": str(done.path), "images": done.images, "resumed": done.resumed}
+    then = f"maskgit compare ORIGINALS {console.quoted(done.path)}"
+    console.summary(quiet, done.path, {"images": done.images}, resumed=done.resumed, then=then)
     console.result(done.path, record, as_json)

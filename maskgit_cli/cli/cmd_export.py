@@ -42,4 +42,5 @@ def command(run: Path, out: Path, preset: str | None, as_json: bool, quiet: bool
     from maskgit_cli.weights.exporting import export
 
     path = export(run, out, sampler=sampler, reporter=console.reporter(quiet), **values)
+    console.summary(quiet, path, {}, then=console.next_with(path))
     console.result(path, {"path": str(path)}, as_json)

@@ -38,4 +38,5 @@ def command(samples: Path | None, ref: Path, as_json: bool, quiet: bool, **value
     if not quiet:
         scores = {name: f"{value:.6g}" for name, value in record["metrics"].items()}
         console.table(f"{record['n']} samples, {record['n_ref']} reference images", scores)
+    console.summary(quiet, path, {"warnings": len(record.get("warnings", [])) or None})
     console.result(path, {"path": str(path), **record}, as_json)

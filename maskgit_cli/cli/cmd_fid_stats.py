@@ -36,4 +36,5 @@ def command(sources: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **
     from maskgit_cli.scoring.stages import fid_stats
 
     path = fid_stats(sources, out, config, reporter=console.reporter(quiet), **shared)
+    console.summary(quiet, path, {}, then=f"maskgit fid SAMPLES --ref {console.quoted(path)}")
     console.result(path, {"path": str(path)}, as_json)

@@ -34,4 +34,5 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, quiet: bool, **va
     from maskgit_cli.weights.importing import import_weights
 
     path = import_weights(files, out, reporter=console.reporter(quiet), **values)
+    console.summary(quiet, path, {}, then=console.next_with(path))
     console.result(path, {"path": str(path)}, as_json)

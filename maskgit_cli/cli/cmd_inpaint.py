@@ -89,4 +89,6 @@ def command(
     done = inpaint(image, model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)
     record = {"path": str(done.path), "images": done.images, "model": str(done.model), "tokens": done.tokens}
     record |= {"windows": done.windows, "resumed": done.resumed, "settings": done.settings}
+    facts = {"images": done.images, "tokens": done.tokens}
+    console.summary(quiet, done.path, facts, resumed=done.resumed, look=done.path / "grid.png")
     console.result(done.path, record, as_json)

@@ -32,4 +32,6 @@ def command(parts: tuple[Path, ...], tokens: Path, overwrite: bool, as_json: boo
 
     done = merge(parts, tokens, overwrite=overwrite, reporter=console.reporter(quiet))
     record = {"path": str(done.path), "images": done.images, "skipped": dict(done.skipped)}
+    then = f"maskgit train {console.quoted(done.path)}"
+    console.summary(quiet, done.path, {"images": done.images}, resumed=done.resumed, then=then)
     console.result(done.path, {**record, "resumed": done.resumed}, as_json)

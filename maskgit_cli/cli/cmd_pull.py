@@ -83,4 +83,5 @@ def command(name: str, out: Path | None, as_json: bool, quiet: bool, **values: A
     from maskgit_cli.weights.pulling import pull
 
     path = pull(name, out, reporter=console.reporter(quiet), **values)
+    console.summary(quiet, path, {}, then=console.next_with(path))
     console.result(path, {"path": str(path)}, as_json)

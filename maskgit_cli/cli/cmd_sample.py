@@ -61,4 +61,7 @@ def command(
 
     done = sample(model, config=config, sampler=sampler, reporter=console.reporter(quiet), **shared)
     record = {"path": str(done.path), "images": done.images, "model": str(done.model)}
+    then = f"maskgit fid {console.quoted(done.path)} --ref IMAGES"
+    look = done.path / "grid.png"
+    console.summary(quiet, done.path, {"images": done.images}, resumed=done.resumed, look=look, then=then)
     console.result(done.path, {**record, "resumed": done.resumed, "settings": done.settings}, as_json)

@@ -110,4 +110,11 @@ def command(models: tuple[Path, ...], ref: Path, as_json: bool, quiet: bool, **v
     done = sweep(models, swept, ref, config=config, scoring=scoring, reporter=reporter, **shared)
     if not quiet:
         _show(done.record)
+    console.summary(
+        quiet,
+        done.path,
+        {"points": len(done.record["points"])},
+        resumed=done.resumed,
+        look=done.path / "plots",
+    )
     console.result(done.path, {"path": str(done.path), "resumed": done.resumed, **done.record}, as_json)

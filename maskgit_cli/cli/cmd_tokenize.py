@@ -61,8 +61,14 @@ def command(
     done = tokenize(images, tokens, tokenizer, config, reporter=reporter, **shared)
     held_out = {"val": record(done.val)} if done.val else {}
     if done.val:
-        held = counted(done.val.images, "image")
-        reporter.info(
-            f"{held} held out in {done.val.path}; `maskgit train {done.path} --val {done.val.path}`"
-        )
+        reporter.info(f"{counted(done.val.images, 'image')} held out in {done.val.path}")
+    facts = {
+        "images": done.images,
+        "skipped": len(done.skipped) or None,
+        "tokens per image": done.meta.grid**2,
+        "PSNR in dB": done.meta.psnr,
+    }
+    val = f" --val {console.quoted(done.val.path)}" if done.val else ""
+    then = f"maskgit train {console.quoted(done.path)}{val}"
+    console.summary(quiet, done.path, facts, resumed=done.resumed, then=then)
     console.result(done.path, record(done) | held_out, as_json)

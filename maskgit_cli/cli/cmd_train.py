@@ -61,4 +61,8 @@ def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     from maskgit_cli.training.transformer import train
 
     path = train(tokens, config=changes, reporter=console.reporter(quiet), **shared)
+    facts = console.final_metrics(path, ("step", "loss", "val_loss"))
+    previews = sorted(path.glob("previews/*.png"))
+    then = f"maskgit sample {console.quoted(path)}"
+    console.summary(quiet, path, facts, look=previews[-1] if previews else None, then=then)
     console.result(path, {"path": str(path)}, as_json)

@@ -43,4 +43,8 @@ def command(images: Path, out: Path | None, as_json: bool, quiet: bool, **values
 
     out = out or Path("tokenizers") / images.resolve().stem
     path = train_vqgan(images, out, config, reporter=console.reporter(quiet), **shared)
+    facts = console.final_metrics(path, ("step", "l1", "val_psnr", "usage", "perplexity"))
+    previews = sorted(path.glob("previews/*.png"))
+    then = f"maskgit tokenize {console.quoted(images)} tokens.h5 --tokenizer {console.quoted(path)}"
+    console.summary(quiet, path, facts, look=previews[-1] if previews else None, then=then)
     console.result(path, {"path": str(path)}, as_json)

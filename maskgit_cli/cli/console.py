@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,8 +220,14 @@ def _progress_bar(unit: str) -> Any:
     )
 
 
+# When the command at work began: its reporter is the first thing that it makes.
+_began = time.monotonic()
+
+
 def reporter(quiet: bool) -> ConsoleReporter:
     """The reporter of this process; only rank 0 prints."""
+    global _began
+    _began = time.monotonic()
     return ConsoleReporter(quiet, silent=rank() != 0)
 
 
@@ -248,6 +255,65 @@ def table(title: str, rows: Mapping[str, Any]) -> None:
     """Print names and values on stderr, on rank 0."""
     width = max((len(name) for name in rows), default=0)
     log(title, *(f"  {name:<{width}}  {value}" for name, value in rows.items()))
+
+
+def summary(
+    quiet: bool,
+    made: Path | None,
+    facts: Mapping[str, Any],
+    *,
+    resumed: bool = False,
+    look: Path | None = None,
+    then: str | None = None,
+) -> None:
+    """Print on stderr, on rank 0, what a command made and what is likely to be done with it.
+
+    Args:
+        quiet: print nothing.
+        made: the result; None is nothing on the disk.
+        facts: its final numbers by their names; those that are None are left out.
+        resumed: whether earlier calls had done some of it, so that the time is not that of all of it.
+        look: where to look first.
+        then: the likely next command.
+    """
+    if quiet:
+        return
+    numbers = [f"{name} {_number(value)}" for name, value in facts.items() if value is not None]
+    took = duration(time.monotonic() - _began)
+    log(f"{made}: {', '.join([*numbers, f'{took} since it was resumed' if resumed else took])}")
+    if look is not None and look.exists():
+        log(f"  look at {look}")
+    if then is not None:
+        log(f"  next: {then}")
+
+
+def _number(value: Any) -> str:
+    """A value for people: whole numbers with separators, others with four digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def quoted(path: Path) -> str:
+    """A path as it is typed in a shell."""
+    return shlex.quote(str(path))
+
+
+def next_with(path: Path) -> str | None:
+    """The command that uses a model or tokenizer directory; None of other files, as of ``export --to v1``."""
+    if (path / "tokenizer").is_dir():
+        return f"maskgit sample {quoted(path)}"
+    if (path / "config.json").is_file():
+        return f"maskgit tokenize IMAGES tokens.h5 --tokenizer {quoted(path)}"
+    return None
+
+
+def final_metrics(run: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The last value of each of some quantities in a training's log."""
+    from maskgit_cli.formats.runs import read_metrics
+
+    lines = read_metrics(run)
+    return {n: next((line[n] for line in reversed(lines) if line.get(n) is not None), None) for n in names}
 
 
 def columns(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> None:
