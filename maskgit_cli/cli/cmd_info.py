@@ -32,14 +32,23 @@ def _nested(value: Any) -> str:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    """Print one fact per line, then the artifacts that this one was made from."""
+    """Print one fact per line, settings too, then the artifacts that this one was made from."""
     parents = facts.pop("parents", [])
     width = max(map(len, facts))
     for name, value in facts.items():
-        console.echo(f"{name:<{width}}  {_text(value)}")
+        if isinstance(value, dict) and value:
+            console.echo(name)
+            inner = max(map(len, value))
+            for key, setting in value.items():
+                console.echo(f"  {key:<{inner}}  {_text(setting)}")
+        else:
+            console.echo(f"{name:<{width}}  {_text(value)}")
+    # The nearest first; each has those before it among the things that were made of it.
     for i, parent in enumerate(parents):
         label = "made from" if i == 0 else ""
-        console.echo(f"{label:<{width}}  {parent['kind']} {parent['name']} sha256 {parent['sha256'][:16]}…")
+        branch = "└─ " if i == len(parents) - 1 else "├─ "
+        facts_of = f"{parent['kind']} {parent['name']} sha256 {parent['sha256'][:16]}…"
+        console.echo(f"{label:<{width}}  {branch}{facts_of}")
 
 
 def _verify(path: Path, as_json: bool, quiet: bool) -> None:

@@ -310,10 +310,9 @@ def next_with(path: Path) -> str | None:
 
 def final_metrics(run: Path, names: Sequence[str]) -> dict[str, Any]:
     """The last value of each of some quantities in a training's log."""
-    from maskgit_cli.formats.runs import read_metrics
+    from maskgit_cli.reports.inspecting import last_metrics
 
-    lines = read_metrics(run)
-    return {n: next((line[n] for line in reversed(lines) if line.get(n) is not None), None) for n in names}
+    return last_metrics(run, names)
 
 
 def columns(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> None:

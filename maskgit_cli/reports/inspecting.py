@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.data.sources import is_source, open_source
@@ -29,13 +31,14 @@ from maskgit_cli.formats.runs import (
     WEIGHTS_FILE,
     checkpoints,
     has_weights,
+    read_metrics,
 )
 from maskgit_cli.formats.samples import SAMPLES_FORMAT, SAMPLES_KEYS, SAMPLES_VERSION, SETTINGS_FILE
 from maskgit_cli.formats.scores import SCORES_FORMAT, SCORES_KEYS, SCORES_VERSION
 from maskgit_cli.formats.sweeps import SWEEP_FILE, SWEEP_FORMAT, SWEEP_KEYS, SWEEP_VERSION
 from maskgit_cli.formats.tensors import tensor_shapes
 from maskgit_cli.formats.token_index import TOKENS_FORMAT, TOKENS_VERSION
-from maskgit_cli.formats.tokens import open_tokens, partial_path
+from maskgit_cli.formats.tokens import TokenFile, open_tokens, partial_path
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 Facts = dict[str, Any]
@@ -126,16 +129,27 @@ def _run(path: Path, record: Facts) -> Facts:
     newest = _parameters(checkpoints(path)[-1] / WEIGHTS_FILE) if steps else {}
     wanted = record["settings"].get("steps")
     sizes = _sizes(record, "maskgit")
+    finals = last_metrics(path, ("loss", "val_loss"))
     return {
         "complete": bool(steps) and wanted is not None and steps[-1] >= wanted,
         "network": record["network"],
         "resolution": record["resolution"],
         "classes": next(iter(sizes.values()))["classes"],
         "checkpoints": steps,
+        **finals,
         **newest,
         **sizes,
         "tokenizer_sha256": record["tokenizer_sha256"],
     }
+
+
+def last_metrics(path: Path, names: Sequence[str]) -> Facts:
+    """The last value of each of some quantities in a training's log, as far as it has them."""
+    lines = read_metrics(path)
+    found = {
+        name: next((x[name] for x in reversed(lines) if x.get(name) is not None), None) for name in names
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _model(path: Path, record: Facts) -> Facts:
@@ -148,6 +162,7 @@ def _model(path: Path, record: Facts) -> Facts:
 def _tokenizer(path: Path, record: Facts) -> Facts:
     complete = has_weights(path, record)
     newest = _parameters(path / WEIGHTS_FILE) if complete else {}
+    newest |= last_metrics(path, ("val_psnr", "l1", "usage"))
     return {"complete": complete, **newest, "network": record.get("network"), **_sizes(record, "vqgan")}
 
 
@@ -206,6 +221,15 @@ def _json(path: Path) -> Facts:
     return _record(path, read_json(path, "a maskgit artifact"))
 
 
+def _counts(tokens: TokenFile) -> dict[str, int]:
+    """Number of images of the smallest and the largest class, and of those without one."""
+    labels = tokens.labels[tokens.labels >= 0]
+    classes = len(tokens.meta.class_names)
+    counts = np.bincount(labels, minlength=classes) if classes else np.array([], np.int64)
+    found = {"smallest": int(counts.min()), "largest": int(counts.max())} if len(counts) else {}
+    return found | {"without": int((tokens.labels < 0).sum())}
+
+
 def _tokens(path: Path) -> Facts:
     tokens = open_tokens(path)
     meta = tokens.meta
@@ -218,7 +242,9 @@ def _tokens(path: Path) -> Facts:
         "grid": meta.grid,
         "views": meta.views,
         "codebook_size": meta.codebook_size,
+        "psnr": meta.psnr,
         "class_names": meta.class_names,
+        "class_counts": _counts(tokens),
         "tokenizer": meta.tokenizer,
         "tokenizer_sha256": meta.tokenizer_sha256,
         "sha256": tokens.sha256,

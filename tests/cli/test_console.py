@@ -168,3 +168,47 @@ def test_bytes_have_readable_units(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fetching x.pth: 2 MB of 4 MB, ")
     assert line.count("B/s") == 1
+
+
+def test_a_summary(clock, tmp_path, capsys):
+    console.reporter(False)
+    clock[0] += 75
+    (tmp_path / "grid.png").touch()
+    facts = {"images": 1234, "loss": 0.123456, "skipped": None}
+    console.summary(False, tmp_path, facts, look=tmp_path / "grid.png", then="maskgit info x")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"{tmp_path}: images 1,234, loss 0.1235, 1m15s",
+        f"  look at {tmp_path / 'grid.png'}",
+        "  next: maskgit info x",
+    ]
+    console.summary(False, tmp_path, {}, resumed=True, look=tmp_path / "none.png")
+    assert capsys.readouterr().err == f"{tmp_path}: 1m15s since it was resumed\n"
+    console.summary(True, tmp_path, facts)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_final_numbers_of_a_training(run):
+    found = console.final_metrics(run, ("step", "loss", "val_loss"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert found == {"step": 6, "loss": lines[-1]["loss"]}
+
+
+def test_every_stage_says_what_is_next(run, tmp_path, maskgit):
+    done = maskgit("sample", run, "--out", tmp_path / "s", "--n", "2", "--steps", "2", "--device", "cpu")
+    assert done.status == 0
+    assert f"look at {tmp_path / 's' / 'grid.png'}" in done.stderr
+    assert f"next: maskgit fid {tmp_path / 's'}" in done.stderr
+    done = maskgit("export", run, tmp_path / "m")
+    assert f"next: maskgit sample {tmp_path / 'm'}" in done.stderr
+    assert "next:" not in maskgit("export", run, tmp_path / "quiet", "--quiet").stderr
+
+
+def test_info_has_final_numbers_and_a_line_for_each_setting(run, tokens, maskgit):
+    lines = maskgit("info", run).stdout.splitlines()
+    assert any(line.split()[:1] == ["loss"] for line in lines)
+    assert any(line.startswith("  batch_size ") for line in lines)
+    assert sum("─ " in line for line in lines) >= 2
+    counts = json.loads(maskgit("info", tokens, "--json").stdout)["class_counts"]
+    assert counts["smallest"] + counts["largest"] > 0

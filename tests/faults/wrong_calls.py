@@ -51,7 +51,7 @@ VALUES = {
         --beta2 -1; --weight-decay -1; --warmup -1; --lr-floor 2; --clip 0; --dropout 1; --dropout nan;
         --drop-label 2; --label-smoothing 1; --mask-schedule best; --mask-schedule pow;
         --mask-schedule pow-1; --loss-on none; --ema 1; --seed -1; --seed {ENORMOUS}; --seed x;
-        --checkpoint-every 0; --keep 0; --log-every 0; --res 512; --res 0; --size giant; --val missing.h5;
+        --checkpoint-every 0; --keep 0; --log-every 0; --res 511; --res 0; --size giant; --val missing.h5;
         --val notes.txt; --val fifo; --tokenizer missing; --tokenizer trained-tokenizer/checkpoints;
         --init-from missing; --init-from notes; --init-from tokenizer; --out ''; --out notes;
         --out notes.txt; --out notes.txt/new; --out fifo; --out loop; --device gpu; --dtype fp8""",
