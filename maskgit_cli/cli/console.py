@@ -62,6 +62,11 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a standard stream is a terminal; a closed one is None."""
+    return stream is not None and stream.isatty()
+
+
 def printable(text: str) -> str:
     """A text whose control characters are escaped: names and records can hold anything, also commands to
     the terminal."""
@@ -76,7 +81,7 @@ def _print(text: str, **style: Any) -> None:
 
 def echo(text: str) -> None:
     """Write a line to stdout: as it is for other programs, printable on a terminal."""
-    click.echo(printable(text) if sys.stdout.isatty() else text)
+    click.echo(printable(text) if is_terminal(sys.stdout) else text)
 
 
 class _PlainTask:
@@ -173,7 +178,7 @@ class ConsoleReporter:
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Any]:
         """Show the progress of a task; see :class:`~maskgit_cli.runtime.progress.Reporter`."""
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and is_terminal(sys.stderr):
             with _progress_bar(unit) as progress:
                 name = shortened(printable(description), LONGEST_NAME)
                 yield _BarTask(
@@ -195,7 +200,7 @@ class ConsoleReporter:
     def warn(self, text: str) -> None:
         """Print a warning."""
         if not self.silent:
-            _print(f"warning: {text}", fg="yellow" if sys.stderr.isatty() else None)
+            _print(f"warning: {text}", fg="yellow" if is_terminal(sys.stderr) else None)
 
 
 def _progress_bar(unit: str) -> Any:
@@ -234,12 +239,12 @@ def reporter(quiet: bool) -> ConsoleReporter:
 def result(path: Path | None, record: Mapping[str, Any], as_json: bool) -> None:
     """Print a command's result on stdout, on rank 0: its path, or with ``--json`` one object."""
     if rank() == 0:
-        echo(json.dumps(dict(record), ensure_ascii=sys.stdout.isatty()) if as_json else str(path))
+        echo(json.dumps(dict(record), ensure_ascii=is_terminal(sys.stdout)) if as_json else str(path))
 
 
 def confirm(question: str) -> bool:
     """Ask a question on a terminal, with yes as the default; announce it where nobody can answer."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         log(question.removesuffix("?"))
         return True
     return click.confirm(printable(question), default=True, err=True)

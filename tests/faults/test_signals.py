@@ -75,7 +75,7 @@ STREAMS = {
     "stderr-closed": ("2>&-", {0, 1}),
     "pipe-closed": ("| true", {0}),
 }
-LINES = {"list": "pull --list", "export": "export @run out"}
+LINES = {"list": "pull --list", "export": "export @run out --quiet"}
 
 
 @pytest.mark.parametrize("stream", STREAMS)
