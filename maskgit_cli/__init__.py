@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.config.samplers import SamplerConfig as SamplerConfig
     from maskgit_cli.config.stages import BenchConfig as BenchConfig
     from maskgit_cli.config.stages import CompareConfig as CompareConfig
+    from maskgit_cli.config.stages import DoctorConfig as DoctorConfig
     from maskgit_cli.config.stages import SampleConfig as SampleConfig
     from maskgit_cli.config.stages import ScoreConfig as ScoreConfig
     from maskgit_cli.config.stages import SweepConfig as SweepConfig
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.networks.vqgan import VQGAN as VQGAN
     from maskgit_cli.reports.benching import bench as bench
     from maskgit_cli.reports.comparing import compare as compare
+    from maskgit_cli.reports.doctoring import diagnose as diagnose
     from maskgit_cli.reports.inspecting import describe as describe
     from maskgit_cli.reports.sweeping import sweep as sweep
     from maskgit_cli.reports.verifying import verify as verify
@@ -82,6 +84,7 @@ _HOMES = {
     "ScoreConfig": "config.stages",
     "BenchConfig": "config.stages",
     "CompareConfig": "config.stages",
+    "DoctorConfig": "config.stages",
     "SweepConfig": "config.stages",
     "SIZES": "config.networks",
     "PRESETS": "config.samplers",
@@ -113,6 +116,7 @@ _HOMES = {
     "pull": "weights.pulling",
     "export": "weights.exporting",
     "bench": "reports.benching",
+    "diagnose": "reports.doctoring",
     "describe": "reports.inspecting",
     "verify": "reports.verifying",
 }

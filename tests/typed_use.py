@@ -18,6 +18,7 @@ from maskgit_cli import (
     Box,
     CompareConfig,
     ConfidenceConfig,
+    DoctorConfig,
     GoogleSamplerConfig,
     HaltonSamplerConfig,
     ImageModel,
@@ -41,6 +42,7 @@ from maskgit_cli import (
     confidence_sampler,
     decode,
     describe,
+    diagnose,
     export,
     fid_stats,
     google_sampler,
@@ -78,12 +80,13 @@ def files() -> str:
     statistics: Path = fid_stats(["images", sampled], "reference.npz")
     swept = sweep([run], {"cfg": [0, 3]}, statistics, "sweep", SweepConfig(n=4))
     compared = compare([sampled, edited, decoded.path], "compared.png", CompareConfig(classes=["cat", 1]))
+    balance: dict[str, int] = diagnose(tokenized.path, config=DoctorConfig(n=8), tokenizer=made).classes
     model: Path = import_weights(["model.pth"], "models/theirs", tokenizer="tokenizer.ckpt")
     model = export(pull("maskgit-256"), "models/mine", sampler=ConfidenceConfig(steps=8))
     speed = bench(BenchConfig(stages=("sample",)))
     damage = verify(model).damage
     names = [str(path) for path in (swept.path, compared.path, scores.path)]
-    return f"{describe(model)} {speed} {damage} {names} {maskgit_cli.__version__}"
+    return f"{describe(model)} {speed} {damage} {names} {balance} {maskgit_cli.__version__}"
 
 
 def memory(photo: Image.Image, pixels: np.ndarray, mask: torch.Tensor) -> float:

@@ -40,6 +40,7 @@ PANELS = {
         "export": "Export a run's weights as a model directory.",
     },
     "Inspect": {
+        "doctor": "Diagnose a token file before a training.",
         "info": "Show metadata and provenance of an artifact.",
         "bench": "Benchmark the throughput of each stage (random weights).",
     },

@@ -400,6 +400,16 @@ class CompareConfig(Settings):
 
 
 @dataclass(frozen=True)
+class DoctorConfig(Settings):
+    """Settings of ``doctor``."""
+
+    n: int = setting(
+        64, at_least(1, LARGEST_COUNT), help="Maximum images that are decoded to measure the reconstructions."
+    )
+    shown: int = setting(8, at_least(1, LARGEST_COUNT), help="Maximum images on the sheet.")
+
+
+@dataclass(frozen=True)
 class BenchConfig(Settings):
     """Settings of ``bench``."""
 

@@ -16,7 +16,7 @@ from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
 from maskgit_cli.config.stages import TokenizeConfig, random_views
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
-from maskgit_cli.data.sources import ImageSource, open_source, source_digest
+from maskgit_cli.data.sources import ImageSource, open_source, recorded_images, source_digest
 from maskgit_cli.data.splitting import held_out
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import parent, unicode_text
@@ -368,33 +368,16 @@ def tokens_at(
     again = f"`maskgit tokenize IMAGES {out} --res {res} --views {meta.views}`, with the same tokenizer"
     if split_range(meta) is not None:
         raise InputError(f"{tokens} is a part of a token file; merge the parts, or use {again}")
-    images = _find_images(tokens, meta, again, reporter)
+    try:
+        images = recorded_images(tokens, meta, reporter)
+    except InputError as error:
+        raise InputError(f"{tokens} has images of {meta.resolution} px, and {error}; use {again}") from None
     reporter.info(f"{tokens} has images of {meta.resolution} px; tokenizing {images} at {res} px into {made}")
     found = find_tokenizer(meta.tokenizer_sha256, tokenizer, [tokens.parent / "tokenizer"])
     config = TokenizeConfig(res=res, views=meta.views, val_split=split, seed=meta.settings.get("seed", 0))
     dtype = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[meta.settings["dtype"]]
     tokenize(images, out, found, config, workers=workers, device=device, dtype=dtype, reporter=reporter)
     return made
-
-
-def _find_images(tokens: Path, meta: TokenMeta, again: str, reporter: Reporter) -> Path:
-    """Where the images of a token file are: the path that was typed, from here or from the file's folder.
-
-    Raises:
-        InputError: they are not there any more, or are not the same; the message ends with ``again``.
-    """
-    recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
-    what = f"{tokens} has images of {meta.resolution} px, and its images are"
-    problem = f"{what} not recorded"
-    for images in dict.fromkeys((Path(meta.source), tokens.parent / meta.source)) if meta.source else ():
-        try:
-            if source_digest(open_source(images, reporter=reporter)) == recorded:
-                return images
-            problem = f"{what} not those in {images} any more"
-            break
-        except InputError:
-            problem = f"{what} not at {meta.source} any more"
-    raise InputError(f"{problem}; use {again}")
 
 
 def _same_but_resolution(found: TokenMeta, meta: TokenMeta, res: int) -> bool:
@@ -436,22 +419,35 @@ def _meta(images: Path, source: ImageSource, encoder: _Encoder, config: Tokenize
 
 def _describe(meta: TokenMeta, encoder: _Encoder, reporter: Reporter) -> None:
     """Report tokenizer, grid and reconstruction, and warn where these promise poor results."""
-    grid, factor = meta.grid, encoder.tokenizer.config.factor
+    grid = meta.grid
     quality = "" if meta.psnr is None else f", reconstruction PSNR {meta.psnr:.1f} dB (first images)"
     reporter.info(
         f"tokenizer {encoder.tokenizer.path}: {meta.resolution} px become {grid}×{grid} tokens of "
         f"{meta.codebook_size}{quality}"
     )
+    for warning in quality_warnings(meta, meta.psnr):
+        reporter.warn(warning)
+
+
+def quality_warnings(meta: TokenMeta, measured: float | None) -> list[str]:
+    """What about a token file promises poor samples.
+
+    Args:
+        meta: of the file.
+        measured: PSNR of reconstructions in dB; None where it was not measured.
+    """
+    grid, factor, found = meta.grid, meta.resolution // meta.grid, []
     if grid < FEW_TOKENS:
-        reporter.warn(
+        found.append(
             f"{grid}×{grid} tokens are few for an image: use --res {FEW_TOKENS * factor} or more, or a "
             f"tokenizer with fewer pixels per token than {factor}×{factor}"
         )
-    if meta.psnr is not None and meta.psnr < POOR_PSNR:
-        reporter.warn(
-            f"reconstructions are poor ({meta.psnr:.1f} dB), and samples cannot be better: look at "
-            "them with `maskgit decode`; a tokenizer trained on such images helps (`maskgit train-vqgan`)"
+    if measured is not None and measured < POOR_PSNR:
+        found.append(
+            f"reconstructions are poor ({measured:.1f} dB), and samples cannot be better; a tokenizer "
+            "trained on such images helps (`maskgit train-vqgan`)"
         )
+    return found
 
 
 def _measure(source: ImageSource, resolution: int, encoder: _Encoder, workers: int) -> float | None:

@@ -37,12 +37,16 @@ CORNER = "ten-crop"
 Key = tuple[str, str]
 
 
+def sheet_record(path: Path, sha256: str) -> dict[str, Any]:
+    """The record of a sheet: a PNG has none of its own, so equal bytes are an equal sheet."""
+    return {"parents": [parent("pixels", path, sha256)]}
+
+
 def _find_sheet(path: Path) -> Found:
-    """A PNG has no record: equal bytes are an equal sheet."""
-    return Found({"parents": [parent("pixels", path, sha256_file(path))]}, True)
+    return Found(sheet_record(path, sha256_file(path)), True)
 
 
-SHEET = OutputKind("a comparison", _find_sheet, folder=False, out="--out", suffix=".png")
+SHEET = OutputKind("a sheet", _find_sheet, folder=False, out="--out", suffix=".png")
 
 
 class Compared(NamedTuple):
@@ -129,8 +133,9 @@ def compare(
     read = _same_region([_read(one, chosen) for one in sets], sets, reporter)
     images = _same_size(read, sets, reporter)
     png = png_bytes(_sheet(images, sets, chosen, config.columns))
-    wanted = {"parents": [parent("pixels", out, sha256_bytes(png))]}
-    with claim(out, SHEET, wanted, overwrite=overwrite, warn=reporter.warn) as claimed:
+    with claim(
+        out, SHEET, sheet_record(out, sha256_bytes(png)), overwrite=overwrite, warn=reporter.warn
+    ) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
         else:

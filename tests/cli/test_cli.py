@@ -54,6 +54,7 @@ def test_options_that_commands_share_mean_the_same(name):
         ("fid", config.ScoreConfig),
         ("sweep", config.SweepConfig),
         ("compare", config.CompareConfig),
+        ("doctor", config.DoctorConfig),
     ],
 )
 def test_defaults_are_those_of_the_settings(name, kind):

@@ -29,6 +29,7 @@ BASES = {
     "import": "import published/MaskGIT_tiny.pth new --tokenizer published/last.ckpt "
     "--tokenizer published/model.yaml",
     "compare": "compare samples other-samples --out new.png",
+    "doctor": "doctor tokens.h5 --tokenizer tokenizer --out new.png",
     "sweep": "sweep model --ref stats.npz --out new --steps 1,2 --n 2 --features vqgan",
     "bench": "bench --size tiny --tokenizer tiny --res 32 --seconds 0.01 --batch-size 1 --stages decode",
 }
@@ -105,6 +106,10 @@ VALUES = {
         --name one; --classes bat; --classes 2-1; --classes 7; --classes @missing; --classes @fifo;
         --per-class 0; --n 0; --columns 0; --tokenizer missing; --out notes; --out notes.txt; --out '';
         --out new.txt; --out loop; --columns x""",
+    "doctor": """
+        --n 0; --n x; --shown 0; --shown x; --images missing; --images notes; --images fifo; --images '';
+        --tokenizer missing; --tokenizer notes; --out notes; --out notes.txt; --out ''; --batch-size 0;
+        --device gpu""",
     "sweep": f"""
         --steps 0; --steps 4,x; --steps 8:4:1; --steps 1:9:0; --steps 17; --steps ''; --steps 2,2;
         --cfg 0:1:0.00001; --cfg nan; --cfg 0:{HUGE}:1; --cfg x; --sampler best;
@@ -254,6 +259,12 @@ LINES = {
     "compare samples fifo --out new.png": "fifo",
     "compare samples hang.h5 --out new.png": "hang.h5",
     "compare samples images --out new.png": "images",
+    "doctor": "TOKENS.h5",
+    "doctor missing.h5 --out new.png": "missing.h5",
+    "doctor notes.txt --out new.png": "notes.txt",
+    "doctor fifo --out new.png": "fifo",
+    "doctor hang.h5 --out new.png": "hang.h5",
+    "doctor images --out new.png": "images",
     "sweep missing --ref stats.npz --out new --steps 1,2 --features vqgan": "missing",
     "sweep model --ref stats.npz --out new --features vqgan": "--steps",
     "sweep model --out new --steps 1,2": "--ref",

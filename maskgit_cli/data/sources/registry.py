@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskgit_cli.data.sources import csv_list, folder, npz, samples, tar_shards, tokens, zip_file
-from maskgit_cli.data.sources.base import ImageSource, Opening, SourceKind
+from maskgit_cli.data.sources.base import ImageSource, Opening, SourceKind, source_digest
 from maskgit_cli.errors import InputError
+from maskgit_cli.formats.tokens import TokenMeta
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -54,3 +55,22 @@ def open_source(
     if not path.exists():
         raise InputError(f"{path}: no such folder or file")
     raise InputError(f"{path}: not an image source; expected {', '.join(k.title for k in SOURCES)}")
+
+
+def recorded_images(tokens: Path, meta: TokenMeta, reporter: Reporter = SILENT) -> Path:
+    """Where the images of a token file are: the path that was typed, from here or from the file's folder.
+
+    Raises:
+        InputError: they are not there any more, or are not the same.
+    """
+    recorded = next((p["sha256"] for p in meta.parents if p["kind"] == "images"), None)
+    problem = "its images are not recorded"
+    for images in dict.fromkeys((Path(meta.source), tokens.parent / meta.source)) if meta.source else ():
+        try:
+            if source_digest(open_source(images, reporter=reporter)) == recorded:
+                return images
+            problem = f"its images are not those in {images} any more"
+            break
+        except InputError:
+            problem = f"its images are not at {meta.source} any more"
+    raise InputError(problem)
