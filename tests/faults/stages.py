@@ -109,7 +109,7 @@ STAGES = {
             "",
             old="import @published/halton.pth out --heads 4 --tokenizer @published/llamagen.pt",
         ),
-        _stage("doctor", "doctor @tokens --tokenizer @tokenizer --out out.png", "--shown 1", "out.png"),
+        _stage("doctor", "doctor @tokens.h5 --tokenizer @tokenizer --out out.png", "--shown 1", "out.png"),
         _stage("compare", "compare @samples @other-samples --out out.png", "--columns 2", "out.png"),
         _stage(
             "sweep",
