@@ -57,8 +57,11 @@ def command(
         return {**facts, "resumed": done.resumed}
 
     reporter = console.reporter(quiet)
-    tokenizer = tokenizer or on_main(lambda: default_tokenizer(console.confirm, reporter))
-    done = tokenize(images, tokens, tokenizer, config, reporter=reporter, **shared)
+
+    def default() -> Path:
+        return on_main(lambda: default_tokenizer(console.confirm, reporter))
+
+    done = tokenize(images, tokens, tokenizer, config, default_tokenizer=default, reporter=reporter, **shared)
     held_out = {"val": record(done.val)} if done.val else {}
     if done.val:
         reporter.info(f"{counted(done.val.images, 'image')} held out in {done.val.path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +146,7 @@ def tokenize(
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
+    default_tokenizer: Callable[[], Path] | None = None,
     reporter: Reporter = SILENT,
 ) -> Tokenized:
     """Encode images into a token file, resuming an interrupted call.
@@ -164,6 +165,8 @@ def tokenize(
         device: where the tokenizer runs.
         dtype: precision of its matrix products and convolutions.
         overwrite: replace a finished file, and an unfinished one of other settings.
+        default_tokenizer: finds the tokenizer where none is given, as the command does by a download; it is
+            called once the images are known.
         reporter: receives progress updates.
 
     Raises:
@@ -179,7 +182,8 @@ def tokenize(
     target = resolve_device(device)
     precision = resolve_dtype(dtype, target)
     source = open_source(images, reporter=reporter)
-    encode = _Encoder(load_tokenizer(tokenizer or _default_tokenizer(reporter), target), target, precision)
+    find = default_tokenizer or (lambda: _default_tokenizer(reporter))
+    encode = _Encoder(load_tokenizer(tokenizer or find(), target), target, precision)
     stage = _Stage(images, source, encode, config, batch_size, workers, reporter)
     with ExitStack() as stack:
         outputs = [stage.claim(output, overwrite, stack) for output in stage.outputs(out)]

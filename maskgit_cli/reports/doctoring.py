@@ -114,11 +114,7 @@ class Diagnosis(NamedTuple):
             shown = f" ({', '.join(pairs)}{', ...' if self.duplicates > len(pairs) else ''})" if pairs else ""
             found["duplicates"] = f"{self.duplicates:,}{shown}"
         if self.classes:
-            smallest, largest = (f(self.classes.items(), key=lambda item: item[1]) for f in (min, max))
-            found["classes"] = (
-                f"{len(self.classes):,}, of {smallest[1]:,} ({smallest[0]}) to {largest[1]:,} ({largest[0]}) "
-                "images"
-            )
+            found["classes"] = f"{len(self.classes):,}, {_range(self.classes)}"
         if self.unlabeled:
             found["unlabeled"] = f"{self.unlabeled:,}"
         if self.skipped:
@@ -185,6 +181,14 @@ def diagnose(
         else:
             write_bytes(out, png)
     return diagnosis
+
+
+def _range(classes: dict[str, int]) -> str:
+    """The sizes of the smallest and the largest class, with their names."""
+    (small, fewest), (large, most) = (f(classes.items(), key=lambda item: item[1]) for f in (min, max))
+    if fewest == most:
+        return f"of {counted(most, 'image')} each"
+    return f"of {fewest:,} ({small}) to {most:,} ({large}) images"
 
 
 # --- images and their reconstructions ---------------------------------------------------------------

@@ -140,6 +140,15 @@ def small(photos, tmp_path):
     return tmp_path / "sub" / "t.h5", tokenizer
 
 
+def test_images_that_cannot_be_opened_ask_for_no_tokenizer(network, maskgit, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = maskgit("tokenize", tmp_path / "empty", tmp_path / "t.h5")
+    assert done.status == 1
+    assert "empty" in done.stderr
+    assert "tokenizer" not in done.stderr
+    assert not network.requests
+
+
 def test_another_resolution_is_what_tokenize_makes(small, photos, tmp_path):
     tokens, tokenizer = small
     assert tokens_at(tokens, 16, tokenizer) == tokens
