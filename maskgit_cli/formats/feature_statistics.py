@@ -97,6 +97,10 @@ class Statistics:
         protocol: how images were prepared.
         features: float32 (n, D), in the order of the images.
         logits: float32 (n, C) of Inception's classifier, without bias.
+        mu_s: mean of the spatial features, float64 (S,); None if the extractor has none.
+        sigma_s: covariance of the spatial features, float64 (S, S).
+        classes: readable name of each image's class (n,), empty text where it has none; None of stored
+            statistics.
         parents: records of the images, or of the files that were merged.
         sha256: of the file they were read from; None if they were computed.
     """
@@ -109,6 +113,9 @@ class Statistics:
     protocol: str = "standard"
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    mu_s: np.ndarray | None = None
+    sigma_s: np.ndarray | None = None
+    classes: list[str] | None = None
     parents: list[dict[str, str]] = field(default_factory=list)
     sha256: str | None = None
 
@@ -192,8 +199,8 @@ def read_statistics(path: Path) -> Statistics:
         meta["protocol"],
         arrays.get("features"),
         arrays.get("logits"),
-        list(meta["parents"]),
-        sha256_file(path),
+        parents=list(meta["parents"]),
+        sha256=sha256_file(path),
     )
 
 
@@ -277,7 +284,7 @@ def merge_statistics(parts: Sequence[tuple[Path, Statistics]]) -> Statistics:
         first.protocol,
         _concatenated([part.features for _, part in parts]),
         _concatenated([part.logits for _, part in parts]),
-        [record for path, part in parts for record in _parents(path, part)],
+        parents=[record for path, part in parts for record in _parents(path, part)],
     )
 
 

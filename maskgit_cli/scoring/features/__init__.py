@@ -24,10 +24,12 @@ class Features(NamedTuple):
     Attributes:
         features: float32 (B, D).
         logits: float32 (B, C) of a classifier; None if the extractor has none.
+        spatial: float32 (B, S), features that keep places, for sFID; None if the extractor has none.
     """
 
     features: np.ndarray
-    logits: np.ndarray | None
+    logits: np.ndarray | None = None
+    spatial: np.ndarray | None = None
 
 
 class FeatureExtractor(Protocol):
