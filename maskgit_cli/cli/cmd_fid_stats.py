@@ -11,7 +11,7 @@ from maskgit_cli.cli import console, options
 from maskgit_cli.config.stages import ScoreConfig
 
 EXAMPLES = """
-maskgit fid-stats imagenet/train imagenet-256.npz
+maskgit fid-stats imagenet/train imagenet-256.npz --res 256
 maskgit fid-stats first-half.npz second-half.npz whole.npz
 """
 
@@ -21,7 +21,7 @@ maskgit fid-stats first-half.npz second-half.npz whole.npz
     "sources", "Images, as for fid, or statistics to merge.", nargs=-1, required=True, metavar="SOURCE..."
 )
 @options.path_argument("out", "Statistics file to write.", metavar="REF.npz")
-@options.settings_of(ScoreConfig, only=("features", "protocol"))
+@options.settings_of(ScoreConfig, only=("features", "protocol", "res"))
 @click.option("--with-features", is_flag=True, help="Store each image's features, which prdc needs.")
 @options.feature_space
 @options.overwrite

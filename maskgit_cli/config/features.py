@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from maskgit_cli.config.protocols import PROTOCOLS, STANDARD
 from maskgit_cli.errors import ConfigError
 
-# Image preparation before feature extraction; legacy-v1 is the paper's own evaluator.
-PROTOCOLS = ("standard", "legacy-v1")
 # TensorFlow's Inception of 2015-12-05, whose features define the published FID, converted for torch-fidelity.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -27,7 +26,7 @@ class ExtractorEntry:
         logits: whether it also gives a classifier's logits.
         fid_sha256: sha256 of the weights whose Fréchet distance may be called FID; None if there are none.
         tokenizer: whether its weights are a tokenizer's.
-        protocols: those of :data:`PROTOCOLS` that it supports.
+        protocols: those of :data:`~maskgit_cli.config.protocols.PROTOCOLS` that it supports.
     """
 
     name: str
@@ -38,7 +37,7 @@ class ExtractorEntry:
     logits: bool = False
     fid_sha256: str | None = None
     tokenizer: bool = False
-    protocols: tuple[str, ...] = ("standard",)
+    protocols: tuple[str, ...] = (STANDARD,)
 
 
 EXTRACTORS: dict[str, ExtractorEntry] = {
@@ -52,7 +51,7 @@ EXTRACTORS: dict[str, ExtractorEntry] = {
             dimension=2048,
             logits=True,
             fid_sha256=INCEPTION_SHA256,
-            protocols=PROTOCOLS,
+            protocols=tuple(PROTOCOLS),
         ),
         ExtractorEntry(
             name="vqgan",
@@ -86,12 +85,15 @@ class FeatureSpace(NamedTuple):
         sha256: of the extractor's weights.
         dimension: D, features per image.
         protocol: preparation of the images.
+        resolution: side in pixels that the images have before they are resized for the extractor; None where
+            a file does not record it.
     """
 
     name: str
     sha256: str
     dimension: int
-    protocol: str = "standard"
+    protocol: str = STANDARD
+    resolution: int | None = None
 
     @property
     def entry(self) -> ExtractorEntry:

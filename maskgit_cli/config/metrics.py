@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from maskgit_cli.config.features import EXTRACTORS, PROTOCOLS, FeatureSpace
+from maskgit_cli.config.features import EXTRACTORS, FeatureSpace
+from maskgit_cli.config.protocols import PROTOCOLS, STANDARD
 from maskgit_cli.errors import ConfigError
 
 LOWER, HIGHER = "lower", "higher"
@@ -126,7 +127,7 @@ def score_name(score: Score, space: FeatureSpace, n: int | None = None) -> str:
 
 
 def _protocol_ending(protocol: str) -> str:
-    return "" if protocol == "standard" else "_" + protocol.replace("-", "_")
+    return "" if protocol == STANDARD else "_" + protocol.replace("-", "_")
 
 
 def score_of(name: str) -> Score:

@@ -30,9 +30,10 @@ from maskgit_cli.config.base import (
     setting,
     some_of,
 )
-from maskgit_cli.config.features import EXTRACTORS, PROTOCOLS
+from maskgit_cli.config.features import EXTRACTORS
 from maskgit_cli.config.metrics import METRICS
 from maskgit_cli.config.networks import SIZE_NAMES, SIZES, TOKENIZER_SIZES, TRAINABLE
+from maskgit_cli.config.protocols import PROTOCOLS, STANDARD
 from maskgit_cli.config.samplers import a_schedule
 from maskgit_cli.errors import ConfigError
 
@@ -324,10 +325,12 @@ class SampleConfig(Settings):
 class ScoreConfig(Settings):
     """Settings of ``fid`` and ``fid-stats``."""
 
-    features: str = setting(
-        "inception",
+    default_features: ClassVar[str] = "inception"
+    features: str | None = setting(
+        None,
         among(*EXTRACTORS),
         help=f"Feature extractor: {', '.join(f'{e.name} ({e.help})' for e in EXTRACTORS.values())}.",
+        unset="that of stored statistics, else inception",
     )
     metrics: tuple[str, ...] = setting(
         tuple(METRICS),
@@ -341,10 +344,21 @@ class ScoreConfig(Settings):
     )
     splits: int = setting(10, at_least(1, LARGEST_COUNT), help="Number of splits of the Inception Score.")
     protocol: str = setting(
-        "standard",
+        STANDARD,
         among(*PROTOCOLS),
-        help="Evaluation protocol; legacy-v1 is the paper's own evaluator.",
+        help=f"Evaluation protocol: {', '.join(f'{p.name} ({p.help})' for p in PROTOCOLS.values())}.",
     )
+    res: int | None = setting(
+        None,
+        at_least(1, LARGEST_SIDE),
+        help="Resolution in pixels: other images are resized and center-cropped to it.",
+        unset="that of the samples, or of stored statistics",
+    )
+
+    @property
+    def extractor(self) -> str:
+        """The feature extractor, the default one if none is named."""
+        return self.features or self.default_features
 
 
 # Autoregressive sampling takes long, so it is measured on request only.

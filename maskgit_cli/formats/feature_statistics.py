@@ -15,17 +15,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskgit_cli.config.protocols import EARLIER_NAMES, STANDARD
 from maskgit_cli.errors import ArtifactError, InputError, counted
 from maskgit_cli.formats.atomic import CREATED_BY, check_format, parent, replacing_file, sha256_file
 from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, npz_reason, read_array
 
-STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 2
-# Version 1 contains exact sums, too, from which its mean and covariance are rounded. It is read as well.
-OLD_VERSION = 1
+STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 3
+# Read as well. Version 2 records no resolution: its images were not cropped. Version 1 contains exact sums,
+# too, from which its mean and covariance are rounded.
+OLD_VERSIONS = (1, 2)
 # Names of mean and covariance in other projects' files: the first pair in ADM's and pytorch-fid's, the
 # second in TTUR's.
 MOMENT_NAMES = (("mu", "sigma"), ("m", "s"))
+# Of the spatial features, in our files and ADM's.
+SPATIAL_NAMES = ("mu_s", "sigma_s")
 # How far from symmetric a covariance may be, relative to its largest entry.
 ASYMMETRY = 1e-5
 
@@ -95,12 +99,13 @@ class Statistics:
         space: name of the feature space; None in other projects' files.
         space_sha256: of the feature extractor's weights.
         protocol: how images were prepared.
+        resolution: side of the images in pixels; None where the file does not record it.
         features: float32 (n, D), in the order of the images.
         logits: float32 (n, C) of Inception's classifier, without bias.
         mu_s: mean of the spatial features, float64 (S,); None if the extractor has none.
         sigma_s: covariance of the spatial features, float64 (S, S).
-        classes: readable name of each image's class (n,), empty text where it has none; None of stored
-            statistics.
+        classes: readable name of each image's class (n,), empty text where it has none; None where it is not
+            known.
         parents: records of the images, or of the files that were merged.
         sha256: of the file they were read from; None if they were computed.
     """
@@ -110,7 +115,8 @@ class Statistics:
     n: int | None = None
     space: str | None = None
     space_sha256: str | None = None
-    protocol: str = "standard"
+    protocol: str = STANDARD
+    resolution: int | None = None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     mu_s: np.ndarray | None = None
@@ -155,12 +161,15 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         "space": statistics.space,
         "space_sha256": statistics.space_sha256,
         "protocol": statistics.protocol,
+        "resolution": statistics.resolution,
         "parents": statistics.parents,
     }
     arrays: dict[str, Any] = {"mu": statistics.mu, "sigma": statistics.sigma, "n": np.int64(statistics.n)}
-    for name in ("features", "logits"):
+    for name in (*SPATIAL_NAMES, "features", "logits"):
         if getattr(statistics, name) is not None:
             arrays[name] = getattr(statistics, name)
+    if statistics.features is not None and statistics.classes is not None:
+        arrays["classes"] = np.array(statistics.classes)
     with replacing_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, meta=np.array(json.dumps(meta, ensure_ascii=False)), **arrays)
 
@@ -181,24 +190,32 @@ def read_statistics(path: Path) -> Statistics:
     pair = next((pair for pair in MOMENT_NAMES if set(pair) <= names), None)
     if pair is None:
         raise InputError(f"{path}: contains no statistics (no mu and sigma, but {', '.join(sorted(names))})")
-    arrays = _load(path, {"meta", "n", "features", "logits", *pair} & names)
+    arrays = _load(path, {"meta", "n", "features", "logits", "classes", *SPATIAL_NAMES, *pair} & names)
     mu, sigma = _checked_moments(path, arrays[pair[0]], arrays[pair[1]])
+    mu_s, sigma_s = None, None
+    if set(SPATIAL_NAMES) <= arrays.keys():
+        mu_s, sigma_s = _checked_moments(path, *(arrays[name] for name in SPATIAL_NAMES))
     if "meta" not in arrays:
-        return Statistics(mu, sigma, sha256=sha256_file(path))
+        return Statistics(mu, sigma, mu_s=mu_s, sigma_s=sigma_s, sha256=sha256_file(path))
     meta = _meta(path, arrays["meta"])
     n = _count(path, arrays.get("n"))
-    for name in ("features", "logits"):
-        if name in arrays and (arrays[name].ndim != 2 or len(arrays[name]) != n):
+    for name, axes in (("features", 2), ("logits", 2), ("classes", 1)):
+        if name in arrays and (arrays[name].ndim != axes or len(arrays[name]) != n):
             raise ArtifactError(f"{path}: {name} have shape {arrays[name].shape}, not {n} rows")
+    classes = arrays.get("classes")
     return Statistics(
         mu,
         sigma,
         n,
         meta["space"],
         meta["space_sha256"],
-        meta["protocol"],
+        EARLIER_NAMES.get(meta["protocol"], meta["protocol"]),
+        meta.get("resolution"),
         arrays.get("features"),
         arrays.get("logits"),
+        mu_s,
+        sigma_s,
+        None if classes is None else list(map(str, classes)),
         parents=list(meta["parents"]),
         sha256=sha256_file(path),
     )
@@ -220,14 +237,18 @@ def _meta(path: Path, value: np.ndarray) -> dict[str, Any]:
         raise ArtifactError(f"{path} is damaged: its meta is not JSON ({error})") from None
     if not isinstance(meta, dict):
         raise ArtifactError(f"{path} is damaged: its meta is not a JSON object")
-    version = OLD_VERSION if meta.get("version") == OLD_VERSION else STATISTICS_VERSION
+    version = meta["version"] if meta.get("version") in OLD_VERSIONS else STATISTICS_VERSION
     check_format(meta, path, STATISTICS_FORMAT, version)
-    missing = {"space", "space_sha256", "protocol", "parents"} - meta.keys()
+    needed = {"space", "space_sha256", "protocol", "parents"}
+    missing = (needed | {"resolution"} if version == STATISTICS_VERSION else needed) - meta.keys()
     if missing:
         raise ArtifactError(f"{path} is damaged: its meta has no {sorted(missing)[0]!r}")
     for key in ("space", "space_sha256", "protocol"):
         if not isinstance(meta[key], str):
             raise ArtifactError(f"{path} is damaged: {key} in its meta is not text")
+    resolution = meta.get("resolution")
+    if resolution is not None and (type(resolution) is not int or resolution < 1):
+        raise ArtifactError(f"{path} is damaged: resolution in its meta is {resolution!r}")
     if not isinstance(meta["parents"], list) or not all(map(_is_parent, meta["parents"])):
         raise ArtifactError(f"{path} is damaged: its meta lists no parents with kind, name and sha256")
     return meta
@@ -243,6 +264,10 @@ def _is_parent(value: Any) -> bool:
 def _checked_moments(path: Path, mu: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
         raise ArtifactError(f"{path}: mean {mu.shape} and covariance {sigma.shape} do not fit together")
+    if np.float16 in (mu.dtype, sigma.dtype):
+        raise ArtifactError(
+            f"{path}: its statistics are float16, whose rounding changes distances; use float32 or float64"
+        )
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ArtifactError(f"{path}: mean or covariance is NaN or infinite")
@@ -260,7 +285,7 @@ def _count(path: Path, n: np.ndarray | None) -> int:
 def merge_statistics(parts: Sequence[tuple[Path, Statistics]]) -> Statistics:
     """Statistics of all images of several files; equal to those of the whole to 1e-12 relative.
 
-    Features and logits are concatenated, in the order given, if every part has them.
+    Features, logits and classes are concatenated, in the order given, if every part has them.
 
     Raises:
         InputError: a file does not record its number of images (other projects' files do not).
@@ -268,13 +293,14 @@ def merge_statistics(parts: Sequence[tuple[Path, Statistics]]) -> Statistics:
     """
     (first_path, first), *_ = parts
     for path, part in parts:
-        for key in ("space", "space_sha256", "protocol", "dimension"):
+        for key in ("space", "space_sha256", "protocol", "resolution", "dimension"):
             if getattr(part, key) != getattr(first, key):
                 raise ArtifactError(
                     f"{path} has {key} {getattr(part, key)}, but {first_path} {getattr(first, key)}: "
                     "they cannot be merged"
                 )
     total = reduce(merge_moments, [part.moments(path) for path, part in parts])
+    spatial = _merged_spatial([part for _, part in parts])
     return Statistics(
         total.mean,
         total.covariance(),
@@ -282,8 +308,12 @@ def merge_statistics(parts: Sequence[tuple[Path, Statistics]]) -> Statistics:
         first.space,
         first.space_sha256,
         first.protocol,
+        first.resolution,
         _concatenated([part.features for _, part in parts]),
         _concatenated([part.logits for _, part in parts]),
+        None if spatial is None else spatial.mean,
+        None if spatial is None else spatial.covariance(),
+        _listed([part.classes for _, part in parts]),
         parents=[record for path, part in parts for record in _parents(path, part)],
     )
 
@@ -298,6 +328,21 @@ def _concatenated(arrays: list[np.ndarray | None]) -> np.ndarray | None:
     return np.concatenate(present) if len(present) == len(arrays) else None
 
 
+def _merged_spatial(parts: Sequence[Statistics]) -> Moments | None:
+    """The sums of the spatial features; None unless every part has them."""
+    found = []
+    for part in parts:
+        if part.mu_s is None or part.sigma_s is None or part.n is None:
+            return None
+        found.append(Moments(part.n, part.mu_s, part.sigma_s * (part.n - 1)))
+    return reduce(merge_moments, found)
+
+
+def _listed(lists: Sequence[list[str] | None]) -> list[str] | None:
+    present = [names for names in lists if names is not None]
+    return [name for names in present for name in names] if len(present) == len(lists) else None
+
+
 # --- claiming a statistics file ---------------------------------------------------------------------
 
 
@@ -305,12 +350,13 @@ def statistics_record(
     space: str | None,
     space_sha256: str | None,
     protocol: str,
+    resolution: int | None,
     parents: Sequence[dict[str, str]],
     with_features: bool,
 ) -> dict[str, Any]:
     """What equal statistics files have in common."""
     settings = {"with_features": with_features}
-    common = {"space": space, "space_sha256": space_sha256, "protocol": protocol}
+    common = {"space": space, "space_sha256": space_sha256, "protocol": protocol, "resolution": resolution}
     return {"settings": settings, "parents": list(parents), **common}
 
 
@@ -322,9 +368,8 @@ def _find(path: Path) -> Found | None:
     if found is None:
         return None
     kept = found.features is not None
-    return Found(
-        statistics_record(found.space, found.space_sha256, found.protocol, found.parents, kept), True
-    )
+    identity = (found.space, found.space_sha256, found.protocol, found.resolution)
+    return Found(statistics_record(*identity, found.parents, kept), True)
 
 
 STATISTICS = OutputKind("a statistics file", _find, folder=False, suffix=".npz")

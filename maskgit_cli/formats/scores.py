@@ -10,7 +10,9 @@ from maskgit_cli.formats.atomic import check_format, read_json, write_json
 from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.records import Record
 
-SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 2
+SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 3
+# Read as well: it records neither resolution nor environment.
+OLD_VERSION = 2
 SCORES_KEYS = {"features": dict, "metrics": dict, "settings": dict, "warnings": list, "parents": list}
 
 
@@ -30,7 +32,8 @@ def read_scores(path: Path) -> dict[str, Any]:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
     record = read_json(path, "scores")
-    check_format(record, path, SCORES_FORMAT, SCORES_VERSION, SCORES_KEYS)
+    version = OLD_VERSION if record.get("version") == OLD_VERSION else SCORES_VERSION
+    check_format(record, path, SCORES_FORMAT, version, SCORES_KEYS)
     return record
 
 
@@ -40,7 +43,7 @@ def _find(path: Path) -> Found:
 
 def _compared(record: Record) -> Record:
     """What scores depend on; the rest of a record is the result."""
-    return {key: record.get(key) for key in ("settings", "parents", "features", "protocol")}
+    return {key: record.get(key) for key in ("settings", "parents", "features", "protocol", "resolution")}
 
 
 SCORES = OutputKind("a scores file", _find, compared=_compared, folder=False, out="--out", suffix=".json")

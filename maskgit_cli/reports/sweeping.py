@@ -224,10 +224,10 @@ def _resolve_points(
                 sampler = _resolve_sampler(point.values, model)
                 resolved[point.name] = _ModelPoint(point.name, point.values, path, sampler)
         del model
-    if EXTRACTORS[scoring.features].tokenizer and len(tokenizers) > 1:
+    if EXTRACTORS[scoring.extractor].tokenizer and len(tokenizers) > 1:
         others = [entry.name for entry in EXTRACTORS.values() if not entry.tokenizer]
         raise ConfigError(
-            f"--features {scoring.features}: the models have different tokenizers, so their distances would "
+            f"--features {scoring.extractor}: the models have different tokenizers, so their distances would "
             f"be in different feature spaces; use --features {' or '.join(others)}"
         )
     digest = sha256_bytes(np.concatenate(labels).astype("<i4").tobytes())
@@ -298,13 +298,13 @@ def _check_reference(ref: Path, scoring: ScoreConfig, inception: Path | None, mo
         ConfigError: it is statistics of another extractor, or Inception's weights would have no effect.
         As :func:`~maskgit_cli.scoring.sources.read_source`.
     """
-    entry = EXTRACTORS[scoring.features]
+    entry = EXTRACTORS[scoring.extractor]
     if inception is not None and entry.tokenizer:
         raise ConfigError(f"--inception {inception}: --features {entry.name} does not use it; leave it out")
     content = read_source(ref, Resources(tokenizer=model if entry.tokenizer else None)).content
     space = content.space or EXTRACTORS["inception"].space if isinstance(content, Statistics) else entry.space
     if space != entry.space:
-        raise ConfigError(f"--ref {ref}: statistics of {space}, not of --features {scoring.features}")
+        raise ConfigError(f"--ref {ref}: statistics of {space}, not of --features {scoring.extractor}")
 
 
 def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) -> Path:
@@ -314,7 +314,7 @@ def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) ->
         As :func:`~maskgit_cli.scoring.stages.fid_stats`.
     """
     ref, scoring = shared.ref, shared.scoring
-    entry = EXTRACTORS[scoring.features]
+    entry = EXTRACTORS[scoring.extractor]
     tokenizer = model if entry.tokenizer else None
     stored = ref.suffix.lower() == ".npz" and holds_statistics(ref)
     found = ref if stored else shared.out / REFERENCE_FILE
@@ -361,7 +361,7 @@ def _score_point(
         dtype=shared.dtype,
         reporter=reporter,
     )
-    decodes = format == "tokens" or EXTRACTORS[shared.scoring.features].tokenizer
+    decodes = format == "tokens" or EXTRACTORS[shared.scoring.extractor].tokenizer
     tokenizer = point.model if decodes else None
     resources = Resources(shared.inception, tokenizer, None, resolve_device(shared.device), reporter)
     # An interrupted call may have written the same scores, which are replaced.
@@ -467,7 +467,7 @@ def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
     scoring = ["maskgit", "fid", str(folder), "--ref", str(shared.ref)]
     for name, value in shared.scoring.to_json().items():
         scoring += [option(name), ",".join(value) if isinstance(value, list) else str(value)]
-    if EXTRACTORS[shared.scoring.features].tokenizer:
+    if EXTRACTORS[shared.scoring.extractor].tokenizer:
         scoring += ["--tokenizer", model]
     if shared.inception is not None:
         scoring += ["--weights", str(shared.inception)]

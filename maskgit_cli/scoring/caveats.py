@@ -8,16 +8,17 @@ import numpy as np
 
 from maskgit_cli.config.features import FeatureSpace
 from maskgit_cli.config.metrics import METRICS, score_of
+from maskgit_cli.config.protocols import PROTOCOLS
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.scoring.sources import SourceStatistics
 
-# Published FIDs are of 50,000 samples. Of fewer than this it is higher by more than many models differ
-# ("Effectively Unbiased FID and Inception Score", arXiv 1911.07023, Figure 1).
-FEW_FOR_FID = 10_000
 # Images per split of the Inception Score; published scores have 5,000.
 FEW_PER_SPLIT = 1000
 # Precision and recall of fewer images have standard errors of more than a percent.
 FEW_FOR_PRDC = 1000
+# Ratio of the largest to the smallest class from which on classes are unbalanced. ImageNet's training images
+# have 1.8.
+UNBALANCED = 3
 # Names of classes that a warning lists.
 MOST_LISTED = 3
 
@@ -46,11 +47,36 @@ def score_warnings(
     """
     scores = {score_of(name).name for name in names}
     return [
+        *_protocol(samples, reference, space, scores),
         *_features(samples, reference, space),
         *_numbers(samples, reference, config, space, scores),
-        *_sizes(samples, reference),
+        *_sizes(samples, reference, space.resolution),
         *_content(samples, reference),
     ]
+
+
+def _protocol(
+    samples: SourceStatistics, reference: SourceStatistics, space: FeatureSpace, scores: Collection[str]
+) -> Iterator[str]:
+    """Departures from the protocol, and what other projects' files do not say about it."""
+    n, published = samples.statistics.n, PROTOCOLS[space.protocol].n
+    if "fid" in scores and space.published and n is not None and n < published:
+        yield (
+            f"{n:,} samples: scores that papers report under the protocol {space.protocol} are of "
+            f"{published:,}, and FID of fewer is higher"
+        )
+    for name, source in (("samples", samples), ("reference", reference)):
+        record, statistics = source.record, source.statistics
+        if statistics.space is None:
+            yield (
+                f"{record['name']}, the {name}, names neither its feature space nor its protocol: taken as "
+                f"{space.entry.name} features under {space.protocol}"
+            )
+        elif statistics.resolution is None and space.resolution is not None:
+            yield (
+                f"{record['name']}, the {name}, does not record its resolution: if its images were not "
+                f"squares of {space.resolution} px, they were not cropped"
+            )
 
 
 def _features(samples: SourceStatistics, reference: SourceStatistics, space: FeatureSpace) -> Iterator[str]:
@@ -91,11 +117,6 @@ def _numbers(
                 f"{count} {name} for {space.dimension} features: the covariance is singular and the distance "
                 "biased; compare it with distances at the same numbers of images only"
             )
-    if "fid" in scores and space.published and n is not None and space.dimension < n < FEW_FOR_FID:
-        yield (
-            f"FID of {n:,} samples is higher than that of 50,000, which is what papers report; compare it "
-            "with FIDs of equally many samples only"
-        )
     splits = METRICS["is"].scores[0].name in scores
     if splits and n is not None and n // config.splits < FEW_PER_SPLIT:
         yield (
@@ -110,16 +131,22 @@ def _numbers(
         )
 
 
-def _sizes(samples: SourceStatistics, reference: SourceStatistics) -> Iterator[str]:
+def _sizes(samples: SourceStatistics, reference: SourceStatistics, resolution: int | None) -> Iterator[str]:
+    """Images that do not have the resolution already."""
+    if resolution is None:
+        return
     for name, source in (("samples", samples), ("reference images", reference)):
-        if len(source.sizes) > 1:
-            yield f"the {name} have {len(source.sizes)} different sizes"
-    if len(samples.sizes) == len(reference.sizes) == 1 and samples.sizes.keys() != reference.sizes.keys():
-        ((height, width),), ((ref_height, ref_width),) = samples.sizes, reference.sizes
-        yield (
-            f"samples have {width}×{height} pixels, reference images {ref_width}×{ref_height}: part of the "
-            "distance comes from resizing"
-        )
+        small = sum(n for size, n in source.sizes.items() if min(size) < resolution)
+        if small:
+            yield (
+                f"{small:,} of {source.sizes.total():,} {name} have a side below {resolution} px and were "
+                "enlarged: part of the distance comes from that"
+            )
+    shrunk = sum(
+        n for size, n in samples.sizes.items() if size != (resolution,) * 2 and min(size) >= resolution
+    )
+    if shrunk:
+        yield f"{shrunk:,} of {samples.sizes.total():,} samples were resized and cropped to {resolution} px"
 
 
 def _content(samples: SourceStatistics, reference: SourceStatistics) -> Iterator[str]:
@@ -132,6 +159,13 @@ def _content(samples: SourceStatistics, reference: SourceStatistics) -> Iterator
             yield (
                 f"{shared:,} of {samples.digests.total():,} samples are, pixel for pixel, reference images"
             )
+    for name, classes in (("samples", samples.classes), ("reference images", reference.classes)):
+        if classes and max(classes.values()) >= UNBALANCED * min(classes.values()):
+            smallest, largest = (f(classes.items(), key=lambda item: item[1]) for f in (min, max))
+            yield (
+                f"the classes of the {name} are unbalanced, {smallest[1]:,} of {smallest[0]} to "
+                f"{largest[1]:,} of {largest[0]}: part of the distance is that of the class frequencies"
+            )
     repeated = samples.digests.total() - len(samples.digests)
     if repeated:
         yield f"{repeated:,} of {samples.digests.total():,} samples repeat another one pixel for pixel"
@@ -141,7 +175,7 @@ def _content(samples: SourceStatistics, reference: SourceStatistics) -> Iterator
         ("the samples have", samples.classes, reference.classes),
         ("the reference images have", reference.classes, samples.classes),
     ):
-        missing = sorted(there - here)
-        if missing and here & there:  # otherwise the two sides name their classes differently
+        missing = sorted(there.keys() - here.keys())
+        if missing and here.keys() & there.keys():  # otherwise the two sides name their classes differently
             shown = ", ".join(missing[:MOST_LISTED]) + (", ..." if len(missing) > MOST_LISTED else "")
             yield f"{name} no image of {len(missing)} of the other side's {len(there)} classes: {shown}"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from maskgit_cli.config.features import EXTRACTORS, ExtractorEntry, FeatureSpace, extractor_of
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.data.classes import readable_name
 from maskgit_cli.data.sources import ImageSource, open_source
+from maskgit_cli.data.sources.npz import NpzImages
 from maskgit_cli.data.sources.samples import is_sample_directory
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
 from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.feature_statistics import Statistics, holds_statistics, read_statistics
+from maskgit_cli.formats.npz import npz_names
 from maskgit_cli.formats.samples import SCORES_FILE, TOKENS_FILE, read_record
 from maskgit_cli.runtime.progress import Reporter
 from maskgit_cli.scoring.extraction import extract, pixels_sha256
@@ -29,10 +30,13 @@ class Source(NamedTuple):
     Attributes:
         path: where it is stored.
         content: its statistics, or the images to extract features from.
+        images: images next to the statistics, as in ADM's reference batches: metrics that need every image's
+            features use these.
     """
 
     path: Path
     content: Statistics | ImageSource
+    images: ImageSource | None = None
 
 
 class SourceStatistics(NamedTuple):
@@ -44,7 +48,7 @@ class SourceStatistics(NamedTuple):
         sizes: number of images of each (height, width); empty for stored statistics.
         settings: of the sampler, for a sample directory.
         digests: number of images of each sha256 of pixels; empty for stored statistics, as are the next two.
-        classes: readable names of the classes that the images have.
+        classes: number of images of each class, by its readable name.
         tokenizer_sha256: of the tokenizer that decoded the images.
     """
 
@@ -53,7 +57,7 @@ class SourceStatistics(NamedTuple):
     sizes: Counter[tuple[int, int]]
     settings: dict[str, Any] | None = None
     digests: Counter[bytes] = Counter()  # noqa: RUF012 (never changed)
-    classes: frozenset[str] = frozenset()
+    classes: Counter[str] = Counter()  # noqa: RUF012
     tokenizer_sha256: str | None = None
 
 
@@ -97,10 +101,12 @@ def read_source(source: Path | ImageSource, resources: Resources) -> Source:
     if path is source and path.suffix.lower() == ".npz" and not path.is_dir() and holds_statistics(path):
         statistics = read_statistics(path)
         try:
-            extractor_of(_space_of(statistics).name)
+            if statistics.space is not None:
+                extractor_of(statistics.space)
         except ConfigError as error:
             raise ArtifactError(f"{path}: {error}") from None
-        return Source(path, statistics)
+        batch = NpzImages(path) if "arr_0" in npz_names(path) else None
+        return Source(path, statistics, batch)
     images = source
     if isinstance(images, Path):
         images = open_source(images, resources.tokenizer, resources.device, resources.reporter)
@@ -109,39 +115,96 @@ def read_source(source: Path | ImageSource, resources: Resources) -> Source:
     return Source(path, images)
 
 
+class Comparison(NamedTuple):
+    """How sources are compared.
+
+    Attributes:
+        space: the feature space of all sources.
+        extractor: of the space; None if all sources are statistics.
+        exact: whether the resolution is that of the samples, so that samples of another size are a mistake.
+    """
+
+    space: FeatureSpace
+    extractor: FeatureExtractor | None
+    exact: bool
+
+
 def common_space(
-    sources: Sequence[Source], config: ScoreConfig, resources: Resources
-) -> tuple[FeatureSpace, FeatureExtractor | None]:
-    """The feature space of all sources, and its extractor unless all sources are statistics.
+    sources: Sequence[Source], config: ScoreConfig, resources: Resources, extracts: bool = False
+) -> Comparison:
+    """How sources are compared.
 
     Args:
         sources: of a comparison or a merge. Among several tokenizers, the last source's defines the space.
-        config: the extractor and the protocol, where there are images.
+        config: extractor, protocol and resolution.
         resources: files of the extractor.
+        extracts: whether features of all sources' images are extracted, also of those next to statistics.
 
     Raises:
-        ConfigError: the extractor does not support the protocol, its space is unknown, or a file is given
-            that nothing is computed with.
-        ArtifactError: statistics are of another space.
+        ConfigError: the extractor does not support the protocol, its space is unknown, the resolution is not
+            given where it must be, or a file is given that nothing is computed with.
+        ArtifactError: statistics are of another space, protocol or resolution, or do not name their space and
+            neither does the configuration.
         WeightsError, InputError: as :func:`~maskgit_cli.scoring.features.load_extractor`.
     """
     stored = [(s.path, s.content) for s in sources if isinstance(s.content, Statistics)]
+    named = next((extractor_of(s.space).name for _, s in stored if s.space is not None), None)
+    entry = EXTRACTORS[config.features or named or config.extractor]
+    if config.protocol not in entry.protocols:
+        names = [e.name for e in EXTRACTORS.values() if config.protocol in e.protocols]
+        raise ConfigError(f"--protocol {config.protocol}: requires --features {' or '.join(names)}")
     extractor = None
-    if len(stored) == len(sources):
-        _check_used(sources, None, resources)
-        space = _space_of(stored[0][1])
-    else:
-        entry = EXTRACTORS[config.features]
-        _check_used(sources, entry, resources)
-        if config.protocol not in entry.protocols:
-            names = [e.name for e in EXTRACTORS.values() if config.protocol in e.protocols]
-            raise ConfigError(f"--protocol {config.protocol}: requires --features {' or '.join(names)}")
+    computes = extracts or len(stored) < len(sources)
+    _check_used(sources, entry if computes else None, resources)
+    if computes:
         digest = next(filter(None, map(_tokenizer_sha256, reversed(sources))), None)
         extractor = load_extractor(entry.name, resources._replace(tokenizer_sha256=digest))
+    resolution, exact = common_resolution(sources, config.res, extractor)
+    if extractor is not None:
         space = FeatureSpace(entry.space, extractor.sha256, extractor.dimension, config.protocol)
+    else:
+        space = _space_of(next((s for _, s in stored if s.space is not None), stored[0][1]), entry)
+    space = space._replace(resolution=resolution)
     for path, statistics in stored:
-        _check_space(path, statistics, space, resources.reporter)
-    return space, extractor
+        _check_space(path, statistics, space, config, resources.reporter)
+    return Comparison(space, extractor, exact)
+
+
+def common_resolution(
+    sources: Sequence[Source], given: int | None, extractor: FeatureExtractor | None
+) -> tuple[int | None, bool]:
+    """The resolution at which images are compared: the given one, else that of the first source that has one.
+
+    A sample's resolution is its side. Photographs have none: they are resized and cropped to that of the
+    samples, of stored statistics, or of the extractor.
+
+    Returns:
+        Side in pixels, None where all sources are statistics that do not record it; and whether it is that of
+        the images of a source, which then all must have.
+
+    Raises:
+        ConfigError: there are images, and nothing has a resolution.
+    """
+    if given is not None:
+        return given, False
+    shapes: dict[Path, tuple[int, int]] = {}
+    for source in sources:
+        if isinstance(source.content, Statistics):
+            continue
+        _, height, width = source.content.open(0).shape
+        if height == width:
+            return height, True
+        shapes[source.path] = (width, height)
+    for source in sources:
+        if isinstance(source.content, Statistics) and source.content.resolution is not None:
+            return source.content.resolution, False
+    if not shapes or (extractor is not None and extractor.side is not None):
+        return (None if extractor is None or not shapes else extractor.side), False
+    path, (width, height) = next(iter(shapes.items()))
+    raise ConfigError(
+        f"{path} has images of {width}×{height} pixels: give --res N, the resolution of the samples, to "
+        "which they are resized and cropped"
+    )
 
 
 def _check_used(sources: Sequence[Source], entry: ExtractorEntry | None, resources: Resources) -> None:
@@ -172,6 +235,9 @@ def statistics_of(
     keep: Collection[str],
     batch_size: int,
     reporter: Reporter,
+    *,
+    exact: bool = False,
+    store: Path | None = None,
 ) -> SourceStatistics:
     """Statistics of a source: the stored ones, or those of its images' features.
 
@@ -179,23 +245,31 @@ def statistics_of(
         source: the source.
         space: of the extractor's features.
         extractor: needed for images.
-        keep: ``features`` and ``logits``, where the vectors of every image are needed.
+        keep: ``features``, ``logits`` and ``spatial``, where these are needed.
         batch_size: images per forward pass.
         reporter: receives progress.
+        exact: refuse images of another size than the resolution.
+        store: where finished parts of the work survive a kill.
 
     Raises:
-        InputError: an image cannot be read, or features are not finite.
+        InputError: an image cannot be read or has another size, or features are not finite.
     """
-    path, content = source
+    path, content, images = source
     if isinstance(content, Statistics):
         record = {"kind": "statistics", "name": path.name, "sha256": content.sha256, "n": content.n}
-        return SourceStatistics(content, record, Counter())
+        if images is None or extractor is None:
+            return SourceStatistics(content, record, Counter())
+        batch = extract(images, extractor, space, keep, batch_size, reporter, store=store)
+        rows = replace(content, features=batch.features, logits=batch.logits)
+        # Images of the batch are identified by the file, as its statistics are.
+        return SourceStatistics(rows, {**record, "n_images": len(images)}, batch.sizes)
     assert extractor is not None
-    found = extract(content, extractor, space.protocol, keep, batch_size, reporter)
+    found = extract(content, extractor, space, keep, batch_size, reporter, exact=exact, store=store)
     origin = content.origin
     # Images are identified by their pixels, and by their file if one contains them all.
-    images = parent(origin.kind, origin.path, origin.sha256 or found.sha256)
+    whole = parent(origin.kind, origin.path, origin.sha256 or found.sha256)
     n = found.moments.n
+    classes = _classes(content)
     statistics = Statistics(
         found.moments.mean,
         found.moments.covariance(),
@@ -203,23 +277,38 @@ def statistics_of(
         space.name,
         space.sha256,
         space.protocol,
+        space.resolution,
         found.features,
         found.logits,
-        parents=[images],
+        None if found.spatial is None else found.spatial.mean,
+        None if found.spatial is None else found.spatial.covariance(),
+        classes,
+        parents=[whole],
     )
-    record = {**images, "pixels_sha256": found.sha256, "n": n}
-    present = np.unique(content.labels[content.labels >= 0]) if content.class_names else ()
-    classes = frozenset(readable_name(content.class_names[label]) for label in present)
-    digests = Counter(found.digests)
+    record = {**whole, "pixels_sha256": found.sha256, "n": n}
     return SourceStatistics(
-        statistics, record, found.sizes, origin.settings, digests, classes, origin.tokenizer_sha256
+        statistics,
+        record,
+        found.sizes,
+        origin.settings,
+        Counter(found.digests),
+        Counter(name for name in classes or () if name),
+        origin.tokenizer_sha256,
     )
+
+
+def _classes(images: ImageSource) -> list[str] | None:
+    """The readable class name of each image, empty where it has none; None if no image has a class."""
+    if not images.class_names or not (images.labels >= 0).any():
+        return None
+    names = [readable_name(name) for name in images.class_names]
+    return [names[label] if label >= 0 else "" for label in images.labels]
 
 
 def parents_of(sources: Sequence[Source], batch_size: int) -> list[dict[str, str]]:
     """The ``parents`` of scores or statistics before features are extracted; may read all images' pixels."""
     found = []
-    for path, content in sources:
+    for path, content, _ in sources:
         if isinstance(content, Statistics):
             found.append(parent("statistics", path, str(content.sha256)))
         else:
@@ -232,14 +321,14 @@ def parents_of(sources: Sequence[Source], batch_size: int) -> list[dict[str, str
 # --- feature spaces ---------------------------------------------------------------------------------
 
 
-def _space_of(statistics: Statistics) -> FeatureSpace:
-    """The space of stored statistics. Other projects' files do not name it; theirs is the published one."""
-    published = EXTRACTORS["inception"]
+def _space_of(statistics: Statistics, entry: ExtractorEntry) -> FeatureSpace:
+    """The space of stored statistics. Other projects' files do not name it; then it is the extractor's."""
     return FeatureSpace(
-        statistics.space or published.space,
-        statistics.space_sha256 or str(published.fid_sha256),
+        statistics.space or entry.space,
+        statistics.space_sha256 or str(entry.fid_sha256),
         statistics.dimension,
         statistics.protocol,
+        statistics.resolution,
     )
 
 
@@ -247,21 +336,44 @@ def _tokenizer_sha256(source: Source) -> str | None:
     """The digest of the tokenizer of a source's tokens or features, where it has one."""
     if not isinstance(source.content, Statistics):
         return source.content.origin.tokenizer_sha256
-    return source.content.space_sha256 if _space_of(source.content).entry.tokenizer else None
+    space = source.content.space
+    tokenizer = space is not None and extractor_of(space).tokenizer
+    return source.content.space_sha256 if tokenizer else None
 
 
-def _check_space(path: Path, statistics: Statistics, space: FeatureSpace, reporter: Reporter) -> None:
-    """Refuse statistics of another feature space or protocol.
+def _check_space(
+    path: Path, statistics: Statistics, space: FeatureSpace, config: ScoreConfig, reporter: Reporter
+) -> None:
+    """Refuse statistics of another feature space, protocol or resolution.
 
     Raises:
-        ArtifactError: a property differs.
+        ArtifactError: a property differs, or the feature space is not named by the file nor by ``config``.
     """
-    titles = {"name": "feature space", "sha256": "weights"}
-    for key, found, expected in zip(FeatureSpace._fields, _space_of(statistics), space, strict=True):
-        if found != expected:
-            raise ArtifactError(
-                f"{path}: its {titles.get(key, key)} is {found}, that of the comparison {expected}; give "
-                "--features, --weights, --tokenizer and --protocol as they were when it was made"
-            )
     if statistics.space is None:
-        reporter.warn(f"{path} does not name its feature space; assuming the published Inception's")
+        if config.features is None:
+            raise ArtifactError(
+                f"{path} does not name its feature space, as files of other projects; give --features NAME "
+                "(inception for statistics of ADM, pytorch-fid and TTUR)"
+            )
+        reporter.info(
+            f"{path} does not name its feature space; taken as {config.features}, as --features says"
+        )
+        # Other projects' files have no protocol, either: theirs is the one that is asked for.
+        statistics = replace(statistics, protocol=space.protocol, space_sha256=space.sha256)
+    found = _space_of(statistics, space.entry)
+    if statistics.resolution is None:
+        found = found._replace(resolution=space.resolution)
+    titles = {"name": "feature space", "sha256": "weights"}
+    for key, here, expected in zip(FeatureSpace._fields, found, space, strict=True):
+        if here != expected:
+            raise ArtifactError(
+                f"{path}: its {titles.get(key, key)} is {here}, that of the comparison {expected}; give "
+                "--features, --weights, --tokenizer, --protocol and --res as they were when it was made, or "
+                f"make the right one: maskgit fid-stats IMAGES REF.npz {_as_made(space)}"
+            )
+
+
+def _as_made(space: FeatureSpace) -> str:
+    """The options of ``fid-stats`` that make statistics of a space."""
+    res = "" if space.resolution is None else f" --res {space.resolution}"
+    return f"--features {space.entry.name} --protocol {space.protocol}{res}"

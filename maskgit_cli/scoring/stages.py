@@ -5,7 +5,11 @@ Reference and score are separate steps: a set of images becomes statistics, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import platform
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +39,11 @@ from maskgit_cli.runtime.distributed import barrier, claim_on_main, on_main, res
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.bootstrap import replicates_of
 from maskgit_cli.scoring.caveats import score_warnings
+from maskgit_cli.scoring.extraction import remove_store
 from maskgit_cli.scoring.features import Resources
 from maskgit_cli.scoring.metrics import Scored, compute
 from maskgit_cli.scoring.sources import (
+    Source,
     SourceStatistics,
     common_space,
     newest_samples,
@@ -156,21 +162,30 @@ def _score(
         check_output(out, SCORES)
     # Both sources are opened before the first image goes through a network.
     sources = [read_source(source, resources) for source in given]
-    space, extractor = common_space(sources, config, resources)
     metrics = [METRICS[name] for name in config.metrics]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
     if replicates:
         keep[0].add("features")
+    sources = [_with_images(source, kept) for source, kept in zip(sources, keep, strict=True)]
+    extracts = any(source.images is not None for source in sources)
+    space, extractor, exact = common_space(sources, config, resources, extracts)
+    store = None if out is None else out.with_name(f".{out.name}.features")
 
     def wanted() -> Record:
         return _inputs(config, space) | {"parents": parents_of(sources, batch_size)}
 
     def scored() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        began = time.monotonic()
         sampled, reference = (
-            statistics_of(source, space, extractor, kept, batch_size, reporter)
-            for source, kept in zip(sources, keep, strict=True)
-        )
-        return on_main(lambda: _record(sampled, reference, config, space, resources, replicates))
+            statistics_of(
+                source, space, extractor, kept, batch_size, reporter,
+                exact=exact and name == "samples",
+                store=store and store / name,
+            )
+            for name, source, kept in zip(("samples", "reference"), sources, keep, strict=True)
+        )  # fmt: skip
+        record, spread = on_main(lambda: _record(sampled, reference, config, space, resources, replicates))
+        return record | {"seconds": round(time.monotonic() - began, 3)}, spread
 
     if out is None:
         record, spread = scored()
@@ -178,12 +193,21 @@ def _score(
     with claim_on_main(out, SCORES, wanted, overwrite, reporter) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
+            remove_store(store)
             record = read_scores(out)
             _show_warnings(record.get("warnings", []), reporter)
             return Scores(out, record), {}
         record, spread = scored()
         on_main(lambda: write_scores(out, record))
+        remove_store(store)
     return Scores(out, record), spread
+
+
+def _with_images(source: Source, keep: Collection[str]) -> Source:
+    """The source without the images next to its statistics, unless a metric needs every image's features."""
+    assert source.images is None or isinstance(source.content, Statistics)
+    needed = {"features", "logits"} & set(keep) and getattr(source.content, "features", None) is None
+    return source if needed else source._replace(images=None)
 
 
 @checked
@@ -205,7 +229,7 @@ def fid_stats(
     Args:
         sources: images or statistics, as in :func:`score`.
         out: the statistics file to write.
-        config: settings, of which ``features`` and ``protocol`` matter here.
+        config: settings, of which ``features``, ``protocol`` and ``res`` matter here.
         weights: Inception's weights; None is the published file.
         tokenizer: decodes tokens, and extracts the features of ``vqgan``; None finds it.
         with_features: keep every image's features (and logits), which PRDC needs of a reference.
@@ -228,27 +252,38 @@ def fid_stats(
     resources = Resources(weights, tokenizer, None, resolve_device(device), reporter)
     given = [path_or_images(images, f"sources[{i}]") for i, images in enumerate(sources)]
     opened = [read_source(source, resources) for source in given]
-    stored = [(path, content) for path, content in opened if isinstance(content, Statistics)]
+    opened = [source._replace(images=None) for source in opened]
+    stored = [(s.path, s.content) for s in opened if isinstance(s.content, Statistics)]
     for path, content in stored:
         content.moments(path)  # statistics that cannot be merged are refused before any extraction
-    space, extractor = common_space(opened, config, resources)
-    keep = ("features", "logits") if with_features else ()
+    space, extractor, exact = common_space(opened, config, resources)
+    keep = ("spatial", "features", "logits") if with_features else ("spatial",)
+    store = out.with_name(f".{out.name}.features")
     kept = with_features and all(content.features is not None for _, content in stored)
 
     def wanted() -> Record:
         parents = parents_of(opened, batch_size)
-        return statistics_record(space.name, space.sha256, space.protocol, parents, kept)
+        identity = (space.name, space.sha256, space.protocol, space.resolution)
+        return statistics_record(*identity, parents, kept)
 
     with claim_on_main(out, STATISTICS, wanted, overwrite, reporter) as claimed:
         if claimed.outcome is Outcome.COMPLETE:
             reporter.info(claimed.already_complete)
+            remove_store(store)
             return out
-        found = [statistics_of(x, space, extractor, keep, batch_size, reporter).statistics for x in opened]
+        found = [
+            statistics_of(
+                x, space, extractor, keep, batch_size, reporter,
+                exact=exact, store=store / str(i),
+            ).statistics
+            for i, x in enumerate(opened)
+        ]  # fmt: skip
         if world().main:
             merged = merge_statistics([*zip([source.path for source in opened], found, strict=True)])
             if with_features and merged.features is None:
                 reporter.warn("a merged file contains no features, so the result contains none")
             write_statistics(out, merged)
+        remove_store(store)
         barrier()
     return out
 
@@ -259,7 +294,12 @@ def fid_stats(
 def _inputs(config: ScoreConfig, space: FeatureSpace) -> dict[str, Any]:
     """What scores depend on, besides their sources."""
     features = {"space": space.name, "sha256": space.sha256, "dimension": space.dimension}
-    return {"protocol": space.protocol, "features": features, "settings": config.to_json()}
+    return {
+        "protocol": space.protocol,
+        "resolution": space.resolution,
+        "features": features,
+        "settings": config.to_json(),
+    }
 
 
 def _record(
@@ -288,18 +328,33 @@ def _record(
         "created_by": CREATED_BY,
         "n": samples.statistics.n,
         "n_ref": reference.statistics.n,
-        "protocol": space.protocol,
-        "features": {"space": space.name, "sha256": space.sha256, "dimension": space.dimension},
+        **_inputs(config, space),
         "metrics": scores,
         "left_out": left_out,
         "warnings": warnings,
         "samples": samples.record,
         "reference": reference.record,
-        "settings": config.to_json(),
         "sample_settings": samples.settings,
+        "class_balance": {"samples": _balance(samples), "reference": _balance(reference)},
+        "environment": _environment(resources.device),
         "parents": [{key: side[key] for key in ("kind", "name", "sha256")} for side in sides],
     }
     return record, spread
+
+
+def _balance(source: SourceStatistics) -> dict[str, int] | None:
+    """Number of classes, and of images of the smallest and the largest; None where no image has a class."""
+    sizes = source.classes.values()
+    return {"classes": len(sizes), "smallest": min(sizes), "largest": max(sizes)} if sizes else None
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    """Versions of what computes, and the device."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy", "pillow", "torch-fidelity"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found | {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}
 
 
 def _show_warnings(warnings: Sequence[str], reporter: Reporter) -> None:

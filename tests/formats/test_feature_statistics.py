@@ -203,7 +203,7 @@ def resaved(path, **changes):
         ({"features": np.zeros((3, 5), np.float32)}, "9 rows"),
         ({"meta": np.array("[]")}, "object"),
         ({"meta": np.array("{")}, "JSON"),
-        ({"meta": np.array('{"format": "maskgit-statistics", "version": 3}')}, "version 3"),
+        ({"meta": np.array('{"format": "maskgit-statistics", "version": 4}')}, "version 4"),
         ({"meta": np.array('{"format": "maskgit-tokens", "version": 1}')}, "maskgit-tokens"),
         ({"meta": np.array('{"format": "maskgit-statistics", "version": 2}')}, "'parents'"),
         ({"meta": np.array(meta(parents=5))}, "parents"),

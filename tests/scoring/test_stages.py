@@ -15,7 +15,7 @@ from resigned import rewrite_record
 from tiny_models import make_model, make_tokenizer
 
 from maskgit_cli.cli import main
-from maskgit_cli.config.features import EXTRACTORS, INCEPTION_SHA256
+from maskgit_cli.config.features import EXTRACTORS, INCEPTION_SHA256, FeatureSpace
 from maskgit_cli.config.metrics import METRICS
 from maskgit_cli.config.samplers import ConfidenceConfig
 from maskgit_cli.config.stages import SampleConfig, ScoreConfig
@@ -34,10 +34,11 @@ from maskgit_cli.runtime.distributed import World
 from maskgit_cli.runtime.progress import SILENT
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.scoring import extraction
-from maskgit_cli.scoring.extraction import extract, stretch
+from maskgit_cli.scoring.extraction import extract
 from maskgit_cli.scoring.features import Features, inception
 from maskgit_cli.scoring.features.tokenizer import TokenizerExtractor
 from maskgit_cli.scoring.metrics.frechet import frechet_distance
+from maskgit_cli.scoring.preparation import stretch
 from maskgit_cli.scoring.sources import newest_samples, scores_path
 from maskgit_cli.scoring.stages import fid_stats, score
 
@@ -181,7 +182,7 @@ def test_without_weights_it_fails_in_one_line(here, real, fake, monkeypatch, cap
 
 def statistics_of(vectors, **changes):
     moments = moments_of(vectors)
-    known = {"n": moments.n, "space": INCEPTION, "space_sha256": INCEPTION_SHA256}
+    known = {"n": moments.n, "space": INCEPTION, "space_sha256": INCEPTION_SHA256, "resolution": 16}
     return Statistics(moments.mean, moments.covariance(), **{**known, **changes})
 
 
@@ -212,16 +213,15 @@ def test_statistics_are_compared_without_weights(here, monkeypatch):
     expected = frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
     assert record["metrics"]["fid"] == pytest.approx(expected, rel=1e-4)
     assert (record["n"], record["n_ref"], record["left_out"]) == (40, 50, {})
-    assert [next(w for w in ("FID", "splits", "precision") if w in text) for text in record["warnings"]] == [
-        "FID", "splits", "precision"
-    ]  # fmt: skip
+    known = ("50,000", "splits", "precision")
+    assert [next(w for w in known if w in text) for text in record["warnings"]] == [*known]
 
 
 def test_enough_images_are_not_warned_about(here, monkeypatch):
     published(monkeypatch)
     rng = np.random.default_rng(0)
-    a, b = (rng.normal(size=(n, 4)).astype(np.float32) for n in (10_000, 10_001))
-    logits = rng.normal(size=(10_000, 9)).astype(np.float32)
+    a, b = (rng.normal(size=(n, 4)).astype(np.float32) for n in (50_000, 10_001))
+    logits = rng.normal(size=(50_000, 9)).astype(np.float32)
     write_statistics(here / "a.npz", statistics_of(a, features=a, logits=logits))
     write_statistics(here / "b.npz", statistics_of(b))
     assert score(here / "a.npz", here / "b.npz").record["warnings"] == []
@@ -237,17 +237,19 @@ def test_fid_50k_means_fifty_thousand(here, monkeypatch, n, name):
     assert list(score(here / "a.npz", here / "b.npz", config).record["metrics"]) == [name]
 
 
-def test_other_projects_statistics_are_assumed_to_be_published_with_a_warning(here, monkeypatch):
+def test_other_projects_statistics_need_the_name_of_their_space(here, monkeypatch):
     published(monkeypatch)
     features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     write_statistics(here / "a.npz", statistics_of(features))
     np.savez(here / "adm.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(2), sigma_s=np.eye(2))
     listener = Listener()
-    record = score(here / "a.npz", here / "adm.npz", reporter=listener).record
+    with pytest.raises(ArtifactError, match=r"adm\.npz.*--features"):
+        score(here / "a.npz", here / "adm.npz")
+    record = score(here / "a.npz", here / "adm.npz", ScoreConfig("inception"), reporter=listener).record
     assert "fid" in record["metrics"]
     assert record["n_ref"] is None
     assert set(record["left_out"]) == {"is", "prdc"}
-    assert any("adm.npz" in text for text in listener.warnings)
+    assert any("adm.npz" in text for text in record["warnings"])
     assert any(f"({name})" in text for name in ("is", "prdc") for text in listener.messages)
 
 
@@ -257,7 +259,7 @@ def test_statistics_of_another_space_are_refused(here, real, fake, tokenizer):
     with pytest.raises(ArtifactError, match=r"ref\.npz.*--tokenizer"):
         score(fake, ref, VQGAN, tokenizer=tokenizer, out=here / "s.json")
     np.savez(here / "adm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    with pytest.raises(ArtifactError, match=r"adm\.npz.*inception-v3-compat"):
+    with pytest.raises(ArtifactError, match=r"adm\.npz.*2048"):  # taken as vqgan, as --features says
         score(fake, here / "adm.npz", VQGAN, tokenizer=tokenizer, out=here / "s.json")
     assert not (here / "s.json").exists()
 
@@ -488,11 +490,18 @@ def test_bad_sources(here, real, tokenizer):
 def test_images_of_several_sizes(here, fake, real, tokenizer):
     mixed = make_images(here / "mixed", 4, side=20)
     make_images(mixed, 4, start=4, side=24)
-    record = score(mixed, real, VQGAN, tokenizer=tokenizer).record
-    assert "the samples have 2 different sizes" in record["warnings"]
+    with pytest.raises(InputError, match=r"20×20 and 24×24.*--res"):
+        score(mixed, real, VQGAN, tokenizer=tokenizer)
+    record = score(mixed, real, replace(VQGAN, res=20), tokenizer=tokenizer).record
+    assert record["resolution"] == 20
+    assert any(text.startswith("4 of 8 samples were resized") for text in record["warnings"])
+    assert any(
+        text.startswith("30 of 30 reference images have a side below 20") for text in record["warnings"]
+    )
     large = make_images(here / "large", 4, side=32)
     record = score(fake, large, VQGAN, tokenizer=tokenizer, out=here / "s.json").record
-    assert any("16×16 pixels, reference images 32×32" in text for text in record["warnings"])
+    assert record["resolution"] == 16
+    assert not any("resized" in text or "enlarged" in text for text in record["warnings"])
 
     class Recording:
         side, dimension, sha256 = None, 3, ""
@@ -506,7 +515,7 @@ def test_images_of_several_sizes(here, fake, real, tokenizer):
 
     # An extractor that takes any size receives images as they are, one call per size, in order.
     extractor = Recording()
-    found = extract(open_source(mixed), extractor, keep={"features"}, batch_size=6)
+    found = extract(open_source(mixed), extractor, FeatureSpace("", "", 3), keep={"features"}, batch_size=6)
     assert extractor.shapes == [(4, 3, 20, 20), (2, 3, 24, 24), (2, 3, 24, 24)]
     means = [read_image(file).float().mean(dim=(1, 2)).numpy() for file in sorted(mixed.iterdir())]
     np.testing.assert_allclose(found.features, np.stack(means), rtol=1e-5)
@@ -644,8 +653,10 @@ class Counter:
 
 def test_processes_share_images_and_agree(real, tokenizer, monkeypatch):
     """Three ranks gather what one computes: sums, order of features, digest."""
+    monkeypatch.setattr(extraction, "UNIT", 4)
     images, extractor = open_source(real), TokenizerExtractor(load_tokenizer(tokenizer))
-    alone = extract(images, extractor, keep={"features"})
+    space = FeatureSpace("vqgan", extractor.sha256, extractor.dimension, resolution=16)
+    alone = extract(images, extractor, space, keep={"features"})
 
     def hand_over(share):
         raise Gathered(share)
@@ -656,12 +667,12 @@ def test_processes_share_images_and_agree(real, tokenizer, monkeypatch):
         monkeypatch.setattr(extraction, "world", lambda rank=rank: World(rank, 3))
         counter = Counter()
         with pytest.raises(Gathered) as gathered:
-            extract(images, extractor, keep={"features"}, batch_size=4, reporter=counter)
+            extract(images, extractor, space, keep={"features"}, batch_size=3, reporter=counter)
         shares.append(gathered.value.args[0])
-        assert counter.done == 30
-    assert [len(share.digests) for share in shares] == [10, 10, 10]
+        assert counter.done >= 24  # of 30: a rank counts for all
+    assert [sum(len(chunk.digests) for chunk in share.chunks) for share in shares] == [12, 10, 8]
     monkeypatch.setattr(extraction, "gather_objects", lambda share: shares)
-    together = extract(images, extractor, keep={"features"})
+    together = extract(images, extractor, space, keep={"features"})
     assert together.sha256 == alone.sha256
     assert together.sizes == alone.sizes
     assert np.array_equal(together.features, alone.features)
@@ -671,11 +682,12 @@ def test_processes_share_images_and_agree(real, tokenizer, monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30])
 def test_statistics_do_not_depend_on_the_batch_size(real, tokenizer, monkeypatch, batch_size):
-    """Not in their last bits either: the blocks of the sums are the same."""
-    monkeypatch.setattr(extraction, "BLOCK_ROWS", 4)
+    """Not in their last bits either: the chunks of the sums are the same."""
+    monkeypatch.setattr(extraction, "UNIT", 4)
     images, extractor = open_source(real), TokenizerExtractor(load_tokenizer(tokenizer))
-    found = extract(images, extractor, batch_size=batch_size).moments
-    expected = extract(images, extractor, batch_size=4).moments
+    space = FeatureSpace("vqgan", extractor.sha256, extractor.dimension, resolution=16)
+    found = extract(images, extractor, space, batch_size=batch_size).moments
+    expected = extract(images, extractor, space, batch_size=4).moments
     assert np.array_equal(found.mean, expected.mean)
     assert np.array_equal(found.scatter, expected.scatter)
 
