@@ -466,6 +466,8 @@ def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
             sampling += [option(name), show_value(value)]
     scoring = ["maskgit", "fid", str(folder), "--ref", str(shared.ref)]
     for name, value in shared.scoring.to_json().items():
+        if value is None:
+            continue
         scoring += [option(name), ",".join(value) if isinstance(value, list) else str(value)]
     if EXTRACTORS[shared.scoring.extractor].tokenizer:
         scoring += ["--tokenizer", model]

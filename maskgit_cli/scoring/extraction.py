@@ -37,6 +37,8 @@ from maskgit_cli.scoring.preparation import prepare
 
 # A kill loses at most this part of the work of each rank: 1/64 of the images, rounded up to whole units.
 CHUNKS, UNIT = 64, 64
+# Fewer images are computed again rather than kept.
+STORED_FROM = 512
 
 
 class ImageFeatures(NamedTuple):
@@ -104,7 +106,8 @@ def extract(
         batch_size: images per forward pass.
         reporter: receives progress.
         exact: refuse images that do not have the space's resolution, instead of resizing and cropping them.
-        store: folder of finished chunks, which all ranks can reach; None keeps them in memory only.
+        store: folder of finished chunks, which all ranks can reach; None keeps them in memory only, as chunks
+            of fewer than :data:`STORED_FROM` images are.
 
     Raises:
         InputError: an image cannot be read or has another size, or features are not finite.
@@ -113,7 +116,8 @@ def extract(
     rank, size = world()
     n = len(images)
     starts = range(0, n, chunk_rows(n))
-    work = _Work(images, extractor, space, frozenset(keep), batch_size, exact, store)
+    kept = store if n >= STORED_FROM else None
+    work = _Work(images, extractor, space, frozenset(keep), batch_size, exact, kept)
     rows = [range(start, min(start + starts.step, n)) for start in starts[rank::size]]
     collected = _RankFeatures(work.keep)
     done = 0

@@ -234,7 +234,8 @@ def make_samples(root, run, picture):
 
 def make_scores(root, tokenizer, images):
     vqgan = {"config": ScoreConfig(features="vqgan"), "tokenizer": tokenizer, "device": "cpu"}
-    fid_stats([images, root / "samples" / "samples.npz"], root / "reference.npz", with_features=True, **vqgan)
+    whole = vqgan | {"config": ScoreConfig(features="vqgan", res=16), "with_features": True}
+    fid_stats([images, root / "samples" / "samples.npz"], root / "reference.npz", **whole)
     fid_stats([root / "flip.h5"], root / "codes.npz", **vqgan)
     fid_stats([root / "codes.npz", root / "reference.npz"], root / "merged.npz", device="cpu")
     score(root / "samples", root / "reference.npz", **vqgan)
@@ -249,13 +250,14 @@ def make_scores(root, tokenizer, images):
         published.space,
         published.fid_sha256,
         "legacy-v1",
+        16,
         features,
         random.random((12, 5), np.float32),
     )
     write_statistics(root / "inception.npz", inception)
     score(root / "inception.npz", root / "inception.npz", ScoreConfig(splits=2), device="cpu")
     np.savez(root / "theirs.npz", mu=inception.mu, sigma=inception.sigma)
-    score(root / "theirs.npz", root / "theirs.npz", device="cpu")
+    score(root / "theirs.npz", root / "theirs.npz", ScoreConfig("inception"), device="cpu")
 
 
 def make_sweeps(root, images):
