@@ -163,18 +163,29 @@ class _Work(NamedTuple):
     store: Path | None
 
     def chunks(self, rows: Sequence[range]) -> Iterator[Chunk | int]:
-        """The chunks of these images as they are finished, and numbers of images done meanwhile."""
-        todo = []
+        """The chunks of these images in order, and in between numbers of images done meanwhile."""
+        stored = {}
         for part in rows:
-            found = self._stored(part)
-            if found is None:
-                todo.append(part)
-            else:
-                yield from (found, len(part))
-        pending = _Pending()
-        ends = iter(todo)
+            if self._is_stored(part):
+                stored[part] = self._path(part.start)
+                yield len(part)
+        computed = self._computed([part for part in rows if part not in stored])
+        for part in rows:
+            if part in stored:
+                chunk = _read_chunk(stored[part], self._meta(part.start, len(part)))
+                assert chunk is not None  # it was read before
+                yield chunk
+                continue
+            for item in computed:
+                yield item
+                if isinstance(item, Chunk):
+                    break
+
+    def _computed(self, rows: Sequence[range]) -> Iterator[Chunk | int]:
+        """As :meth:`chunks`, of chunks that are not stored; they are when they are finished."""
+        pending, ends = _Pending(), iter(rows)
         current = next(ends, None)
-        for batch in self.images.batches([*chain.from_iterable(todo)], self.batch_size):
+        for batch in self.images.batches([*chain.from_iterable(rows)], self.batch_size):
             pending.add(batch, self._features(batch))
             yield len(batch)
             while current is not None and len(pending) >= len(current):
@@ -206,15 +217,15 @@ class _Work(NamedTuple):
         """What a stored chunk must agree in, besides the pixels."""
         return {"space": list(self.space), "keep": sorted(self.keep), "start": start, "rows": rows}
 
-    def _stored(self, rows: range) -> Chunk | None:
-        """A finished chunk of an earlier call, if its images still have the same pixels."""
+    def _is_stored(self, rows: range) -> bool:
+        """Whether a finished chunk of an earlier call is there, and its images still have the same pixels."""
         if self.store is None or not self._path(rows.start).is_file():
-            return None
+            return False
         chunk = _read_chunk(self._path(rows.start), self._meta(rows.start, len(rows)))
         if chunk is None:
-            return None
+            return False
         now = [_pixel_digest(x) for batch in self.images.batches(rows, self.batch_size) for x in batch]
-        return chunk if np.array_equal(chunk.digests, _rows_of(now)) else None
+        return np.array_equal(chunk.digests, _rows_of(now))
 
     def _write(self, chunk: Chunk) -> None:
         """Keep a finished chunk. Rows are kept where they are needed or smaller than their sums."""

@@ -148,6 +148,7 @@ def common_space(
         WeightsError, InputError: as :func:`~maskgit_cli.scoring.features.load_extractor`.
     """
     stored = [(s.path, s.content) for s in sources if isinstance(s.content, Statistics)]
+    _check_named(stored, config)
     named = next((extractor_of(s.space).name for _, s in stored if s.space is not None), None)
     entry = EXTRACTORS[config.features or named or config.extractor]
     if config.protocol not in entry.protocols:
@@ -341,20 +342,29 @@ def _tokenizer_sha256(source: Source) -> str | None:
     return source.content.space_sha256 if tokenizer else None
 
 
+def _check_named(stored: Sequence[tuple[Path, Statistics]], config: ScoreConfig) -> None:
+    """Refuse statistics whose feature space neither they nor the configuration name.
+
+    Raises:
+        ArtifactError: there are such statistics.
+    """
+    for path, statistics in stored if config.features is None else ():
+        if statistics.space is None:
+            raise ArtifactError(
+                f"{path} does not name its feature space, as files of other projects; give --features NAME "
+                "(inception for statistics of ADM, pytorch-fid and TTUR)"
+            )
+
+
 def _check_space(
     path: Path, statistics: Statistics, space: FeatureSpace, config: ScoreConfig, reporter: Reporter
 ) -> None:
     """Refuse statistics of another feature space, protocol or resolution.
 
     Raises:
-        ArtifactError: a property differs, or the feature space is not named by the file nor by ``config``.
+        ArtifactError: a property differs.
     """
     if statistics.space is None:
-        if config.features is None:
-            raise ArtifactError(
-                f"{path} does not name its feature space, as files of other projects; give --features NAME "
-                "(inception for statistics of ADM, pytorch-fid and TTUR)"
-            )
         reporter.info(
             f"{path} does not name its feature space; taken as {config.features}, as --features says"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -337,17 +337,21 @@ def _record(
         "samples": samples.record,
         "reference": reference.record,
         "sample_settings": samples.settings,
-        "class_balance": {"samples": _balance(samples), "reference": _balance(reference)},
+        "class_balance": {
+            name: _balance(side.classes)
+            for name, side in (("samples", samples), ("reference", reference))
+            if side.classes
+        },
         "environment": _environment(resources.device),
         "parents": [{key: side[key] for key in ("kind", "name", "sha256")} for side in sides],
     }
     return record, spread
 
 
-def _balance(source: SourceStatistics) -> dict[str, int] | None:
-    """Number of classes, and of images of the smallest and the largest; None where no image has a class."""
-    sizes = source.classes.values()
-    return {"classes": len(sizes), "smallest": min(sizes), "largest": max(sizes)} if sizes else None
+def _balance(classes: Mapping[str, int]) -> dict[str, int]:
+    """Number of classes, and of images of the smallest and the largest."""
+    sizes = classes.values()
+    return {"classes": len(sizes), "smallest": min(sizes), "largest": max(sizes)}
 
 
 def _environment(device: torch.device) -> dict[str, str]:

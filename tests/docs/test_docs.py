@@ -253,11 +253,18 @@ def make_scores(root, tokenizer, images):
         16,
         features,
         random.random((12, 5), np.float32),
+        np.zeros(3),
+        np.eye(3),
+        ["cat", "", *["dog"] * 10],
     )
     write_statistics(root / "inception.npz", inception)
     score(root / "inception.npz", root / "inception.npz", ScoreConfig(splits=2), device="cpu")
     np.savez(root / "theirs.npz", mu=inception.mu, sigma=inception.sigma)
     score(root / "theirs.npz", root / "theirs.npz", ScoreConfig("inception"), device="cpu")
+    reference = np.load(root / "reference.npz")
+    batch = {name: reference[name] for name in ("mu", "sigma")}
+    np.savez(root / "adm.npz", arr_0=np.load(root / "samples" / "samples.npz")["arr_0"], **batch)
+    score(root / "adm.npz", images, out=root / "adm.scores.json", **vqgan)
 
 
 def make_sweeps(root, images):
@@ -511,7 +518,7 @@ def test_names_of_scores(made):
     """Scores have the names of the table, with its endings."""
     scores = [read(path)["metrics"] for path in made.rglob("*scores.json")]
     endings = FORMATS.column("names-of-scores", table=1)
-    assert endings == ["_50k", "_legacy_v1", "_inception_XXXXXXXX", "_vqgan"]
+    assert endings == ["_50k", "_clean", "_legacy_v1", "_inception_XXXXXXXX", "_vqgan"]
     found = {score_of(name).name for record in scores for name in record}
     assert found == set(FORMATS.column("names-of-scores"))
     assert found == {score.name for entry in METRICS.values() for score in entry.scores}
