@@ -340,11 +340,21 @@ class ScoreConfig(Settings):
         help="k of the k-NN manifold estimate (precision, recall, density, coverage).",
     )
     splits: int = setting(10, at_least(1, LARGEST_COUNT), help="Number of splits of the Inception Score.")
+    kid_subsets: int = setting(100, at_least(1, LARGEST_COUNT), help="Number of subsets of KID.")
+    kid_subset_size: int = setting(1000, at_least(2, LARGEST_COUNT), help="Images per subset of KID.")
     protocol: str = setting(
         "standard",
         among(*PROTOCOLS),
         help="Evaluation protocol; legacy-v1 is the paper's own evaluator.",
     )
+    interval: bool = setting(False, help="95 % interval of each score over the samples.")
+    per_class: bool = setting(False, help="Fréchet distance of each class that both sides have.")
+    curve: bool = setting(
+        False, help="FID against the number of samples, a plot of it, and its limit FID∞ by extrapolation."
+    )
+
+    # Settings whose results are not scores: `fid` has their options, a sweep has not.
+    details: ClassVar[tuple[str, ...]] = ("interval", "per_class", "curve")
 
 
 # Autoregressive sampling takes long, so it is measured on request only.

@@ -356,6 +356,10 @@ def _missing_input(
     ):
         if need == "logits" and not space.entry.logits:
             return f"{space.name} features have no classifier logits"
+        if need == "spatial" and not space.entry.spatial:
+            return f"{space.name} features keep no places"
+        if need == "spatial" and statistics.mu_s is None:
+            return f"the statistics of the {name} contain no moments of spatial features; collect them again"
         if need in ("features", "logits") and getattr(statistics, need) is None:
             return f"the statistics of the {name} contain no {need}; collect them with --with-features"
     return None
