@@ -44,8 +44,8 @@ class MetricEntry:
         function: ``module:function`` in :mod:`maskgit_cli.scoring.metrics`, a
             :data:`~maskgit_cli.scoring.metrics.Metric`.
         scores: the numbers that it gives.
-        samples: what it needs of the samples: ``moments``, ``features``, ``logits`` or ``spatial`` (moments of
-            spatial features).
+        samples: what it needs of the samples: ``moments``, ``features``, ``logits``, or ``spatial`` for the
+            moments of spatial features.
         reference: what it needs of the reference; None if it has no reference.
         sweep: whether ``sweep`` computes it by default.
     """

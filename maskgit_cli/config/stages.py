@@ -353,8 +353,17 @@ class ScoreConfig(Settings):
         False, help="FID against the number of samples, a plot of it, and its limit FID∞ by extrapolation."
     )
 
-    # Settings whose results are not scores: `fid` has their options, a sweep has not.
-    details: ClassVar[tuple[str, ...]] = ("interval", "per_class", "curve")
+    details: ClassVar[tuple[str, ...]] = ("interval", "per_class", "curve")  # of `fid`, not of `sweep`
+
+    def of_sweep(self) -> dict[str, Any]:
+        """The settings that apply to a sweep, as JSON values.
+
+        Raises:
+            ConfigError: one of ``details`` is set, which a sweep does not record.
+        """
+        for name in self.details:
+            require(not getattr(self, name), name, "yes", "no in a sweep, whose points record scores only")
+        return {name: value for name, value in self.to_json().items() if name not in self.details}
 
 
 # Autoregressive sampling takes long, so it is measured on request only.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
-from maskgit_cli.config.base import require
+from maskgit_cli.config.base import option, require
 from maskgit_cli.config.features import FeatureSpace
 from maskgit_cli.config.metrics import METRICS, MetricEntry, score_name
 from maskgit_cli.config.stages import ScoreConfig
@@ -35,6 +35,7 @@ from maskgit_cli.runtime.distributed import barrier, claim_on_main, on_main, res
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.bootstrap import replicates_of
 from maskgit_cli.scoring.caveats import score_warnings
+from maskgit_cli.scoring.details import details_of, needed_features
 from maskgit_cli.scoring.features import Resources
 from maskgit_cli.scoring.metrics import Scored, compute
 from maskgit_cli.scoring.sources import (
@@ -159,6 +160,8 @@ def _score(
     space, extractor = common_space(sources, config, resources)
     metrics = [METRICS[name] for name in config.metrics]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
+    for kept, needed in zip(keep, needed_features(config), strict=True):
+        kept.update(["features"] if needed else [])
     if replicates:
         keep[0].add("features")
 
@@ -275,11 +278,14 @@ def _record(
     try:
         scores, left_out, influences = _scores(*statistics, config, space, resources.device)
         spread = {name: replicates_of(scores[name], influence) for name, influence in influences(replicates)}
+        details = details_of(*statistics, config, scores, influences(config.interval), resources.device)
     except InputError as error:
         raise InputError(f"{samples.record['name']} with {reference.record['name']}: {error}") from None
+    left_out |= details.left_out
     for name, reason in left_out.items():
-        resources.reporter.info(f"{METRICS[name].title} ({name}) not computed: {reason}")
-    warnings = score_warnings(samples, reference, config, space, scores)
+        title = f"{METRICS[name].title} ({name})" if name in METRICS else option(name)
+        resources.reporter.info(f"{title} not computed: {reason}")
+    warnings = [*score_warnings(samples, reference, config, space, scores), *details.warnings]
     _show_warnings(warnings, resources.reporter)
     sides = (samples.record, reference.record)
     record = {
@@ -291,6 +297,7 @@ def _record(
         "protocol": space.protocol,
         "features": {"space": space.name, "sha256": space.sha256, "dimension": space.dimension},
         "metrics": scores,
+        **details.record,
         "left_out": left_out,
         "warnings": warnings,
         "samples": samples.record,

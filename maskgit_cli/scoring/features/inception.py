@@ -6,6 +6,7 @@ import io
 import threading
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,8 +53,9 @@ def inception_weights(given: Path | None = None, reporter: Reporter = SILENT) ->
         ) from error
 
 
-# Channels of the spatial features of sFID.
+# Channels of the spatial features of sFID, and how many numbers they are.
 SPATIAL_CHANNELS = 7
+SPATIAL = 17 * 17 * SPATIAL_CHANNELS
 
 
 class InceptionExtractor:
@@ -61,13 +63,12 @@ class InceptionExtractor:
 
     The network does TensorFlow's own resizing to 299×299, so images of any size are taken as they are.
 
-    The spatial features are those of ADM's evaluator (sFID, arXiv 2103.03841): the first 7 channels, 17×17, of
-    TensorFlow's ``mixed_6/conv:0`` in the order y, x, channel. In that graph ``mixed_6/conv/conv2d_params`` and
-    ``mixed_6/conv/batchnorm`` are the weights of torch-fidelity's ``Mixed_6d.branch1x1``, according to the
-    script with which it converts them; and the node ``mixed_6/conv`` itself comes after ``batchnorm``,
-    ``CheckNumerics`` and ``control_dependency`` of that scope and is the input of the block's concatenation,
-    hence the output of ReLU. Both follow from names of the graph; they were not compared with numbers of
-    TensorFlow.
+    The spatial features are those of ADM's evaluator (sFID, arXiv 2103.03841): the first 7 channels, 17×17,
+    of TensorFlow's ``mixed_6/conv:0`` in the order y, x, channel. In that graph the scope ``mixed_6/conv``
+    has the weights of torch-fidelity's ``Mixed_6d.branch1x1``, according to the script which converted them.
+    The node of that name comes after ``batchnorm``, ``CheckNumerics`` and ``control_dependency`` of its scope
+    and is what the block concatenates: the output of ReLU. Both follow from the graph's names; no number was
+    compared with TensorFlow's.
 
     Args:
         weights: file of its weights.
@@ -94,8 +95,8 @@ class InceptionExtractor:
         """Features, logits and spatial features of uint8 images (B, 3, H, W)."""
         assert images.dtype == torch.uint8, images.dtype
         found = apply_to_rows(self._outputs, (images,), self.device, GPU_ROWS).numpy()
-        ends = self.dimension, self.dimension + self.network.fc.out_features
-        return Features(found[:, : ends[0]], found[:, ends[0] : ends[1]], found[:, ends[1] :])
+        # Copies, because whoever keeps the features only must not keep the others in memory.
+        return Features(*(part.copy() for part in np.split(found, (self.dimension, -SPATIAL), axis=1)))
 
     def _outputs(self, images: Tensor) -> Tensor:
         features, logits = self.network(images)

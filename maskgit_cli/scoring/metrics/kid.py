@@ -62,7 +62,7 @@ def subset_distances(
             "KIDs of other sizes have the same expectation and another spread"
         )
     a, b = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (fake, real))
-    rng = np.random.RandomState(SEED)  # noqa: NPY002 (torch-fidelity's generator)
+    rng = np.random.RandomState(SEED)
     found = np.empty(subsets)
     for i in range(subsets):
         rows, columns = (torch.from_numpy(rng.choice(len(x), size, replace=False)) for x in (a, b))

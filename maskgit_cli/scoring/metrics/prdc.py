@@ -125,7 +125,7 @@ def _squared_distances(a: Tensor, b: Tensor, nothing: float) -> Tensor:
     """
     a, b = a.double(), b.double()
     products = torch.addmm(a.square().sum(1)[:, None], a, b.T, alpha=-2).add_(b.square().sum(1)[None])
-    return torch.nn.functional.threshold_(products, nothing, 0.0)
+    return torch.threshold_(products, nothing, 0.0)
 
 
 def _radii(x: Tensor, k: int, block: int, nothing: float) -> Tensor:

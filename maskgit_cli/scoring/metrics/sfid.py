@@ -16,8 +16,9 @@ def sfid(samples: Statistics, reference: Statistics, config: ScoreConfig, device
     See :data:`~maskgit_cli.scoring.metrics.Metric`. Only moments of these features are kept, so it has no
     influences.
     """
-    for side in (samples, reference):
-        assert side.mu_s is not None
-        assert side.sigma_s is not None
+    assert samples.mu_s is not None
+    assert samples.sigma_s is not None
+    assert reference.mu_s is not None
+    assert reference.sigma_s is not None
     distance = frechet_distance(samples.mu_s, samples.sigma_s, reference.mu_s, reference.sigma_s)
     return Scored({"sfid": distance}, lambda: {})
