@@ -54,9 +54,9 @@ def _rows(record: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _plot(path: Path, record: Mapping[str, Any]) -> Path | None:
+def _plot(path: Path | None, record: Mapping[str, Any]) -> Path | None:
     """Write the plot of the curve next to the scores, on rank 0; None if there is no curve."""
-    if "curve" not in record:
+    if path is None or "curve" not in record:
         return None
     from maskgit_cli.formats.atomic import write_bytes
     from maskgit_cli.reports.score_plots import curve_plot

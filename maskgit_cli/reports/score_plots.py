@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from maskgit_cli.config.metrics import METRICS, score_of
+from maskgit_cli.config.metrics import METRICS, score_label, score_of
 from maskgit_cli.reports.sweep_plots import BEST, figure_png
 
 
@@ -42,8 +42,6 @@ def _curve(record: Mapping[str, Any]) -> Figure:
 
 
 def _label(record: Mapping[str, Any]) -> str:
-    """FID or Fréchet distance, as the record calls it; the label of other features if it has no such score."""
-    score = METRICS["fid"].scores[0]
-    named = [name for name in record["metrics"] if score_of(name) is score]
-    published = named[0].startswith(score.name) if named else False
-    return score.label if published or score.unpublished is None else score.unpublished[1]
+    """The label of the distance, which is FID of the published features only."""
+    named = [name for name in record["metrics"] if score_of(name) is METRICS["fid"].scores[0]]
+    return score_label(named[0]) if named else METRICS["fid"].title
