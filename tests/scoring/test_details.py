@@ -97,7 +97,7 @@ def test_singular_and_small_classes_are_warned_about():
     classes = ["cat"] * 40 + ["dog"] * 4 + ["emu"]
     found = details(*[statistics_of(vectors(45, seed), classes) for seed in (1, 2)], per_class=True)
     assert found.record["per_class"]["dog"].keys() == {"distance", "n", "n_ref"}
-    assert ["1 of 2 classes" in found.warnings[0], "1 class" in found.warnings[1]] == [True, True]
+    assert ["1 of 2 classes" in found.warnings[0], "1 of 3 classes" in found.warnings[1]] == [True, True]
 
 
 @pytest.mark.parametrize("classes", [None, [""] * 20, ["cat"] + ["dog"] * 19])

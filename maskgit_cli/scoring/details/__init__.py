@@ -92,9 +92,12 @@ def _per_class(samples: Statistics, reference: Statistics, warnings: list[str]) 
             "features: their covariances are singular and the distances per class biased; compare them with "
             "distances at the same numbers of images only"
         )
-    left = len(set(filter(None, [*(samples.classes or ()), *(reference.classes or ())])) - found.keys())
-    if left:
-        warnings.append(f"{left} classes have fewer than two images on a side, so no distance per class")
+    classes = set(filter(None, [*(samples.classes or ()), *(reference.classes or ())]))
+    if len(classes) > len(found):
+        warnings.append(
+            f"{len(classes) - len(found)} of {len(classes)} classes have no distance per class: a side has "
+            "fewer than two images of each"
+        )
     return {"per_class": {name: entry._asdict() for name, entry in found.items()}}
 
 
