@@ -22,7 +22,7 @@ maskgit fid-stats first-half.npz second-half.npz whole.npz
 )
 @options.path_argument("out", "Statistics file to write.", metavar="REF.npz")
 @options.settings_of(ScoreConfig, only=("features", "protocol", "res"))
-@click.option("--with-features", is_flag=True, help="Store each image's features, which prdc needs.")
+@click.option("--with-features", is_flag=True, help="Store each image's features, which prdc and kid need.")
 @options.feature_space
 @options.overwrite
 @options.output

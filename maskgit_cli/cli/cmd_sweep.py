@@ -22,6 +22,8 @@ maskgit sweep runs/a runs/b --cfg 3 --ref imagenet/val
 """
 
 PANEL = "Swept settings"
+# Settings of the scores that apply to every point.
+SCORING = [name for name in options.fields_of(ScoreConfig) if name not in ScoreConfig.details]
 # Names of points in a line.
 MOST_LISTED = 4
 # What can be swept: the help text and the values to complete, by name.
@@ -88,7 +90,7 @@ def _best_line(best: Mapping[str, Any]) -> str:
 @options.path("--out", "Sweep directory.", default="sweep")
 @_swept
 @options.settings_of(SweepConfig)
-@options.settings_of(ScoreConfig, defaults={"metrics": SWEEP_METRICS})
+@options.settings_of(ScoreConfig, only=SCORING, defaults={"metrics": SWEEP_METRICS})
 @options.path("--inception", "Inception weights.", unset="the published ones, downloaded once")
 @options.batch_size(64)
 @options.device

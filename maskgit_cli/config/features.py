@@ -24,6 +24,7 @@ class ExtractorEntry:
             :data:`~maskgit_cli.scoring.features.Loader`.
         dimension: D, features per image; None where it depends on the weights.
         logits: whether it also gives a classifier's logits.
+        spatial: whether it also gives features that keep places.
         fid_sha256: sha256 of the weights whose Fréchet distance may be called FID; None if there are none.
         tokenizer: whether its weights are a tokenizer's.
         protocols: those of :data:`~maskgit_cli.config.protocols.PROTOCOLS` that it supports.
@@ -35,6 +36,7 @@ class ExtractorEntry:
     load: str
     dimension: int | None = None
     logits: bool = False
+    spatial: bool = False
     fid_sha256: str | None = None
     tokenizer: bool = False
     protocols: tuple[str, ...] = (STANDARD,)
@@ -50,6 +52,7 @@ EXTRACTORS: dict[str, ExtractorEntry] = {
             load="inception:load",
             dimension=2048,
             logits=True,
+            spatial=True,
             fid_sha256=INCEPTION_SHA256,
             protocols=tuple(PROTOCOLS),
         ),

@@ -45,7 +45,8 @@ class MetricEntry:
         function: ``module:function`` in :mod:`maskgit_cli.scoring.metrics`, a
             :data:`~maskgit_cli.scoring.metrics.Metric`.
         scores: the numbers that it gives.
-        samples: what it needs of the samples: ``moments``, ``features`` or ``logits``.
+        samples: what it needs of the samples: ``moments``, ``features``, ``logits``, or ``spatial`` for the
+            moments of spatial features.
         reference: what it needs of the reference; None if it has no reference.
         sweep: whether ``sweep`` computes it by default.
     """
@@ -72,6 +73,36 @@ METRICS: dict[str, MetricEntry] = {
             samples="moments",
             reference="moments",
             sweep=True,
+        ),
+        MetricEntry(
+            name="sfid",
+            title="Fréchet distance of spatial features",
+            function="sfid:sfid",
+            scores=(
+                Score("sfid", "sFID", LOWER, unpublished=("spatial_frechet", "spatial Fréchet distance")),
+            ),
+            samples="spatial",
+            reference="spatial",
+            # Its spread over the samples is not known, so that no point of a sweep would be named the best.
+            sweep=False,
+        ),
+        MetricEntry(
+            name="kid",
+            title="Kernel Inception Distance",
+            function="kid:kid",
+            scores=(
+                Score("kid", "KID", LOWER, unpublished=("kernel_distance", "kernel distance")),
+                Score(
+                    "kid_std",
+                    "deviation of KID",
+                    None,
+                    unpublished=("kernel_distance_std", "deviation of the kernel distance"),
+                ),
+            ),
+            samples="features",
+            reference="features",
+            # It needs every feature of the reference, and 300 kernel matrices at every point.
+            sweep=False,
         ),
         MetricEntry(
             name="is",

@@ -343,6 +343,8 @@ class ScoreConfig(Settings):
         help="k of the k-NN manifold estimate (precision, recall, density, coverage).",
     )
     splits: int = setting(10, at_least(1, LARGEST_COUNT), help="Number of splits of the Inception Score.")
+    kid_subsets: int = setting(100, at_least(1, LARGEST_COUNT), help="Number of subsets of KID.")
+    kid_subset_size: int = setting(1000, at_least(2, LARGEST_COUNT), help="Images per subset of KID.")
     protocol: str = setting(
         STANDARD,
         among(*PROTOCOLS),
@@ -354,6 +356,24 @@ class ScoreConfig(Settings):
         help="Resolution in pixels: other images are resized and center-cropped to it.",
         unset="that of the samples, or of stored statistics",
     )
+
+    interval: bool = setting(False, help="95 % interval of each score over the samples.")
+    per_class: bool = setting(False, help="Fréchet distance of each class that both sides have.")
+    curve: bool = setting(
+        False, help="FID against the number of samples, a plot of it, and its limit FID∞ by extrapolation."
+    )
+
+    details: ClassVar[tuple[str, ...]] = ("interval", "per_class", "curve")  # of `fid`, not of `sweep`
+
+    def of_sweep(self) -> dict[str, Any]:
+        """The settings that apply to a sweep, as JSON values.
+
+        Raises:
+            ConfigError: one of ``details`` is set, which a sweep does not record.
+        """
+        for name in self.details:
+            require(not getattr(self, name), name, "yes", "no in a sweep, whose points record scores only")
+        return {name: value for name, value in self.to_json().items() if name not in self.details}
 
     @property
     def extractor(self) -> str:

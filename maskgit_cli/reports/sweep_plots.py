@@ -64,7 +64,7 @@ def plot_files(points: Sequence[Mapping[str, Any]], unnamed: Collection[str] = (
         if across in by_score and up in by_score and varied:
             name = f"{by_score[up]}-against-{by_score[across]}".replace("_", "-")
             plots[name] = _trade_off(points, by_score[across], by_score[up], varied, unnamed)
-    return {name: _png(figure) for name, figure in plots.items()} if metrics else {}
+    return {name: figure_png(figure) for name, figure in plots.items()} if metrics else {}
 
 
 def best_point(points: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]:
@@ -262,7 +262,8 @@ def _metric_label(metric: str) -> str:
     return f"{score_label(metric)}{name}\n{score.better} is better"
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """The bytes of a PNG file."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     # Without matplotlib's version in the file, its bytes depend on the figure only.

@@ -288,7 +288,7 @@ def _recorded_settings(
         for name, value in point.values.items():
             if _json(value) not in swept.setdefault(name, []):
                 swept[name].append(_json(value))
-    return {"swept": swept, **config.to_json(), **scoring.to_json()}
+    return {"swept": swept, **config.to_json(), **scoring.of_sweep()}
 
 
 def _check_reference(ref: Path, scoring: ScoreConfig, inception: Path | None, model: Path) -> None:
@@ -465,7 +465,7 @@ def reproducing_commands(shared: _Settings, point: _ModelPoint) -> list[str]:
         else:
             sampling += [option(name), show_value(value)]
     scoring = ["maskgit", "fid", str(folder), "--ref", str(shared.ref)]
-    for name, value in shared.scoring.to_json().items():
+    for name, value in shared.scoring.of_sweep().items():
         if value is None:
             continue
         scoring += [option(name), ",".join(value) if isinstance(value, list) else str(value)]

@@ -34,6 +34,7 @@ DROPOUT = 10  # the seed of torch's own generators, which decide dropout
 CROP = 11  # where the random views of an image are cropped, and which of them are flipped
 SPLIT = 12  # which images are held out for validation
 BOOTSTRAP = 13  # which images a resample of a bootstrap takes
+SUBSET = 14  # which samples a point of the curve of FID takes
 
 # One seed for all images, or one per image (B,).
 Seed = int | np.ndarray | Tensor

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
-from maskgit_cli.config.base import require
+from maskgit_cli.config.base import option, require
 from maskgit_cli.config.features import FeatureSpace
 from maskgit_cli.config.metrics import METRICS, MetricEntry, score_name
 from maskgit_cli.config.stages import ScoreConfig
@@ -39,6 +39,7 @@ from maskgit_cli.runtime.distributed import barrier, claim_on_main, on_main, res
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.bootstrap import replicates_of
 from maskgit_cli.scoring.caveats import score_warnings
+from maskgit_cli.scoring.details import details_of, needed_features
 from maskgit_cli.scoring.extraction import remove_store
 from maskgit_cli.scoring.features import Resources
 from maskgit_cli.scoring.metrics import Scored, compute
@@ -164,6 +165,8 @@ def _score(
     sources = [read_source(source, resources) for source in given]
     metrics = [METRICS[name] for name in config.metrics]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
+    for kept, needed in zip(keep, needed_features(config), strict=True):
+        kept.update(["features"] if needed else [])
     if replicates:
         keep[0].add("features")
     sources = [_with_images(source, kept) for source, kept in zip(sources, keep, strict=True)]
@@ -317,11 +320,14 @@ def _record(
     try:
         scores, left_out, influences = _scores(*statistics, config, space, resources.device)
         spread = {name: replicates_of(scores[name], influence) for name, influence in influences(replicates)}
+        details = details_of(*statistics, config, scores, influences(config.interval), resources.device)
     except InputError as error:
         raise InputError(f"{samples.record['name']} with {reference.record['name']}: {error}") from None
+    left_out |= details.left_out
     for name, reason in left_out.items():
-        resources.reporter.info(f"{METRICS[name].title} ({name}) not computed: {reason}")
-    warnings = score_warnings(samples, reference, config, space, scores)
+        title = f"{METRICS[name].title} ({name})" if name in METRICS else option(name)
+        resources.reporter.info(f"{title} not computed: {reason}")
+    warnings = [*score_warnings(samples, reference, config, space, scores), *details.warnings]
     _show_warnings(warnings, resources.reporter)
     sides = (samples.record, reference.record)
     record = {
@@ -332,6 +338,7 @@ def _record(
         "n_ref": reference.statistics.n,
         **_inputs(config, space),
         "metrics": scores,
+        **details.record,
         "left_out": left_out,
         "warnings": warnings,
         "samples": samples.record,
@@ -417,6 +424,10 @@ def _missing_input(
     ):
         if need == "logits" and not space.entry.logits:
             return f"{space.name} features have no classifier logits"
+        if need == "spatial" and not space.entry.spatial:
+            return f"{space.name} features keep no places"
+        if need == "spatial" and statistics.mu_s is None:
+            return f"the statistics of the {name} contain no moments of spatial features; collect them again"
         if need in ("features", "logits") and getattr(statistics, need) is None:
             return f"the statistics of the {name} contain no {need}; collect them with --with-features"
     return None

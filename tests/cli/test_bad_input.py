@@ -457,7 +457,7 @@ USAGE = {
     "inpaint images/cat/0.png model --outpaint up:3 --out new": ["--outpaint", "up:3", "left"],
     "decode tokens.h5 new --views second": ["--views", "second", "all"],
     "fid samples/mine": ["--ref"],
-    f"fid samples/mine --ref images --metrics fid,kid {FID}": ["--metrics", "kid", "prdc"],
+    f"fid samples/mine --ref images --metrics fid,lpips {FID}": ["--metrics", "lpips", "prdc"],
     f"sweep model --steps 2,4 --ref images --out new --keep some {FEATURES}": ["--keep", "some", "tokens"],
     "bench --stages train,cook": ["--stages", "cook", "tokenize"],
     "export run new --to v2": ["--to", "v2", "v1"],

@@ -61,6 +61,11 @@ def test_an_unknown_score_is_an_error(name):
         ("recall_vqgan", "higher"),
         ("inception_score", "higher"),
         ("coverage", "higher"),
+        ("kid", "lower"),
+        ("kernel_distance_vqgan", "lower"),
+        ("kernel_distance_std_vqgan", None),
+        ("sfid", "lower"),
+        ("spatial_frechet_inception_12345678", "lower"),
         ("inception_score_std", None),
         ("inception_score_std_inception_12345678", None),
     ],
@@ -72,12 +77,13 @@ def test_directions(name, better):
 def test_labels():
     assert score_label("fid_50k") == "FID"
     assert score_label("frechet_vqgan_legacy_v1") == "Fréchet distance"
+    assert score_label("kid_legacy_v1") == "KID"
     assert score_label("inception_score_std") == SCORES["inception_score_std"].label
 
 
 def test_entries_are_consistent():
     assert len(SCORES) == sum(len(entry.scores) for entry in METRICS.values())
     for entry in METRICS.values():
-        assert {entry.samples, entry.reference} <= {"moments", "features", "logits", None}
+        assert {entry.samples, entry.reference} <= {"moments", "features", "logits", "spatial", None}
         assert {score.better for score in entry.scores} <= {"lower", "higher", None}
     assert all(SCORES[score].better for pair in TRADE_OFFS for score in pair)

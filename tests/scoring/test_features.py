@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_inception import make_inception
 from tiny_models import RESOLUTION, make_tokenizer
 
 from maskgit_cli.config.features import EXTRACTORS, INCEPTION_SHA256, ExtractorEntry
@@ -74,6 +75,61 @@ def test_features_are_batch_invariant(tokenizer):
 def test_floats_are_refused(tokenizer):
     with pytest.raises(AssertionError):
         TokenizerExtractor(tokenizer)(random_images(2).float())
+
+
+# --- Inception --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    return InceptionExtractor(make_inception(tmp_path_factory.mktemp("inception") / "random.pth"))
+
+
+def test_spatial_features_are_the_first_channels_of_mixed_6d(inception):
+    """Convolution, batch normalization and ReLU of the 1×1 branch, in the order y, x, channel."""
+    images = random_images(2, 24)
+    network, seen = inception.network, []
+    hook = network.Mixed_6c.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    found = inception(images)
+    hook.remove()
+    branch = network.Mixed_6d.branch1x1
+    x = torch.cat(seen).double()  # (2, 768, 17, 17)
+    x = torch.einsum("oi,bihw->bhwo", branch.conv.weight[:, :, 0, 0].double(), x)
+    x = (x - branch.bn.running_mean) / (
+        branch.bn.running_var + 0.001
+    ).sqrt() * branch.bn.weight + branch.bn.bias
+    expected = x[..., :7].clamp(min=0).numpy().reshape(2, 2023)
+    assert found.spatial.shape == (2, 2023)
+    assert found.spatial.dtype == np.float32
+    assert 0.2 < (expected == 0).mean() < 0.8
+    np.testing.assert_allclose(found.spatial, expected, atol=1e-4)
+    assert [found.features.shape, found.logits.shape] == [(2, 2048), (2, 1008)]
+
+
+def test_all_outputs_of_inception_are_batch_invariant(inception):
+    """On several threads, each of which has its own spatial features."""
+    images = random_images(4, 24)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = inception(images)
+    finally:
+        torch.set_num_threads(threads)
+    alone = [inception(image[None]) for image in images]
+    for name in ("features", "logits", "spatial"):
+        whole = getattr(together, name)
+        assert whole.base is None  # what is kept keeps nothing else in memory
+        assert np.array_equal(whole, np.concatenate([getattr(one, name) for one in alone]))
+        assert not np.array_equal(whole[0], whole[1])
+
+
+def test_entries_name_what_the_extractors_give(inception, tokenizer):
+    for entry, result in (
+        (EXTRACTORS["inception"], inception(random_images(1, 24))),
+        (EXTRACTORS["vqgan"], TokenizerExtractor(tokenizer)(random_images(1))),
+    ):
+        assert entry.logits == (result.logits is not None)
+        assert entry.spatial == (result.spatial is not None)
 
 
 # --- Inception's weights ----------------------------------------------------------------------------

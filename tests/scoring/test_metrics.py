@@ -1,4 +1,4 @@
-"""Fréchet distance, Inception Score and PRDC against published numbers and independent formulas."""
+"""Each metric against published numbers and independent formulas."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,10 @@ from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.feature_statistics import Statistics
 from maskgit_cli.scoring import metrics
 from maskgit_cli.scoring.metrics import compute
-from maskgit_cli.scoring.metrics.frechet import frechet_distance
+from maskgit_cli.scoring.metrics.frechet import distance_of_roots, features_root, frechet_distance
 from maskgit_cli.scoring.metrics.inception_score import score_of_logits
-from maskgit_cli.scoring.metrics.prdc import prdc_of_features
+from maskgit_cli.scoring.metrics.kid import kernel_influences, subset_distances
+from maskgit_cli.scoring.metrics.prdc import parts_of_features, prdc_of_features
 
 GOLDEN = Path(__file__).parent.parent / "data" / "metrics"
 
@@ -36,12 +37,15 @@ def moments(features):
 def test_every_entry_has_a_file_and_gives_its_scores():
     rng = np.random.default_rng(0)
     features, logits = rng.normal(size=(20, 4)), rng.normal(size=(20, 7))
-    statistics = Statistics(*moments(features), n=20, features=features, logits=logits)
+    spatial = dict(zip(("mu_s", "sigma_s"), moments(rng.normal(size=(20, 3))), strict=True))
+    statistics = Statistics(*moments(features), n=20, features=features, logits=logits, **spatial)
     for entry in METRICS.values():
-        scored = compute(entry, statistics, statistics, ScoreConfig(), torch.device("cpu"))
+        config = ScoreConfig(kid_subset_size=10)
+        scored = compute(entry, statistics, statistics, config, torch.device("cpu"))
         assert list(scored.values) == [score.name for score in entry.scores]
         influences = scored.influences()
-        assert list(influences) == [score.name for score in entry.scores if score.better is not None]
+        expected = [score.name for score in entry.scores if score.better is not None]
+        assert list(influences) == (expected if entry.samples != "spatial" else [])
         assert all(x.shape == (20,) and abs(x.mean()) < 1e-9 for x in influences.values())
     modules = {entry.function.split(":")[0] for entry in METRICS.values()}
     assert modules == {path.stem for path in Path(metrics.__file__).parent.glob("*.py")} - {"__init__"}
@@ -187,3 +191,104 @@ def test_prdc_equals_its_definition_whatever_the_block():
 def test_prdc_needs_more_images_than_neighbors():
     with pytest.raises(ConfigError, match="--neighbors 3"):
         prdc_of_features(np.zeros((10, 2)), np.zeros((3, 2)), 3)
+
+
+def adm_precision_recall(real, fake, k):
+    """Precision and recall as ADM's evaluator defines them: balls contain their surface."""
+
+    def squared(a, b):
+        return np.maximum(np.square(a).sum(1)[:, None] - 2 * a @ b.T + np.square(b).sum(1), 0)
+
+    radius_real, radius_fake = (np.partition(squared(x, x), range(k + 1), axis=1)[:, k] for x in (real, fake))
+    precision = (squared(fake, real) <= radius_real).any(axis=1)
+    recall = (squared(real, fake) <= radius_fake).any(axis=1)
+    return precision.mean(), recall.mean()
+
+
+@pytest.mark.parametrize("block", [3, 4096])
+def test_precision_and_recall_of_equal_images_are_adms(block):
+    """Whole numbers, so that equal distances are equal in any order of the sums."""
+    rng = np.random.default_rng(4)
+    real = rng.integers(0, 3, (25, 3)).astype(np.float32)
+    fake = np.concatenate([rng.integers(0, 4, (20, 3)), np.repeat([[9, 9, 9]], 5, axis=0)]).astype(np.float32)
+    found = prdc_of_features(real, fake, 3, block=block)
+    expected = adm_precision_recall(real.astype(np.float64), fake.astype(np.float64), 3)
+    assert (found.precision, found.recall) == pytest.approx(expected)
+
+
+def test_copies_of_one_image():
+    """All radii are 0. The copies lie on each other's balls, which as open ones contain nothing."""
+    images = np.full((6, 2048), 0.1, np.float32) * np.linspace(0.5, 3, 2048, dtype=np.float32)
+    for block in (2, 4096):
+        found = parts_of_features(images, images[:5], 3, block=block)
+        assert [part.mean() for part in found] == [1, 1, 0, 0]
+
+
+def test_prdc_does_not_copy_the_features():
+    """Float32 features in blocks give what float64 features give at once."""
+    rng = np.random.default_rng(5)
+    real, fake = (rng.normal(size=(n, 8)).astype(np.float32) for n in (50, 41))
+    whole = parts_of_features(real.astype(np.float64), fake.astype(np.float64), 3)
+    for found, expected in zip(parts_of_features(real, fake, 3, block=16), whole, strict=True):
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
+def test_kid_is_torch_fidelitys_own(dtype, tolerance):
+    """The same subsets; what remains in float32 are its kernels, which are float64 here."""
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    rng = np.random.default_rng(6)
+    fake, real = rng.normal(size=(150, 16)).astype(dtype), (0.1 + rng.normal(size=(130, 16))).astype(dtype)
+    sides = [torch.from_numpy(x) for x in (fake, real)]
+    expected = kid_features_to_metric(*sides, kid_subsets=7, kid_subset_size=60, verbose=False)
+    found = subset_distances(fake, real, 7, 60)
+    assert found.mean() == pytest.approx(expected["kernel_inception_distance_mean"], abs=tolerance)
+    assert found.std() == pytest.approx(expected["kernel_inception_distance_std"], abs=tolerance)
+
+
+def test_kid_has_no_bias():
+    """Of samples of the same distribution its mean is 0, and that of the influences' metric too."""
+    rng = np.random.default_rng(7)
+    found = subset_distances(rng.normal(size=(4000, 4)), rng.normal(size=(4000, 4)), 200, 50)
+    assert abs(found.mean()) < 3 * found.std() / 200**0.5 + 0.002
+    assert found.min() < 0
+
+
+def test_influences_of_kid_are_derivatives():
+    rng = np.random.default_rng(8)
+    fake, real = rng.normal(size=(30, 5)), 0.3 + rng.normal(size=(40, 5))
+    within, across = (fake @ fake.T / 5 + 1) ** 3, (fake @ real.T / 5 + 1) ** 3
+    np.fill_diagonal(within, 0)
+
+    def distance(weights):
+        shares = weights / weights.sum()
+        return shares @ within @ shares * 30 / 29 - 2 * shares @ across.mean(axis=1)
+
+    influences = kernel_influences(fake, real, block=7)
+    assert influences.mean() == pytest.approx(0, abs=1e-12)
+    for i in (0, 11, 29):
+        step = 1e-5 * (np.arange(30) == i)
+        slope = (distance(np.ones(30) + step) - distance(np.ones(30) - step)) / 2e-5
+        assert slope == pytest.approx(influences[i] / 30, rel=1e-5, abs=1e-9)
+
+
+def test_kid_needs_as_many_images_as_a_subset():
+    with pytest.raises(ConfigError, match=r"--kid-subset-size 100: must be 10 "):
+        subset_distances(np.zeros((200, 2)), np.zeros((10, 2)), 5, 100)
+
+
+def test_sfid_is_the_distance_of_the_spatial_moments():
+    rng = np.random.default_rng(9)
+    a, b = moments(rng.normal(size=(50, 3))), moments(1 + rng.normal(size=(60, 3)))
+    sides = [Statistics(np.zeros(2), np.eye(2), mu_s=mu, sigma_s=sigma) for mu, sigma in (a, b)]
+    scored = compute(METRICS["sfid"], *sides, ScoreConfig(), torch.device("cpu"))
+    assert scored.values == {"sfid": frechet_distance(*a, *b)}
+
+
+@pytest.mark.parametrize("n", [3, 12, 40])
+def test_roots_of_features_give_the_distance_of_their_moments(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=(n, 12)), 1 + rng.normal(size=(25, 12)) @ rng.normal(size=(12, 12))
+    found = distance_of_roots(*features_root(a.astype(np.float32)), *features_root(b.astype(np.float32)))
+    assert found == pytest.approx(frechet_distance(*moments(a), *moments(b)), rel=1e-5)

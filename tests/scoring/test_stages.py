@@ -129,6 +129,9 @@ def test_scores_are_torch_fidelitys_own(here, inception_file):
         fid=True,
         isc=True,
         prc=True,
+        kid=True,
+        kid_subsets=20,
+        kid_subset_size=6,
         isc_splits=2,
         samples_shuffle=False,
         batch_size=5,
@@ -138,7 +141,8 @@ def test_scores_are_torch_fidelitys_own(here, inception_file):
     listener = Listener()
     shared = {"weights": inception_file, "device": "cpu", "reporter": listener}
     ref = fid_stats([b], here / "ref.npz", with_features=True, **shared)
-    record = score(a, ref, ScoreConfig(splits=2), batch_size=3, **shared).record
+    config = ScoreConfig(splits=2, kid_subsets=20, kid_subset_size=6)
+    record = score(a, ref, config, batch_size=3, **shared).record
 
     ending = "inception_" + sha256_file(inception_file)[:8]
     found = record["metrics"]
@@ -146,10 +150,15 @@ def test_scores_are_torch_fidelitys_own(here, inception_file):
         f"frechet_{ending}": "frechet_inception_distance",
         f"inception_score_{ending}": "inception_score_mean",
         f"inception_score_std_{ending}": "inception_score_std",
+        f"kernel_distance_{ending}": "kernel_inception_distance_mean",
+        f"kernel_distance_std_{ending}": "kernel_inception_distance_std",
         f"precision_{ending}": "precision",
         f"recall_{ending}": "recall",
     }
-    assert found.keys() == published.keys() | {f"density_{ending}", f"coverage_{ending}"}
+    assert found.keys() - {f"spatial_frechet_{ending}"} == published.keys() | {
+        f"density_{ending}",
+        f"coverage_{ending}",
+    }
     for ours, theirs in published.items():
         assert found[ours] == pytest.approx(expected[theirs], rel=1e-4), ours
     assert expected["inception_score_mean"] > 1.05
@@ -200,9 +209,11 @@ def test_statistics_are_compared_without_weights(here, monkeypatch):
     logits = rng.normal(size=(40, 9)).astype(np.float32)
     write_statistics(here / "a.npz", statistics_of(a, features=a, logits=logits))
     write_statistics(here / "b.npz", statistics_of(b, features=b))
-    record = score(here / "a.npz", here / "b.npz").record
+    record = score(here / "a.npz", here / "b.npz", ScoreConfig(kid_subset_size=40)).record
     assert set(record["metrics"]) == {
         "fid",
+        "kid",
+        "kid_std",
         "inception_score",
         "inception_score_std",
         "precision",
@@ -212,9 +223,29 @@ def test_statistics_are_compared_without_weights(here, monkeypatch):
     }
     expected = frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
     assert record["metrics"]["fid"] == pytest.approx(expected, rel=1e-4)
-    assert (record["n"], record["n_ref"], record["left_out"]) == (40, 50, {})
+    assert (record["n"], record["n_ref"], set(record["left_out"])) == (40, 50, {"sfid"})
     known = ("50,000", "splits", "precision")
     assert [next(w for w in known if w in text) for text in record["warnings"]] == [*known]
+
+
+def test_intervals_and_the_curve_are_in_the_record(here, monkeypatch):
+    published(monkeypatch)
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(n, 4)).astype(np.float32) for n in (40, 50))
+    write_statistics(here / "a.npz", statistics_of(a, features=a))
+    write_statistics(here / "b.npz", statistics_of(b))
+    config = ScoreConfig(metrics=("fid", "kid"), interval=True, per_class=True, curve=True)
+    record = score(here / "a.npz", here / "b.npz", config, out=here / "s.json").record
+    assert record == read_json(here / "s.json", "scores")
+    low, high = record["intervals"]["fid"]
+    assert record["intervals"].keys() == {"fid"}
+    assert low < record["metrics"]["fid"] < high
+    assert record["curve"][-1] == [40, pytest.approx(record["metrics"]["fid"])]
+    assert record["fid_infinity"] < record["metrics"]["fid"]
+    assert set(record["left_out"]) == {"kid", "per_class"}
+    plain = score(here / "a.npz", here / "b.npz", ScoreConfig(metrics=("fid",)), out=here / "p.json").record
+    assert not plain.keys() & {"intervals", "curve", "fid_infinity", "per_class"}
+    assert plain["metrics"]["fid"] == record["metrics"]["fid"]
 
 
 def test_enough_images_are_not_warned_about(here, monkeypatch):
@@ -248,7 +279,7 @@ def test_other_projects_statistics_need_the_name_of_their_space(here, monkeypatc
     record = score(here / "a.npz", here / "adm.npz", ScoreConfig("inception"), reporter=listener).record
     assert "fid" in record["metrics"]
     assert record["n_ref"] is None
-    assert set(record["left_out"]) == {"is", "prdc"}
+    assert set(record["left_out"]) == {"sfid", "kid", "is", "prdc"}
     assert any("adm.npz" in text for text in record["warnings"])
     assert any(f"({name})" in text for name in ("is", "prdc") for text in listener.messages)
 
@@ -352,7 +383,8 @@ def test_every_container_of_the_same_pixels_scores_the_same(here, fake, real, to
         assert other["metrics"] == results[0]["metrics"]
     digests = {record["samples"].get("pixels_sha256") for record in results[:-1]}
     assert len(digests) == 1
-    assert list(results[0]["left_out"]) == ["is"]
+    assert list(results[0]["left_out"]) == ["sfid", "kid", "is"]
+    assert "--kid-subset-size 1000: must be 24 or less" in results[0]["left_out"]["kid"]
 
 
 PRDC_NAMES = ("precision", "recall", "density", "coverage")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,10 +53,22 @@ def inception_weights(given: Path | None = None, reporter: Reporter = SILENT) ->
         ) from error
 
 
+# Channels of the spatial features of sFID, and how many numbers they are.
+SPATIAL_CHANNELS = 7
+SPATIAL = 17 * 17 * SPATIAL_CHANNELS
+
+
 class InceptionExtractor:
-    """Pooled features (2048) and logits (1008) of Inception-v3.
+    """Pooled features (2048), logits (1008) and spatial features (2023) of Inception-v3.
 
     The network does TensorFlow's own resizing to 299×299, so images of any size are taken as they are.
+
+    The spatial features are those of ADM's evaluator (sFID, arXiv 2103.03841): the first 7 channels, 17×17,
+    of TensorFlow's ``mixed_6/conv:0`` in the order y, x, channel. In that graph the scope ``mixed_6/conv``
+    has the weights of torch-fidelity's ``Mixed_6d.branch1x1``, according to the script which converted them.
+    The node of that name comes after ``batchnorm``, ``CheckNumerics`` and ``control_dependency`` of its scope
+    and is what the block concatenates: the output of ReLU. Both follow from the graph's names; no number was
+    compared with TensorFlow's.
 
     Args:
         weights: file of its weights.
@@ -73,15 +87,24 @@ class InceptionExtractor:
         self.sha256 = sha256_file(weights)
         self.device = torch.device(device)
         self.network = _inception(weights).to(self.device)
+        # Several threads call the network at once, each with an image of its own.
+        self._tapped = threading.local()
+        self.network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self._tap)
 
     def __call__(self, images: Tensor) -> Features:
-        """Features and logits of uint8 images (B, 3, H, W)."""
+        """Features, logits and spatial features of uint8 images (B, 3, H, W)."""
         assert images.dtype == torch.uint8, images.dtype
-        both = apply_to_rows(self._features_and_logits, (images,), self.device, GPU_ROWS).numpy()
-        return Features(both[:, : self.dimension], both[:, self.dimension :])
+        found = apply_to_rows(self._outputs, (images,), self.device, GPU_ROWS).numpy()
+        # Copies, because whoever keeps the features only must not keep the others in memory.
+        return Features(*(part.copy() for part in np.split(found, (self.dimension, -SPATIAL), axis=1)))
 
-    def _features_and_logits(self, images: Tensor) -> Tensor:
-        return torch.cat(self.network(images), dim=1)  # (B, 2048 + 1008)
+    def _outputs(self, images: Tensor) -> Tensor:
+        features, logits = self.network(images)
+        return torch.cat([features, logits, self._tapped.spatial], dim=1)  # (B, 2048 + 1008 + 2023)
+
+    def _tap(self, _module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep the spatial features of a forward pass: (B, 17·17·7) of (B, 192, 17, 17)."""
+        self._tapped.spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
 def _inception(weights: Path) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,8 @@ class Scored(NamedTuple):
         influences: returns, for each score that is better higher or lower, its first-order change per image,
             float64 (n,) with mean zero: for weights w that sum to n, the score is about
             value + w·influences / n. The images are the samples, or the reference images where the score is a
-            fraction of those. Where the score needs moments of the samples, this needs their features.
+            fraction of those. Where the score needs moments of the samples, this needs their features; scores
+            of spatial features have none, since those are not kept.
     """
 
     values: dict[str, float]
@@ -54,3 +55,9 @@ def compute(
     scored = metric(samples, reference, config, device)
     assert scored.values.keys() == {score.name for score in entry.scores}, (entry.name, scored.values)
     return scored
+
+
+def row_blocks(n: int, block: int) -> Iterator[slice]:
+    """Slices of ``block`` rows, the last one of what is left, that cover ``n`` rows."""
+    for start in range(0, n, block):
+        yield slice(start, min(start + block, n))

@@ -42,10 +42,18 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     Raises:
         InputError: a covariance is not positive semi-definite.
     """
-    mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
-    root1, root2 = _root(sigma1, "first"), _root(sigma2, "second")
+    return distance_of_roots(mu1, covariance_root(sigma1, "first"), mu2, covariance_root(sigma2, "second"))
+
+
+def distance_of_roots(mu1: np.ndarray, root1: np.ndarray, mu2: np.ndarray, root2: np.ndarray) -> float:
+    """:func:`frechet_distance` of Gaussians whose covariances are known by their roots.
+
+    Args:
+        mu1, mu2: means (D,).
+        root1, root2: R (D, r) with R·Rᵀ the covariance, as of :func:`covariance_root`.
+    """
     overlap = np.linalg.svd(root1.T @ root2, compute_uv=False).sum()
-    difference = mu1 - mu2
+    difference = np.asarray(mu1, np.float64) - np.asarray(mu2, np.float64)
     # Traces of the roots, so that the eigenvalues left out of them are left out of every term.
     traces = np.square(root1).sum() + np.square(root2).sum()
     return float(difference @ difference + traces - 2 * overlap)
@@ -66,7 +74,7 @@ def frechet_influences(features: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray
     mu1 = features.mean(axis=0)
     centered = features - mu1  # (n, D)
     scale = len(features) / (len(features) - 1)
-    root = _root(sigma2, "second")  # (D, r)
+    root = covariance_root(sigma2, "second")  # (D, r)
     projected = centered @ root  # (n, r)
     values, vectors = np.linalg.eigh(projected.T @ projected / (len(features) - 1))  # M
     kept = values > np.finfo(np.float64).eps * len(values) * max(values[-1], 0.0)
@@ -77,8 +85,27 @@ def frechet_influences(features: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray
     return found - found.mean()
 
 
-def _root(sigma: np.ndarray, which: str) -> np.ndarray:
-    """R (D, rank) with R·Rᵀ = sigma (D, D)."""
+def features_root(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and a root of the covariance of features (n, D), of which there are two or more.
+
+    Of n <= D features the centered features are a root themselves, (D, n): no matrix of (D, D) is needed.
+    """
+    features = features.astype(np.float64)
+    mean = features.mean(axis=0)
+    centered = (features - mean) / np.sqrt(len(features) - 1)
+    return mean, centered.T if len(features) <= len(mean) else covariance_root(centered.T @ centered, "first")
+
+
+def covariance_root(sigma: np.ndarray, which: str) -> np.ndarray:
+    """R (D, rank) with R·Rᵀ = sigma (D, D).
+
+    Args:
+        sigma: a covariance.
+        which: its name in the message.
+
+    Raises:
+        InputError: it is not positive semi-definite.
+    """
     values, vectors = np.linalg.eigh(np.asarray(sigma, np.float64))
     if values[0] < -NEGATIVE * max(values[-1], 0.0):
         raise InputError(
