@@ -106,6 +106,18 @@ def test_spatial_features_are_the_first_channels_of_mixed_6d(inception):
     assert [found.features.shape, found.logits.shape] == [(2, 2048), (2, 1008)]
 
 
+def test_images_resized_by_the_protocol_enter_behind_inceptions_own_resize(inception):
+    """Of 299×299, where its resize changes nothing; floats are not rounded."""
+    images = random_images(2, 299)
+    expected, found = inception(images), inception(images.float())
+    for name in ("features", "logits", "spatial"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+    assert not np.array_equal(inception(images * 0.999).features, expected.features)
+    assert np.array_equal(inception(images).features, expected.features)
+    with pytest.raises(AssertionError):
+        inception(random_images(2, 24).float())
+
+
 def test_all_outputs_of_inception_are_batch_invariant(inception):
     """On several threads, each of which has its own spatial features."""
     images = random_images(4, 24)

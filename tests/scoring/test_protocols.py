@@ -118,6 +118,21 @@ def test_clean_resize_is_antialiased_and_not_rounded():
     assert (found != found.round()).any()
 
 
+def test_clean_resize_is_clean_fids():
+    """Values of clean-fid 0.1.35 (`build_resizer("clean")`) on the diagonal."""
+    image = torch.from_numpy((np.arange(48) * 5).astype(np.uint8).reshape(4, 4, 3)).permute(2, 0, 1)
+    expected = {
+        0: (0.0, 0.0, 0.6575),
+        50: (8.2042, 13.2042, 18.2042),
+        149: (112.5, 117.5, 122.5),
+        200: (165.4976, 170.4976, 175.4976),
+        298: (234.3425, 239.3425, 244.3425),
+    }
+    found = clean_resize(image)
+    for place, values in expected.items():
+        assert found[:, place, place].tolist() == pytest.approx(values, abs=1e-3)
+
+
 def test_each_protocol_prepares_in_its_own_way(here, recording):
     photos = save(here / "photos", [photograph(40, 60, i) for i in range(4)])
     samples = save(here / "samples", [photograph(16, 16, 9 + i) for i in range(4)])

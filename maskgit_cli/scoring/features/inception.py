@@ -61,7 +61,8 @@ SPATIAL = 17 * 17 * SPATIAL_CHANNELS
 class InceptionExtractor:
     """Pooled features (2048), logits (1008) and spatial features (2023) of Inception-v3.
 
-    The network does TensorFlow's own resizing to 299×299, so images of any size are taken as they are.
+    The network does TensorFlow's own resizing to 299×299, so uint8 images of any size are taken as they are.
+    Floating-point images were resized by the protocol, and enter behind that step.
 
     The spatial features are those of ADM's evaluator (sFID, arXiv 2103.03841): the first 7 channels, 17×17,
     of TensorFlow's ``mixed_6/conv:0`` in the order y, x, channel. In that graph the scope ``mixed_6/conv``
@@ -90,17 +91,28 @@ class InceptionExtractor:
         # Several threads call the network at once, each with an image of its own.
         self._tapped = threading.local()
         self.network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(self._tap)
+        self.network.get_submodule("Conv2d_1a_3x3").register_forward_pre_hook(self._replace_input)
 
     def __call__(self, images: Tensor) -> Features:
-        """Features, logits and spatial features of uint8 images (B, 3, H, W)."""
-        assert images.dtype == torch.uint8, images.dtype
+        """Features, logits and spatial features of images (B, 3, H, W).
+
+        Args:
+            images: uint8; or float32 in 0..255, of 299×299.
+        """
+        assert images.dtype == torch.uint8 or images.shape[2:] == (299, 299), (images.dtype, images.shape)
         found = apply_to_rows(self._outputs, (images,), self.device, GPU_ROWS).numpy()
         # Copies, because whoever keeps the features only must not keep the others in memory.
         return Features(*(part.copy() for part in np.split(found, (self.dimension, -SPATIAL), axis=1)))
 
     def _outputs(self, images: Tensor) -> Tensor:
-        features, logits = self.network(images)
+        resized = images.dtype != torch.uint8
+        self._tapped.resized = (images - 128) / 128 if resized else None  # as torch-fidelity does
+        features, logits = self.network(images.to(torch.uint8))
         return torch.cat([features, logits, self._tapped.spatial], dim=1)  # (B, 2048 + 1008 + 2023)
+
+    def _replace_input(self, _module: nn.Module, _inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        """Put images that the protocol resized in the place of the network's rounded and resized ones."""
+        return None if self._tapped.resized is None else (self._tapped.resized,)
 
     def _tap(self, _module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
         """Keep the spatial features of a forward pass: (B, 17·17·7) of (B, 192, 17, 17)."""
