@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, an ImageNet classifier whose pooled features serve ``fid`` (arXiv 1905.11946).
 
-The Lite variant has no squeeze-and-excitation and ReLU6 in place of SiLU. Blocks and paddings are those of the
-published TensorFlow network, and tensor names those of its conversion to PyTorch without their underscores.
+The Lite variant has no squeeze-and-excitation, and ReLU6 in place of SiLU. Blocks and padding are those of
+the published TensorFlow network, and tensor names those of its conversion to PyTorch without underscores.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class EfficientNetLite0(nn.Module):
         self.fc = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 1280) and logits (B, 1000) of float images (B, 3, 224, 224), see :func:`normalized`."""
+        """Features (B, 1280) and logits (B, 1000) of :func:`normalized` images (B, 3, 224, 224)."""
         x = F.relu6(self.bn0(self.conv_stem(x)))  # (B, 32, 112, 112)
         x = self.blocks(x)  # (B, 320, 7, 7)
         x = F.relu6(self.bn1(self.conv_head(x)))  # (B, 1280, 7, 7)
@@ -117,5 +117,5 @@ def normalized(images: Tensor) -> Tensor:
 
 
 def native_name(name: str) -> str:
-    """The name here of a tensor of the published file: ``blocks.0.bn1.weight`` of ``_blocks.0._bn1.weight``."""
+    """The name here of a tensor of the published file: ``blocks.0.bn1.bias`` of ``_blocks.0._bn1.bias``."""
     return ".".join(part.removeprefix("_") for part in name.split("."))

