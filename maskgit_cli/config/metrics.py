@@ -143,11 +143,12 @@ def score_name(score: Score, space: FeatureSpace, n: int | None = None) -> str:
     """
     entry = space.entry
     protocol = _protocol_ending(space.protocol)
-    if space.published if score.home is None else (entry.name, entry.sha256) == (score.home, space.sha256):
+    at_home = (entry.name, entry.sha256) == (score.home, space.sha256)
+    if at_home or (score.home is None and space.published):
         exact = score.counts_samples and n == 50_000 and not protocol
         return score.name + ("_50k" if exact else protocol)
-    # Which weights it was, if not the published ones. (Inception's may be the published ones, and its features
-    # not those of FID.)
+    # Which weights it was, if not the published ones. (Inception's may be those, and its features others than
+    # FID's.)
     named = entry.fid_sha256 is not None or entry.sha256 not in (None, space.sha256)
     weights = f"_{space.sha256[:8]}" if named else ""
     return f"{(score.unpublished or (score.name,))[0]}_{entry.name}{weights}{protocol}"
