@@ -119,7 +119,7 @@ def gaussian_kernel(x):
 
 
 def test_influences_of_cmmd_are_derivatives():
-    """Against reweighted samples, by their kernel matrix; and exactly, as the score is quadratic in weights."""
+    """Against reweighted samples, by their kernel matrix; and exactly, the score being quadratic."""
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(25, 4)) * 6, rng.normal(size=(40, 4)) * 5 + 2
     sides = [Statistics(*moments(z), n=len(z), features=z) for z in (x, y)]

@@ -143,8 +143,8 @@ def test_scores_are_torch_fidelitys_own(here, inception_file):
     found = record["metrics"]
     published = {
         f"frechet_{ending}": "frechet_inception_distance",
-        f"inception_score_{ending}": "inception_score_mean",
-        f"inception_score_std_{ending}": "inception_score_std",
+        f"classifier_score_{ending}": "inception_score_mean",
+        f"classifier_score_std_{ending}": "inception_score_std",
         f"precision_{ending}": "precision",
         f"recall_{ending}": "recall",
     }
@@ -246,7 +246,7 @@ def test_other_projects_statistics_are_assumed_to_be_published_with_a_warning(he
     record = score(here / "a.npz", here / "adm.npz", reporter=listener).record
     assert "fid" in record["metrics"]
     assert record["n_ref"] is None
-    assert set(record["left_out"]) == {"is", "prdc"}
+    assert set(record["left_out"]) == {"is", "prdc", "cmmd"}
     assert any("adm.npz" in text for text in listener.warnings)
     assert any(f"({name})" in text for name in ("is", "prdc") for text in listener.messages)
 
@@ -350,7 +350,7 @@ def test_every_container_of_the_same_pixels_scores_the_same(here, fake, real, to
         assert other["metrics"] == results[0]["metrics"]
     digests = {record["samples"].get("pixels_sha256") for record in results[:-1]}
     assert len(digests) == 1
-    assert list(results[0]["left_out"]) == ["is"]
+    assert list(results[0]["left_out"]) == ["is", "cmmd"]
 
 
 PRDC_NAMES = ("precision", "recall", "density", "coverage")
