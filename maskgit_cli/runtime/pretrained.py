@@ -1,6 +1,7 @@
-"""Pretrained networks that other projects publish: Inception (FID), and VGG16 with LPIPS' heads.
+"""Pretrained networks that other projects publish: feature extractors, and VGG16 with LPIPS' heads.
 
-They are kept where torch and torch-fidelity look for them, the ``checkpoints`` folder of torch's hub cache.
+Inception, VGG16 and the heads are kept where torch and torch-fidelity look for them, the ``checkpoints``
+folder of torch's hub cache; DINOv2 and CLIP in the cache of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from typing import NamedTuple
 import torch
 
 from maskgit_cli.config.base import offline
-from maskgit_cli.config.features import INCEPTION_SHA256
+from maskgit_cli.config.features import CLIP_SHA256, DINOV2_SHA256, INCEPTION_SHA256
 from maskgit_cli.errors import WeightsError
 from maskgit_cli.runtime.distributed import on_main
-from maskgit_cli.runtime.download import RemoteFile, difference, download_file
+from maskgit_cli.runtime.download import (
+    RemoteFile,
+    ask_hub,
+    cached_from_hub,
+    difference,
+    download_file,
+    download_from_hub,
+)
 from maskgit_cli.runtime.progress import SILENT, Reporter
 
 
@@ -62,6 +70,26 @@ VGG16 = PretrainedFile(
 )
 
 
+class HubFile(NamedTuple):
+    """A file of pretrained weights on the Hugging Face hub.
+
+    Attributes:
+        repository: ``owner/name``.
+        name: of the file in it.
+        sha256: of its bytes.
+        size: in bytes.
+    """
+
+    repository: str
+    name: str
+    sha256: str
+    size: int
+
+
+DINOV2_LARGE = HubFile("facebook/dinov2-large", "model.safetensors", DINOV2_SHA256, 1_217_522_888)
+CLIP_LARGE_336 = HubFile("openai/clip-vit-large-patch14-336", "pytorch_model.bin", CLIP_SHA256, 1_711_974_081)
+
+
 def cache_folder() -> Path:
     """Where torch's hub keeps downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
@@ -100,3 +128,31 @@ def check_pretrained(file: PretrainedFile, path: Path) -> None:
     """
     if difference(path, file.size, f"sha256:{file.sha256}"):
         raise WeightsError(f"{path} is not the published file (sha256 {file.sha256}); remove it")
+
+
+def pretrained_from_hub(file: HubFile, reporter: Reporter = SILENT) -> Path:
+    """The path of a pretrained file in the hub's cache, also offline, else downloaded once by rank 0.
+
+    Raises:
+        WeightsError: it is not cached and cannot be downloaded, or is not the published file.
+        OutputError: the file system refuses.
+    """
+    on_main(lambda: _find_or_download_from_hub(file, reporter))
+    return _find_or_download_from_hub(file, SILENT)  # on other machines, their own cache
+
+
+def _find_or_download_from_hub(file: HubFile, reporter: Reporter) -> Path:
+    shown = f"{file.repository}/{file.name}"
+    path = cached_from_hub(file.repository, file.name)
+    if path is None:
+        forbidden = offline()
+        if forbidden is not None:
+            raise WeightsError(f"{shown} is not cached, and {forbidden} forbids downloads")
+        remote = ask_hub(file.repository, file.name)
+        if remote.digest != f"sha256:{file.sha256}":  # before 1 GB is downloaded
+            raise WeightsError(f"{shown} has {remote.digest}, so it is not the published file")
+        path = download_from_hub(file.repository, file.name, remote, reporter)
+    wrong = difference(path, file.size, f"sha256:{file.sha256}")
+    if wrong:
+        raise WeightsError(f"{path} is not the published {shown} ({wrong}); remove it")
+    return path

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from maskgit_cli.config.features import FeatureSpace
-from maskgit_cli.config.metrics import METRICS, score_of
+from maskgit_cli.config.metrics import METRICS, score_label, score_name, score_of
 from maskgit_cli.config.protocols import PROTOCOLS
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.scoring.sources import SourceStatistics
@@ -25,7 +25,7 @@ MOST_LISTED = 3
 VQGAN = (
     "vqgan features are means and deviations of a tokenizer's latents over the whole image: they see color, "
     "contrast and texture, not shapes or what is shown, so unrecognizable images can score well; look at the "
-    "images, and use --features inception where its weights are available"
+    "images, and use --features inception where its weights are available, or efficientnet-lite0"
 )
 
 
@@ -117,11 +117,11 @@ def _numbers(
                 f"{count} {name} for {space.dimension} features: the covariance is singular and the distance "
                 "biased; compare it with distances at the same numbers of images only"
             )
-    splits = METRICS["is"].scores[0].name in scores
-    if splits and n is not None and n // config.splits < FEW_PER_SPLIT:
+    score = METRICS["is"].scores[0]
+    if score.name in scores and n is not None and n // config.splits < FEW_PER_SPLIT:
         yield (
-            f"the Inception Score has {n // config.splits} samples in each of its {config.splits} splits, "
-            "published ones have 5,000: with fewer it is lower"
+            f"the {score_label(score_name(score, space))} has {n // config.splits} samples in each of its "
+            f"{config.splits} splits, published ones have 5,000: with fewer it is lower"
         )
     few = min((count for count in (n, n_ref) if count is not None), default=FEW_FOR_PRDC)
     if "precision" in scores and few < FEW_FOR_PRDC:

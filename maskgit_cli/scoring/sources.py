@@ -149,8 +149,7 @@ def common_space(
     """
     stored = [(s.path, s.content) for s in sources if isinstance(s.content, Statistics)]
     _check_named(stored, config)
-    named = next((extractor_of(s.space).name for _, s in stored if s.space is not None), None)
-    entry = EXTRACTORS[config.features or named or config.extractor]
+    entry = extractor_entry(sources, config)
     if config.protocol not in entry.protocols:
         names = [e.name for e in EXTRACTORS.values() if config.protocol in e.protocols]
         raise ConfigError(f"--protocol {config.protocol}: requires --features {' or '.join(names)}")
@@ -169,6 +168,14 @@ def common_space(
     for path, statistics in stored:
         _check_space(path, statistics, space, config, resources.reporter)
     return Comparison(space, extractor, exact)
+
+
+def extractor_entry(sources: Sequence[Source], config: ScoreConfig) -> ExtractorEntry:
+    """The extractor of a comparison: the one named, else that of stored statistics, else the default."""
+    spaces = [s.content.space for s in sources if isinstance(s.content, Statistics) and s.content.space]
+    if config.features is None and spaces:
+        return extractor_of(spaces[0])
+    return EXTRACTORS[config.extractor]
 
 
 def common_resolution(
@@ -217,7 +224,7 @@ def _check_used(sources: Sequence[Source], entry: ExtractorEntry | None, resourc
         resources: the files.
 
     Raises:
-        ConfigError: Inception's weights or the tokenizer would have no effect.
+        ConfigError: the weights or the tokenizer would have no effect.
     """
     why = f"--features {entry.name} does not use it" if entry else "all sources are statistics"
     if resources.weights is not None and (entry is None or entry.tokenizer):

@@ -18,7 +18,7 @@ import torch
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import option, require
-from maskgit_cli.config.features import FeatureSpace
+from maskgit_cli.config.features import ExtractorEntry, FeatureSpace
 from maskgit_cli.config.metrics import METRICS, MetricEntry, score_name
 from maskgit_cli.config.stages import ScoreConfig
 from maskgit_cli.data.images import ImagesArgument
@@ -47,6 +47,7 @@ from maskgit_cli.scoring.sources import (
     Source,
     SourceStatistics,
     common_space,
+    extractor_entry,
     newest_samples,
     parents_of,
     read_source,
@@ -106,7 +107,7 @@ def score(
         config: settings; where both sources are statistics, these determine feature space and protocol.
         out: the file to write; None is :func:`~maskgit_cli.scoring.sources.scores_path`, and no file for
             samples in memory.
-        weights: Inception's weights; None is the published file.
+        weights: of the feature extractor; None is the published ones.
         tokenizer: decodes tokens, and extracts the features of ``vqgan``; None finds it.
         batch_size: images per forward pass.
         device: where networks run.
@@ -117,7 +118,7 @@ def score(
         ConfigError: a setting is out of range, or a file is given that nothing is computed with.
         InputError: a source does not exist, or contains an image that cannot be read.
         ArtifactError: a source is unfinished or damaged, or its statistics are of another feature space.
-        WeightsError: Inception's weights are not available.
+        WeightsError: the weights of the feature extractor are not available.
         OutputError: scores exist already, or cannot be written.
     """
     require(batch_size >= 1, "batch_size", batch_size, "1 or more")
@@ -163,7 +164,8 @@ def _score(
         check_output(out, SCORES)
     # Both sources are opened before the first image goes through a network.
     sources = [read_source(source, resources) for source in given]
-    metrics = [METRICS[name] for name in config.metrics]
+    used = extractor_entry(sources, config)
+    metrics = [METRICS[name] for name in config.metrics if _defined(METRICS[name], used)]
     keep = {entry.samples for entry in metrics}, {entry.reference for entry in metrics if entry.reference}
     for kept, needed in zip(keep, needed_features(config), strict=True):
         kept.update(["features"] if needed else [])
@@ -235,7 +237,7 @@ def fid_stats(
         sources: images or statistics, as in :func:`score`.
         out: the statistics file to write.
         config: settings, of which ``features``, ``protocol`` and ``res`` matter here.
-        weights: Inception's weights; None is the published file.
+        weights: of the feature extractor; None is the published ones.
         tokenizer: decodes tokens, and extracts the features of ``vqgan``; None finds it.
         with_features: keep every image's features (and logits), which PRDC needs of a reference.
         batch_size: images per forward pass.
@@ -414,10 +416,16 @@ def _scores(
     return scores, left_out, influences
 
 
+def _defined(entry: MetricEntry, extractor: ExtractorEntry) -> bool:
+    return entry.spaces is None or extractor.name in entry.spaces
+
+
 def _missing_input(
     entry: MetricEntry, samples: Statistics, reference: Statistics, space: FeatureSpace
 ) -> str | None:
     """The reason why a metric cannot be computed from these statistics; None if it can."""
+    if not _defined(entry, space.entry):
+        return f"it is of other features than {space.name}; use --features {' or '.join(entry.spaces or ())}"
     for name, statistics, need in (
         ("samples", samples, entry.samples),
         ("reference", reference, entry.reference),

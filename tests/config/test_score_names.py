@@ -6,6 +6,13 @@ from maskgit_cli.config.features import EXTRACTORS, INCEPTION_SHA256, PROTOCOLS,
 from maskgit_cli.config.metrics import METRICS, TRADE_OFFS, score_label, score_name, score_of
 from maskgit_cli.errors import ConfigError
 
+
+def space_of(name, sha256=None):
+    """The space of an extractor with its published weights, or with others."""
+    entry = EXTRACTORS[name]
+    return FeatureSpace(entry.space, sha256 or entry.sha256, entry.dimension or 8)
+
+
 PUBLISHED = FeatureSpace("inception-v3-compat", INCEPTION_SHA256, 2048)
 SCORES = {score.name: score for entry in METRICS.values() for score in entry.scores}
 
@@ -21,10 +28,31 @@ SCORES = {score.name: score for entry in METRICS.values() for score in entry.sco
         (PUBLISHED._replace(sha256="12345678" + "0" * 56), 50_000, "frechet_inception_12345678"),
         (PUBLISHED._replace(dimension=768), 50_000, "frechet_inception_6726825d"),
         (FeatureSpace("vqgan", INCEPTION_SHA256, 2048), 50_000, "frechet_vqgan"),
+        (space_of("efficientnet-lite0"), 50_000, "frechet_efficientnet-lite0"),
+        (space_of("efficientnet-lite0", "12345678" + "0" * 56), 10, "frechet_efficientnet-lite0_12345678"),
+        (space_of("dinov2"), 50_000, "frechet_dinov2"),
+        (space_of("dinov2", INCEPTION_SHA256), 50_000, "frechet_dinov2_6726825d"),
+        (space_of("clip"), 50_000, "frechet_clip"),
     ],
 )
 def test_only_the_published_protocol_is_called_fid(space, n, name):
     assert score_name(SCORES["fid"], space, n) == name
+
+
+def test_cmmd_is_of_the_published_clip():
+    assert score_name(SCORES["cmmd"], space_of("clip"), 50_000) == "cmmd"
+    assert score_name(SCORES["cmmd"], space_of("clip", "12345678" + "0" * 56)) == "mmd_clip_12345678"
+    assert score_name(SCORES["cmmd"], PUBLISHED) == "mmd_inception_6726825d"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in EXTRACTORS.items() if entry.logits])
+def test_only_the_published_inception_gives_an_inception_score(name):
+    for sha256 in (None, "0" * 64):
+        space = space_of(name, sha256)
+        for score in METRICS["is"].scores:
+            found = score_name(score, space)
+            assert found.startswith("inception_score") == space.published
+            assert ("Inception Score" in score_label(found)) == space.published
 
 
 def test_other_scores_take_the_same_endings():
@@ -82,6 +110,9 @@ def test_labels():
 
 
 def test_entries_are_consistent():
+    for score in SCORES.values():
+        assert score.home in (None, *EXTRACTORS)
+    assert {name for entry in METRICS.values() for name in entry.spaces or ()} <= EXTRACTORS.keys()
     assert len(SCORES) == sum(len(entry.scores) for entry in METRICS.values())
     for entry in METRICS.values():
         assert {entry.samples, entry.reference} <= {"moments", "features", "logits", "spatial", None}

@@ -14,6 +14,7 @@ from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.feature_statistics import Statistics
 from maskgit_cli.scoring import metrics
 from maskgit_cli.scoring.metrics import compute
+from maskgit_cli.scoring.metrics.cmmd import discrepancy, kernel_means
 from maskgit_cli.scoring.metrics.frechet import distance_of_roots, features_root, frechet_distance
 from maskgit_cli.scoring.metrics.inception_score import score_of_logits
 from maskgit_cli.scoring.metrics.kid import kernel_influences, subset_distances
@@ -97,6 +98,52 @@ def test_influences_are_derivatives(n):
         for name, influences in found.items():
             slope = (ends[1][name] - ends[0][name]) / (2 * small)
             assert slope == pytest.approx(influences[i] / n, rel=1e-3, abs=1e-6), (name, i)
+
+
+@pytest.mark.parametrize("block", [7, 64])
+def test_cmmd_equals_its_definition_whatever_the_block(block):
+    rng = np.random.default_rng(block)
+    x, y = (rng.normal(size=(n, 5)).astype(np.float32) * 4 for n in (31, 22))
+    kernel = gaussian_kernel(np.concatenate([x, y]))
+    signs = np.concatenate([np.full(31, 1 / 31), np.full(22, -1 / 22)])  # of one quadratic form
+    means = kernel_means(x, y, block=block)
+    assert discrepancy(means) == pytest.approx(1000 * signs @ kernel @ signs, rel=1e-9)
+    assert discrepancy(kernel_means(x, x, block=block)) == pytest.approx(0, abs=1e-9)
+
+
+def test_cmmd_of_points():
+    """Two points at distance 10: 1 + 1 - 2·exp(-1/2)."""
+    means = kernel_means(np.zeros((2, 3)), np.full((3, 3), 10 / 3**0.5))
+    assert discrepancy(means) == pytest.approx(2000 * (1 - np.exp(-0.5)))
+
+
+def gaussian_kernel(x):
+    x = x.astype(np.float64)
+    return np.exp(-np.square(x[:, None] - x[None]).sum(axis=2) / 200)
+
+
+def test_influences_of_cmmd_are_derivatives():
+    """Against reweighted samples, by their kernel matrix; and exactly, the score being quadratic."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(25, 4)) * 6, rng.normal(size=(40, 4)) * 5 + 2
+    sides = [Statistics(*moments(z), n=len(z), features=z) for z in (x, y)]
+    scored = compute(METRICS["cmmd"], *sides, ScoreConfig(), torch.device("cpu"))
+    influences = scored.influences()["cmmd"]
+    kernel = gaussian_kernel(np.concatenate([x, y]))
+
+    def weighted(weights):
+        signs = np.concatenate([weights / weights.sum(), np.full(40, -1 / 40)])
+        return 1000 * signs @ kernel @ signs
+
+    assert scored.values["cmmd"] == pytest.approx(weighted(np.ones(25)))
+    for i in (0, 7, 24):
+        change = np.eye(25)[i] * 1e-4
+        slope = (weighted(1 + change) - weighted(1 - change)) / 2e-4
+        assert slope == pytest.approx(influences[i] / 25, rel=1e-5, abs=1e-8)
+    counts = rng.multinomial(25, np.full(25, 1 / 25))  # a resample of the bootstrap
+    step = (counts - 1) / 25
+    expected = weighted(counts.astype(float)) - 1000 * step @ kernel[:25, :25] @ step
+    assert scored.values["cmmd"] + counts @ influences / 25 == pytest.approx(expected, rel=1e-9)
 
 
 def test_influences_of_precision_and_density_are_their_parts():

@@ -148,8 +148,8 @@ def test_scores_are_torch_fidelitys_own(here, inception_file):
     found = record["metrics"]
     published = {
         f"frechet_{ending}": "frechet_inception_distance",
-        f"inception_score_{ending}": "inception_score_mean",
-        f"inception_score_std_{ending}": "inception_score_std",
+        f"classifier_score_{ending}": "inception_score_mean",
+        f"classifier_score_std_{ending}": "inception_score_std",
         f"kernel_distance_{ending}": "kernel_inception_distance_mean",
         f"kernel_distance_std_{ending}": "kernel_inception_distance_std",
         f"precision_{ending}": "precision",
@@ -223,7 +223,7 @@ def test_statistics_are_compared_without_weights(here, monkeypatch):
     }
     expected = frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
     assert record["metrics"]["fid"] == pytest.approx(expected, rel=1e-4)
-    assert (record["n"], record["n_ref"], set(record["left_out"])) == (40, 50, {"sfid"})
+    assert (record["n"], record["n_ref"], set(record["left_out"])) == (40, 50, {"sfid", "cmmd"})
     known = ("50,000", "splits", "precision")
     assert [next(w for w in known if w in text) for text in record["warnings"]] == [*known]
 
@@ -279,7 +279,7 @@ def test_other_projects_statistics_need_the_name_of_their_space(here, monkeypatc
     record = score(here / "a.npz", here / "adm.npz", ScoreConfig("inception"), reporter=listener).record
     assert "fid" in record["metrics"]
     assert record["n_ref"] is None
-    assert set(record["left_out"]) == {"sfid", "kid", "is", "prdc"}
+    assert set(record["left_out"]) == {"sfid", "kid", "is", "prdc", "cmmd"}
     assert any("adm.npz" in text for text in record["warnings"])
     assert any(f"({name})" in text for name in ("is", "prdc") for text in listener.messages)
 
@@ -383,7 +383,7 @@ def test_every_container_of_the_same_pixels_scores_the_same(here, fake, real, to
         assert other["metrics"] == results[0]["metrics"]
     digests = {record["samples"].get("pixels_sha256") for record in results[:-1]}
     assert len(digests) == 1
-    assert list(results[0]["left_out"]) == ["sfid", "kid", "is"]
+    assert list(results[0]["left_out"]) == ["sfid", "kid", "is", "cmmd"]
     assert "--kid-subset-size 1000: must be 24 or less" in results[0]["left_out"]["kid"]
 
 

@@ -53,7 +53,7 @@ class Resources(NamedTuple):
     """Files and device of feature extractors.
 
     Attributes:
-        weights: file of Inception's weights; None is the published one.
+        weights: of the extractor: a file, or a directory where its loader takes one; None is the published.
         tokenizer: tokenizer, run or model directory; None finds one.
         tokenizer_sha256: digest of the tokenizer to find; None is the built-in one's.
         device: where networks run.
@@ -79,7 +79,7 @@ def load_extractor(name: str, resources: Resources) -> FeatureExtractor:
         resources: files and device.
 
     Raises:
-        WeightsError: Inception's weights are not available or not valid.
+        WeightsError: the extractor's weights, or the package that they need, are not available or not valid.
         InputError: the tokenizer does not exist.
         ArtifactError: the tokenizer is damaged.
     """

