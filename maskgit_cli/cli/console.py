@@ -314,7 +314,7 @@ def next_with(path: Path) -> str | None:
 
 
 def final_metrics(run: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The last value of each of some quantities in a training's log."""
+    """The last value of each of some quantities in a training's log, and of all scores there."""
     from maskgit_cli.reports.inspecting import last_metrics
 
     return last_metrics(run, names)
