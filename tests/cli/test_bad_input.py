@@ -372,6 +372,9 @@ REFUSED = {
     ],
     "fid samples/mine --ref images --weights notes.txt --out new.json": ["notes.txt"],
     "fid samples/mine --ref images --weights missing.pth --out new.json": ["missing.pth"],
+    "fid-diff missing.json samples/mine": ["missing.json", "maskgit fid"],
+    "fid-diff notes.txt notes.txt": ["notes.txt"],
+    "fid-diff images images": ["images", "scores"],
     # Settings
     f"{TOKENIZE.format('new.h5')} --batch-size 0": ["--batch-size 0"],
     f"{TOKENIZE.format('new.h5')} --res 17": ["--res 17", "4", "16"],
