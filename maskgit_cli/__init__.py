@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.reports.comparing import compare as compare
     from maskgit_cli.reports.doctoring import diagnose as diagnose
     from maskgit_cli.reports.inspecting import describe as describe
+    from maskgit_cli.reports.score_diff import score_diff as score_diff
     from maskgit_cli.reports.sweeping import sweep as sweep
     from maskgit_cli.reports.verifying import verify as verify
     from maskgit_cli.sampling.images import sample as sample
@@ -118,6 +119,7 @@ _HOMES = {
     "bench": "reports.benching",
     "diagnose": "reports.doctoring",
     "describe": "reports.inspecting",
+    "score_diff": "reports.score_diff",
     "verify": "reports.verifying",
 }
 

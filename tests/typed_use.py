@@ -59,6 +59,7 @@ from maskgit_cli import (
     raster_sampler,
     sample,
     score,
+    score_diff,
     sweep,
     tokenize,
     train,
@@ -85,7 +86,8 @@ def files() -> str:
     model = export(pull("maskgit-256"), "models/mine", sampler=ConfidenceConfig(steps=8))
     speed = bench(BenchConfig(stages=("sample",)))
     damage = verify(model).damage
-    names = [str(path) for path in (swept.path, compared.path, scores.path)]
+    lines: list[str] = score_diff(sampled, scores.path or "scores.json").lines()
+    names = [*lines, *(str(path) for path in (swept.path, compared.path, scores.path))]
     return f"{describe(model)} {speed} {damage} {names} {balance} {maskgit_cli.__version__}"
 
 

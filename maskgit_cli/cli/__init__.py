@@ -31,6 +31,7 @@ PANELS = {
     "Evaluate": {
         "fid": "Score samples against reference images or statistics.",
         "fid-stats": "Compute or merge reference statistics.",
+        "fid-diff": "Explain the gap between two scores.",
         "sweep": "Sample and score every combination of some settings.",
         "compare": "Compare samples from several models side by side.",
     },

@@ -45,6 +45,7 @@ maskgit --procs 8 train tokens.h5
     help="Recipe: named settings, which other options override.",
 )
 @options.settings_of(TrainConfig)
+@options.path("--fid-ref", "Reference images or statistics of --fid-every.", panel="Logging and checkpoints")
 @options.device
 @options.dtype
 @options.overwrite

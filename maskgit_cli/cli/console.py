@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -139,8 +139,9 @@ class _BarTask:
             self.progress.update(self.task, stats=text)
 
 
-def _next_to_the_bar(task: Any, unit: str) -> str:
+def _next_to_the_bar(task: Any) -> str:
     """Count, rate, time left, memory and a loss, each of constant width, so that nothing jumps."""
+    unit = task.fields["unit"]
     done, total = amount(task.completed, unit), amount(task.total or 0, unit)
     if task.finished:
         time_left = f"in {duration(task.finished_time)}"
@@ -174,16 +175,14 @@ class ConsoleReporter:
     def __init__(self, quiet: bool = False, silent: bool = False) -> None:
         self.quiet = quiet or silent
         self.silent = silent
+        self._bars: Any = None
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Any]:
         """Show the progress of a task; see :class:`~maskgit_cli.runtime.progress.Reporter`."""
         if not self.quiet and is_terminal(sys.stderr):
-            with _progress_bar(unit) as progress:
-                name = shortened(printable(description), LONGEST_NAME)
-                yield _BarTask(
-                    progress, progress.add_task(name, total=total or None, completed=done, stats="")
-                )
+            with self._bar(description, total, done, unit) as bar:
+                yield bar
             return
         plain = _PlainTask(description, total, done, unit)
         if self.quiet:
@@ -191,6 +190,21 @@ class ConsoleReporter:
         yield plain
         if not self.quiet:
             plain.print()
+
+    @contextmanager
+    def _bar(self, description: str, total: int, done: int, unit: str) -> Iterator[_BarTask]:
+        """A bar; within another task it is below that one's, and disappears at its end."""
+        outer = self._bars
+        with nullcontext(outer) if outer else _progress_bars() as bars:
+            self._bars = bars
+            name = shortened(printable(description), LONGEST_NAME)
+            bar = bars.add_task(name, total=total or None, completed=done, stats="", unit=unit)
+            try:
+                yield _BarTask(bars, bar)
+            finally:
+                self._bars = outer
+                if outer:
+                    bars.remove_task(bar)
 
     def info(self, text: str) -> None:
         """Print a message."""
@@ -203,8 +217,8 @@ class ConsoleReporter:
             _print(f"warning: {text}", fg="yellow" if is_terminal(sys.stderr) else None)
 
 
-def _progress_bar(unit: str) -> Any:
-    """A rich progress bar that takes the room that the text leaves, so that a line never wraps."""
+def _progress_bars() -> Any:
+    """Rich progress bars that take the room that the text leaves, so that a line never wraps."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
     from rich.table import Column
@@ -214,7 +228,7 @@ def _progress_bar(unit: str) -> Any:
         """The text next to the bar."""
 
         def render(self, task: Any) -> Text:
-            return Text(_next_to_the_bar(task, unit), style="dim")
+            return Text(_next_to_the_bar(task), style="dim")
 
     return Progress(
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
@@ -314,7 +328,7 @@ def next_with(path: Path) -> str | None:
 
 
 def final_metrics(run: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The last value of each of some quantities in a training's log."""
+    """The last value of each of some quantities in a training's log, and of all scores there."""
     from maskgit_cli.reports.inspecting import last_metrics
 
     return last_metrics(run, names)

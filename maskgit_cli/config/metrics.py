@@ -199,6 +199,14 @@ def score_of(name: str) -> Score:
     return _parse(name)[0]
 
 
+def is_score(name: str) -> bool:
+    """Whether a name is that of a score, with or without endings."""
+    try:
+        return bool(_parse(name))
+    except ConfigError:
+        return False
+
+
 def score_label(name: str) -> str:
     """The label of a score in plots: ``FID`` of ``fid_50k``, ``Fréchet distance`` of ``frechet_vqgan``."""
     return _parse(name)[1]

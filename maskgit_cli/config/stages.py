@@ -70,6 +70,7 @@ def _val_split(of: str) -> Any:
 
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+_FEATURES = ", ".join(f"{entry.name} ({entry.help})" for entry in EXTRACTORS.values())
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,25 @@ class TrainConfig(Settings):
     )
     log_every: int = setting(
         50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
+    )
+
+    fid_every: int = setting(
+        0,
+        at_least(0),
+        help="Steps between scores of samples of the EMA weights against --fid-ref; 0 = none.",
+        panel="Logging and checkpoints",
+    )
+    fid_n: int = setting(
+        2048,
+        at_least(2, LARGEST_SAMPLES),
+        help="Number of samples of each such score.",
+        panel="Logging and checkpoints",
+    )
+    fid_features: str = setting(
+        "inception",
+        among(*EXTRACTORS),
+        help=f"Feature extractor of these scores: {_FEATURES}.",
+        panel="Logging and checkpoints",
     )
 
     @staticmethod
@@ -329,7 +349,7 @@ class ScoreConfig(Settings):
     features: str | None = setting(
         None,
         among(*EXTRACTORS),
-        help=f"Feature extractor: {', '.join(f'{e.name} ({e.help})' for e in EXTRACTORS.values())}.",
+        help=f"Feature extractor: {_FEATURES}.",
         unset="that of stored statistics, else inception",
     )
     metrics: tuple[str, ...] = setting(

@@ -297,7 +297,7 @@ def check_format(
 ) -> None:
     """Check that an artifact's record has a format and version that this package reads, and good parents.
 
-    Version 1 of every format is read as well: its records and weights have no digests.
+    Earlier versions of every format are read as well. Records and weights of version 1 have no digests.
 
     Args:
         value: the record.
@@ -312,7 +312,7 @@ def check_format(
     found = value.get("format")
     if found != name:
         raise ArtifactError(f"{path} is {found or 'not a maskgit artifact'}, not {name}")
-    if type(value.get("version")) is not int or value["version"] not in (1, version):
+    if type(value.get("version")) is not int or not 1 <= value["version"] <= version:
         raise ArtifactError(
             f"{path} has version {value.get('version')} of {name}; this package reads version {version}"
         )

@@ -22,9 +22,9 @@ from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, npz_reason, read_array
 
 STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 3
-# Read as well. Version 2 records no resolution: its images were not cropped. Version 1 contains exact sums,
-# too, from which its mean and covariance are rounded.
-OLD_VERSIONS = (1, 2)
+# Version 2 records no resolution: its images were not cropped. Version 1 contains exact sums, too, from which its
+# mean and covariance are rounded.
+FIRST_WITH_RESOLUTION = 3
 # Names of mean and covariance in other projects' files: the first pair in ADM's and pytorch-fid's, the
 # second in TTUR's.
 MOMENT_NAMES = (("mu", "sigma"), ("m", "s"))
@@ -237,10 +237,9 @@ def _meta(path: Path, value: np.ndarray) -> dict[str, Any]:
         raise ArtifactError(f"{path} is damaged: its meta is not JSON ({error})") from None
     if not isinstance(meta, dict):
         raise ArtifactError(f"{path} is damaged: its meta is not a JSON object")
-    version = meta["version"] if meta.get("version") in OLD_VERSIONS else STATISTICS_VERSION
-    check_format(meta, path, STATISTICS_FORMAT, version)
+    check_format(meta, path, STATISTICS_FORMAT, STATISTICS_VERSION)
     needed = {"space", "space_sha256", "protocol", "parents"}
-    missing = (needed | {"resolution"} if version == STATISTICS_VERSION else needed) - meta.keys()
+    missing = (needed | {"resolution"} if meta["version"] >= FIRST_WITH_RESOLUTION else needed) - meta.keys()
     if missing:
         raise ArtifactError(f"{path} is damaged: its meta has no {sorted(missing)[0]!r}")
     for key in ("space", "space_sha256", "protocol"):

@@ -11,8 +11,6 @@ from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.records import Record
 
 SCORES_FORMAT, SCORES_VERSION = "maskgit-scores", 3
-# Read as well: it records neither resolution nor environment.
-OLD_VERSION = 2
 SCORES_KEYS = {"features": dict, "metrics": dict, "settings": dict, "warnings": list, "parents": list}
 
 
@@ -32,8 +30,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         ArtifactError: it is missing, damaged, or of another format or version.
     """
     record = read_json(path, "scores")
-    version = OLD_VERSION if record.get("version") == OLD_VERSION else SCORES_VERSION
-    check_format(record, path, SCORES_FORMAT, version, SCORES_KEYS)
+    check_format(record, path, SCORES_FORMAT, SCORES_VERSION, SCORES_KEYS)
     return record
 
 

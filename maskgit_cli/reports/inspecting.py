@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskgit_cli.config.arguments import PathArgument, checked
+from maskgit_cli.config.metrics import is_score
 from maskgit_cli.data.sources import is_source, open_source
 from maskgit_cli.errors import ArtifactError, InputError, counted
 from maskgit_cli.formats.atomic import check_format, read_json
@@ -144,10 +145,12 @@ def _run(path: Path, record: Facts) -> Facts:
 
 
 def last_metrics(path: Path, names: Sequence[str]) -> Facts:
-    """The last value of each of some quantities in a training's log, as far as it has them."""
+    """The last values of some quantities and of all scores, as far as a training's log has them."""
     lines = read_metrics(path)
+    scores = sorted({name for line in lines for name in line if is_score(name)})
     found = {
-        name: next((x[name] for x in reversed(lines) if x.get(name) is not None), None) for name in names
+        name: next((x[name] for x in reversed(lines) if x.get(name) is not None), None)
+        for name in (*names, *scores)
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -236,6 +236,13 @@ def due(step: int, config: TrainConfig | VQGANTrainConfig) -> tuple[bool, bool, 
     return line, checkpoint, config.preview_every > 0 and (last or step % config.preview_every == 0)
 
 
+class MetricsLine(Protocol):
+    """Takes the lines of a training's log."""
+
+    def append(self, **values: float | int | None) -> None:
+        """Add a line; ``step`` is among the values."""
+
+
 class _NoLog:
     """The log of all ranks but 0."""
 
@@ -243,7 +250,7 @@ class _NoLog:
         """Write nothing."""
 
 
-def open_log(out: Path, step: int) -> MetricsLog | _NoLog:
+def open_log(out: Path, step: int) -> MetricsLine:
     """The log of a training directory, cut at the step that is resumed; only rank 0 writes it.
 
     Raises:
@@ -304,6 +311,13 @@ class Meter:
         line["images_per_second"] = round(self.images / (time.perf_counter() - self.began), 2)
         self.reset()
         return line
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context whose time does not count as training: the throughput leaves it out."""
+        start = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - start
 
     def tensors(self) -> dict[str, Tensor]:
         """The state for a checkpoint, so that a resumed run logs the same line; {} right after a line."""

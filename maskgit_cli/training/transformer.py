@@ -22,7 +22,7 @@ from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
 from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION
 from maskgit_cli.formats.tokens import TokenFile, open_tokens, split_range
 from maskgit_cli.networks.base import MaskedTransformer
-from maskgit_cli.runtime.distributed import accelerator_for, on_main, world
+from maskgit_cli.runtime.distributed import accelerator_for, on_main, resolve_dtype, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.training.common import (
@@ -38,13 +38,16 @@ from maskgit_cli.training.common import (
     report_finished,
     save_state,
 )
+from maskgit_cli.training.evaluation import Evaluation, check_reference
 from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from_model, from_scratch
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import Previews
 
 # Settings that may change when resuming; the recipe is only a name for the others.
-FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"}
+FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"} | {
+    "fid_every", "fid_n", "fid_features"
+}  # fmt: skip
 
 
 @checked
@@ -58,6 +61,7 @@ def train(
     val: PathArgument | None = None,
     tokenizer: PathArgument | None = None,
     init_from: PathArgument | None = None,
+    fid_ref: PathArgument | None = None,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -74,6 +78,7 @@ def train(
         val: a token file whose loss is measured at every checkpoint, if no rows are held out for that.
         tokenizer: the tokenizer's directory, where it is not found automatically.
         init_from: run or model directory, or a name under ``models/``, with the initial weights.
+        fid_ref: reference images or statistics for the scores of ``fid_every``.
         device: name of the device.
         dtype: precision of matrix products.
         overwrite: replace an earlier run.
@@ -87,6 +92,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the current step was finished and checkpointed.
     """
     out, tokenizer, init_from = optional_path(out), optional_path(tokenizer), optional_path(init_from)
+    check_reference(config, optional_path(fid_ref))
     data, split = _open_data(Path(tokens), optional_path(val), config, res, tokenizer, device, reporter)
     initial, config, derived = _resolve(data, split, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
@@ -94,38 +100,72 @@ def train(
     check_elsewhere(init_from, initial.directory, out)
     source = _find_tokenizer(data, initial, tokenizer, out, overwrite)
     record = _record(data, config, initial, derived)
+    evaluation = Evaluation(
+        config,
+        optional_path(fid_ref),
+        source,
+        data.meta.tokenizer_sha256,
+        data.meta.resolution,
+        accelerator.device,
+        resolve_dtype(dtype, accelerator.device),
+        reporter,
+    )
     with claim_training(out, record, overwrite, "a run directory", FREE, reporter) as claimed:
         config = claimed.settings(config)
         on_main(lambda: _copy_tokenizer_once(source, out))
-        (trained,), ema, meter, _ = state = _build(config, initial, accelerator)
-        step = load_state(out, state)
-        steps, batch_size = config.steps or 0, config.batch_size or 0
-        if step >= steps:
-            report_finished(out, step, reporter)
-            return out
-        previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
-        progress = reporter.task("train", steps, step, unit="steps")
-        with Interrupts(accelerator, reporter) as interrupts, progress as task:
-            while step < steps:
-                step += 1
-                values = train_step(step, data, config, trained, ema, accelerator, split.trained)
-                meter.add(values, batch_size)
-                task.advance(1, loss=values["loss"])
-                line, checkpoint, preview = due(step, config)
-                stop = interrupts.asked(step, last=step == steps)
-                if line or checkpoint or stop:
-                    check_finite(step, values)
-                if line:
-                    epoch = round(step * batch_size / len(split.trained), 4)
-                    log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
-                if checkpoint and split.val is not None:
-                    log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
-                if preview and world().main:
-                    previews.save(step, ema)
-                if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
-                    save_state(out, step, state, config.keep)
-                    interrupts.checkpointed(step)
+        _train(out, data, split, config, initial, accelerator, evaluation, reporter)
     return out
+
+
+def _train(
+    out: Path,
+    data: TokenFile,
+    split: _Split,
+    config: TrainConfig,
+    initial: InitialWeights,
+    accelerator: Any,
+    evaluation: Evaluation,
+    reporter: Reporter,
+) -> None:
+    """The steps of a training, from its newest checkpoint to its last one; see :func:`train`."""
+    (trained,), ema, meter, _ = state = _build(config, initial, accelerator)
+    step = load_state(out, state)
+    steps, batch_size = config.steps or 0, config.batch_size or 0
+    evaluation.begin(out, step)
+    if step >= steps:
+        report_finished(out, step, reporter)
+        if not evaluation.due(step):
+            return
+    previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
+
+    def evaluate() -> None:
+        if evaluation.due(step):
+            with meter.paused():
+                evaluation.log(step, log, previews.network(ema), previews.tokenizer, initial)
+
+    progress = reporter.task("train", steps, step, unit="steps")
+    with Interrupts(accelerator, reporter) as interrupts, progress as task:
+        evaluate()  # what a kill after the checkpoint has left out
+        while step < steps:
+            step += 1
+            values = train_step(step, data, config, trained, ema, accelerator, split.trained)
+            meter.add(values, batch_size)
+            task.advance(1, loss=values["loss"])
+            line, checkpoint, preview = due(step, config)
+            stop = interrupts.asked(step, last=step == steps)
+            if line or checkpoint or stop:
+                check_finite(step, values)
+            if line:
+                epoch = round(step * batch_size / len(split.trained), 4)
+                log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
+            if checkpoint and split.val is not None:
+                log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
+            if preview and world().main:
+                previews.save(step, ema)
+            if checkpoint or stop:  # after these, so that a kill repeats the lines and the preview as well
+                save_state(out, step, state, config.keep)
+                interrupts.checkpointed(step)
+            evaluate()
 
 
 def _open_data(

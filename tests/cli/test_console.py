@@ -84,6 +84,26 @@ def test_a_terminal_gets_a_bar_with_rate_loss_and_memory(monkeypatch):
     assert "\x1b[" in text
 
 
+def test_a_task_within_another_has_a_bar_below_it(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    reporter = console.ConsoleReporter()
+    with reporter.task("train", 4, unit="steps") as outer:
+        outer.advance(2)
+        with reporter.task("features", 8) as inner:
+            inner.advance(8)
+            both = outer.progress
+            assert inner.progress is both
+            assert [task.description for task in both.tasks] == ["train", "features"]
+        outer.advance(2)
+        assert [(task.description, task.finished) for task in both.tasks] == [("train", True)]
+    with reporter.task("sample", 2) as next_one:
+        assert next_one.progress is not both
+    assert "features" in screen.getvalue()
+
+
 def test_a_bar_never_wraps(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

@@ -18,7 +18,7 @@ from maskgit_cli.cli import COMMANDS, group, launch
 from maskgit_cli.networks.loading import load_model
 
 COMMAND = [sys.executable, "-m", "maskgit_cli"]
-SINGLE = ("demo", "merge", "compare", "doctor", "pull", "import", "export", "info", "bench")
+SINGLE = ("demo", "merge", "fid-diff", "compare", "doctor", "pull", "import", "export", "info", "bench")
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 

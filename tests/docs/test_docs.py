@@ -214,7 +214,9 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     tokenize(images, root / "split.h5", tokenizer, TokenizeConfig(**random), workers=0, device="cpu")
     tokenize(images, root / "part.h5", tokenizer, TokenizeConfig(start=2, stop=5), workers=0, device="cpu")
     between_lines = {"checkpoint_every": 4, "log_every": 3}  # what the next line needs is in a checkpoint
-    train_tiny(tokens, root / "validated", {"val": tokens, "init_from": run}, **between_lines)
+    scores = {"fid_every": 6, "fid_n": 4, "fid_features": "vqgan"}
+    measured = {"val": tokens, "init_from": run, "fid_ref": images}
+    train_tiny(tokens, root / "validated", measured, **between_lines, **scores)
     everything = {"size": None, "preview_every": 6, "smoothness_weight": 0.1} | between_lines
     train_tiny_vqgan(images, root / "vqgan", {"val": images, "init_from": tokenizer}, **everything)
     export(run, root / "model", half=True)

@@ -54,6 +54,9 @@ VALUES = {
         --mask-schedule pow-1; --loss-on none; --ema 1; --seed -1; --seed {ENORMOUS}; --seed x;
         --checkpoint-every 0; --keep 0; --log-every 0; --res 511; --res 0; --size giant; --val missing.h5;
         --val notes.txt; --val fifo; --tokenizer missing; --tokenizer trained-tokenizer/checkpoints;
+        --fid-every 1; --fid-every -1; --fid-every x; --fid-n 1; --fid-features clip; --fid-ref stats.npz;
+        --fid-every 1 --fid-features vqgan --fid-ref missing; --fid-ref '';
+        --fid-every 1 --fid-features vqgan --fid-ref notes.txt;
         --init-from missing; --init-from notes; --init-from tokenizer; --out ''; --out notes;
         --out notes.txt; --out notes.txt/new; --out fifo; --out loop; --device gpu; --dtype fp8""",
     "train-vqgan": f"""
@@ -259,6 +262,13 @@ LINES = {
     "compare samples fifo --out new.png": "fifo",
     "compare samples hang.h5 --out new.png": "hang.h5",
     "compare samples images --out new.png": "images",
+    "fid-diff": "A.json",
+    "fid-diff scores.json": "B.json",
+    "fid-diff missing.json scores.json": "missing.json",
+    "fid-diff scores.json notes.txt": "notes.txt",
+    "fid-diff scores.json fifo": "fifo",
+    "fid-diff scores.json images": "images",
+    "fid-diff model/config.json scores.json": "config.json",
     "doctor": "TOKENS.h5",
     "doctor missing.h5 --out new.png": "missing.h5",
     "doctor notes.txt --out new.png": "notes.txt",
