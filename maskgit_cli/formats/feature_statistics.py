@@ -22,8 +22,8 @@ from maskgit_cli.formats.claim import Found, OutputKind
 from maskgit_cli.formats.npz import NPZ_ERRORS, npz_names, npz_reason, read_array
 
 STATISTICS_FORMAT, STATISTICS_VERSION = "maskgit-statistics", 3
-# Version 2 records no resolution: its images were not cropped. Version 1 contains exact sums, too, from which its
-# mean and covariance are rounded.
+# Version 2 records no resolution: its images were not cropped. Version 1 contains exact sums, too, from which
+# its mean and covariance are rounded.
 FIRST_WITH_RESOLUTION = 3
 # Names of mean and covariance in other projects' files: the first pair in ADM's and pytorch-fid's, the
 # second in TTUR's.

@@ -199,7 +199,7 @@ def test_bad_settings_are_refused(tokens, images, tmp_path):
     refused(
         InputError, tokens, out, {"fid_ref": tmp_path / "none"}, f"--fid-ref {tmp_path / 'none'}", **SCORED
     )
-    for name, value in (("fid_features", "clip"), ("fid_n", 1), ("fid_every", -1)):
+    for name, value in (("fid_features", "eyes"), ("fid_n", 1), ("fid_every", -1)):
         wrong = SCORED | {name: value}
         refused(ConfigError, tokens, out, {"fid_ref": images}, "--" + name.replace("_", "-"), **wrong)
 
