@@ -2,14 +2,14 @@
 
 import dataclasses
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from maskgit_cli.cli.options import choices_of, fields_of, type_of
 from maskgit_cli.config import stages
-from maskgit_cli.config.base import Settings, above, among, at_least, field_types, setting
+from maskgit_cli.config.base import Settings, above, among, at_least, field_types, option, setting
 from maskgit_cli.config.inpaint import Box, InpaintConfig
 from maskgit_cli.config.samplers import SAMPLERS, ConfidenceConfig
 from maskgit_cli.config.stages import SampleConfig, ScoreConfig, TrainConfig, VQGANTrainConfig
@@ -116,3 +116,10 @@ def test_every_option_of_a_field_is_presentable(kind):
             assert tuple(type_of(types[name], meta).choices) == choices_of(meta)
         if typing.get_origin(types[name]) is not tuple and default is not None:
             assert isinstance(default, types[name]), name
+
+
+@pytest.mark.parametrize("name", ScoreConfig.details)
+def test_details_of_scores_are_not_of_sweeps(name):
+    assert ScoreConfig().of_sweep().keys() == ScoreConfig().to_json().keys() - set(ScoreConfig.details)
+    with pytest.raises(ConfigError, match=f"^{option(name)} yes: "):
+        replace(ScoreConfig(), **{name: True}).of_sweep()

@@ -248,6 +248,35 @@ def test_intervals_and_the_curve_are_in_the_record(here, monkeypatch):
     assert plain["metrics"]["fid"] == record["metrics"]["fid"]
 
 
+def test_the_command_shows_intervals_and_plots_the_curve(here, monkeypatch, capsys):
+    published(monkeypatch)
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(40, 4)).astype(np.float32)
+    write_statistics(here / "a.npz", statistics_of(a, features=a))
+    words = ("fid", "a.npz", "--ref", "a.npz", "--out", "s.json", "--metrics", "fid", "--interval", "--curve")
+    code, out, err = run(capsys, *words)
+    assert (code, out.strip()) == (0, "s.json")
+    low, high = read_json(here / "s.json", "scores")["intervals"]["fid"]
+    assert f"({low:.6g} to {high:.6g})" in err
+    assert "fid_infinity" in err
+    assert "s-curve.png" in err
+    assert Image.open(here / "s-curve.png").format == "PNG"
+    assert run(capsys, *words[:-2], "--overwrite")[0] == 0
+    assert "curve" not in read_json(here / "s.json", "scores")
+
+
+def test_without_moments_of_spatial_features_sfid_is_left_out(here, monkeypatch, fake, real, tokenizer):
+    published(monkeypatch)
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(40, 4)).astype(np.float32)
+    write_statistics(here / "a.npz", statistics_of(a))
+    config = ScoreConfig(metrics=("fid", "sfid"))
+    assert "spatial" in score(here / "a.npz", here / "a.npz", config).record["left_out"]["sfid"]
+    config = replace(config, features="vqgan")
+    record = score(fake, real, config, tokenizer=tokenizer, out=here / "s.json").record
+    assert "vqgan" in record["left_out"]["sfid"]
+
+
 def test_enough_images_are_not_warned_about(here, monkeypatch):
     published(monkeypatch)
     rng = np.random.default_rng(0)
