@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -254,6 +255,10 @@ def make_scores(root, tokenizer, images):
     )
     write_statistics(root / "inception.npz", inception)
     score(root / "inception.npz", root / "inception.npz", ScoreConfig(splits=2), device="cpu")
+    clip = EXTRACTORS["clip"]
+    embeddings = replace(inception, space=clip.space, space_sha256=clip.sha256, protocol="standard")
+    write_statistics(root / "clip.npz", embeddings)
+    score(root / "clip.npz", root / "clip.npz", device="cpu")
     np.savez(root / "theirs.npz", mu=inception.mu, sigma=inception.sigma)
     score(root / "theirs.npz", root / "theirs.npz", device="cpu")
 
@@ -509,7 +514,7 @@ def test_names_of_scores(made):
     """Scores have the names of the table, with its endings."""
     scores = [read(path)["metrics"] for path in made.rglob("*scores.json")]
     endings = FORMATS.column("names-of-scores", table=1)
-    assert endings == ["_50k", "_legacy_v1", "_inception_XXXXXXXX", "_vqgan"]
+    assert endings == ["_50k", "_legacy_v1", "_NAME", "_NAME_XXXXXXXX"]
     found = {score_of(name).name for record in scores for name in record}
     assert found == set(FORMATS.column("names-of-scores"))
     assert found == {score.name for entry in METRICS.values() for score in entry.scores}
