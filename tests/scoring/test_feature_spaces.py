@@ -19,7 +19,7 @@ from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.networks.efficientnet import EfficientNetLite0
 from maskgit_cli.runtime.pretrained import HubFile, pretrained_from_hub
 from maskgit_cli.scoring import vision
-from maskgit_cli.scoring.features import Resources, efficientnet, load_extractor
+from maskgit_cli.scoring.features import Resources, clip, dinov2, efficientnet, load_extractor
 from maskgit_cli.scoring.features.dinov2 import positions_of
 from maskgit_cli.scoring.stages import fid_stats, score
 from maskgit_cli.scoring.vision import bicubic_square
@@ -125,13 +125,15 @@ def networks(tmp_path_factory):
     transformers = pytest.importorskip("transformers")
     root = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
-    dinov2 = transformers.Dinov2Config(**SIZES, image_size=70, initializer_range=0.2)
-    clip = transformers.CLIPVisionConfig(
-        **SIZES, image_size=42, intermediate_size=32, projection_dim=8, initializer_factor=5.0
-    )
+    configs = {
+        "dinov2": transformers.Dinov2Config(**SIZES, image_size=70, initializer_range=0.2),
+        "clip": transformers.CLIPVisionConfig(
+            **SIZES, image_size=42, intermediate_size=32, projection_dim=8, initializer_factor=5.0
+        ),
+    }
     made = {
-        "dinov2": transformers.Dinov2Model(dinov2),
-        "clip": transformers.CLIPVisionModelWithProjection(clip),
+        "dinov2": transformers.Dinov2Model(configs["dinov2"]),
+        "clip": transformers.CLIPVisionModelWithProjection(configs["clip"]),
     }
     for name, network in made.items():
         network.save_pretrained(root / name)
@@ -254,6 +256,24 @@ def test_weights_that_do_not_fit(networks, name, tmp_path):
     (tmp_path / "missing" / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json"):
         load_extractor(name, Resources(weights=tmp_path / "missing"))
+
+
+def test_published_settings_are_of_the_published_files():
+    """Their weights have the bytes of the files; what is left are names, shapes and a list of positions."""
+    transformers = pytest.importorskip("transformers")
+    sizes = dinov2.ARCHITECTURE.settings, clip.ARCHITECTURE.settings
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768}
+    both = {"text_config": {**text, "num_attention_heads": 12}, "vision_config": dict(sizes[1])}
+    with torch.device("meta"):
+        networks = {
+            dinov2.ARCHITECTURE.file: transformers.Dinov2Model(transformers.Dinov2Config(**sizes[0])),
+            clip.ARCHITECTURE.file: transformers.CLIPModel(
+                transformers.CLIPConfig(**both, projection_dim=768)
+            ),
+        }
+    for file, network in networks.items():
+        overhead = file.size - sum(4 * x.numel() for x in network.parameters())
+        assert 0 < overhead < 250_000, file
 
 
 def test_paths_without_weights(networks, tmp_path):
