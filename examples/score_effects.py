@@ -3,7 +3,7 @@
 python examples/score_effects.py PHOTOGRAPHS IMAGES --res 128 --features efficientnet-lite0
 
 PHOTOGRAPHS are images of many sizes: each variant holds the same ones, prepared in another way, and is
-compared with them as the protocol `adm` prepares them: what is measured is the effect of the preparation alone.
+compared with them as the protocol `adm` prepares them: what is measured is the effect of that alone.
 IMAGES is an ImageFolder of squares: halves of it are compared with each other, so that the distance of
 infinitely many images would be 0.
 """
