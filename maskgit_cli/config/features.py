@@ -9,6 +9,8 @@ from maskgit_cli.errors import ConfigError
 
 # Image preparation before feature extraction; legacy-v1 is the paper's own evaluator.
 PROTOCOLS = ("standard", "legacy-v1")
+# Perceptual distances of images; auto is the first of lpips and st-lpips whose weights are available.
+PERCEPTUAL = ("auto", "lpips", "st-lpips", "none")
 # TensorFlow's Inception of 2015-12-05, whose features define the published FID, converted for torch-fidelity.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 

@@ -30,7 +30,7 @@ from maskgit_cli.config.base import (
     setting,
     some_of,
 )
-from maskgit_cli.config.features import EXTRACTORS, PROTOCOLS
+from maskgit_cli.config.features import EXTRACTORS, PERCEPTUAL, PROTOCOLS
 from maskgit_cli.config.metrics import METRICS
 from maskgit_cli.config.networks import SIZE_NAMES, SIZES, TOKENIZER_SIZES, TRAINABLE
 from maskgit_cli.config.samplers import a_schedule
@@ -250,7 +250,13 @@ class VQGANTrainConfig(Settings):
         panel="Objective",
     )
     perceptual_weight: float = setting(
-        1.0, at_least(0), help="Weight of LPIPS, where its weights are available.", panel="Objective"
+        1.0, at_least(0), help="Weight of the perceptual distance; 0 trains without.", panel="Objective"
+    )
+    perceptual: str = setting(
+        "auto",
+        among(*PERCEPTUAL),
+        help="Perceptual distance; auto: lpips, else st-lpips, whichever weights are available.",
+        panel="Objective",
     )
     adversarial_weight: float = setting(
         0.8,
@@ -288,6 +294,13 @@ class VQGANTrainConfig(Settings):
     )
     log_every: int = setting(
         50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
+    )
+    val_features: str | None = setting(
+        None,
+        among(*EXTRACTORS),
+        help="Features of the Fréchet distance between --val images and their reconstructions.",
+        unset="not measured",
+        panel="Logging and checkpoints",
     )
 
 
@@ -407,6 +420,17 @@ class DoctorConfig(Settings):
         64, at_least(1, LARGEST_COUNT), help="Maximum images that are decoded to measure the reconstructions."
     )
     shown: int = setting(8, at_least(1, LARGEST_COUNT), help="Maximum images on the sheet.")
+    perceptual: str = setting(
+        "auto",
+        among(*PERCEPTUAL),
+        help="Perceptual distance of the reconstructions; auto: lpips, else st-lpips, without a download.",
+    )
+    features: str | None = setting(
+        None,
+        among(*EXTRACTORS),
+        help="Features of the Fréchet distance between originals and reconstructions.",
+        unset="not measured",
+    )
 
 
 @dataclass(frozen=True)
