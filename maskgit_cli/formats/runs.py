@@ -197,7 +197,7 @@ def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
         config = path / CONFIG_FILE
         if not config.exists():
             return None
-        old = read_json(config, what)
+        old: Record = read_json(config, what)
         if old.get("format") != record["format"]:
             return None
         check_format(old, path, record["format"], record["version"])

@@ -151,5 +151,7 @@ def packaged(file: PackagedFile) -> Path:
     if path is None or not path.is_file():
         raise WeightsError(f"the package {file.package} has no file {file.name}; {install}")
     if difference(path, file.size, f"sha256:{file.sha256}"):
-        raise WeightsError(f"{path} is not the published file (sha256 {file.sha256}); reinstall {file.package}")
+        raise WeightsError(
+            f"{path} is not the published file (sha256 {file.sha256}); reinstall {file.package}"
+        )
     return path

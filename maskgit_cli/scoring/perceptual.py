@@ -82,7 +82,7 @@ def st_lpips(device: torch.device, reporter: Reporter = SILENT, download: bool =
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"{path}: not the weights of ST-LPIPS ({reason})") from None
     # CPUs pool and convolve it about 1.4 times as fast in channels-last, GPUs faster as well.
-    network = network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    network = network.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
     def distance(images: Tensor, others: Tensor) -> Tensor:
         return network(*(x.to(memory_format=torch.channels_last) for x in (images, others)))

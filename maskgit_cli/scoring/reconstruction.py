@@ -61,6 +61,7 @@ class ReconstructionMeter:
         features: ReconstructionFeatures | None = None,
     ) -> None:
         self.device, self.perceptual, self.features = torch.device(device), perceptual, features
+        self.count = 0
         self.values: dict[str, list[Tensor]] = {}
         self.moments: list[Moments] = []  # of the originals, and of the reconstructions
 
@@ -68,6 +69,7 @@ class ReconstructionMeter:
     def add(self, images: Tensor, reconstructions: Tensor) -> None:
         """Measure uint8 images (B, 3, H, W) and their reconstructions."""
         images, reconstructions = images.cpu(), reconstructions.cpu()
+        self.count += len(images)
         self._append("psnr", psnr(reconstructions, images))
         if min(images.shape[2:]) >= SSIM_WINDOW:
             self._append("ssim", ssim(reconstructions, images))
@@ -82,8 +84,8 @@ class ReconstructionMeter:
     def result(self) -> dict[str, float]:
         """The measures by name; {} of no images.
 
-        ``psnr`` in dB; ``ssim``, of images of 11 px and more; ``lpips`` or ``st_lpips``; ``rfid``, or with other
-        features than those of the published FID ``frechet_NAME``, of two images and more.
+        ``psnr`` in dB; ``ssim``, of images of 11 px and more; ``lpips`` or ``st_lpips``; ``rfid``, or with
+        other features than those of the published FID ``frechet_NAME``, of two images and more.
         """
         found = {name: float(torch.cat(values).mean()) for name, values in self.values.items()}
         if self.features is not None and self.moments and self.moments[0].n > 1:

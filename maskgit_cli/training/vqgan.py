@@ -240,12 +240,12 @@ def _perceptual(
 ) -> tuple[Perceptual | None, VQGANTrainConfig, list[str]]:
     """The perceptual distance, or None, the settings that name it, and those of them that are derived.
 
-    Without a distance the record has a weight of 0, and resuming with one is refused. A distance that is named
-    and has a weight of 0 is measured on the images of ``--val`` only.
+    Without a distance the record has a weight of 0, and resuming with one is refused. A distance that is
+    named and has a weight of 0 is measured on the images of ``--val`` only.
     """
-    asked = config.perceptual
-    found = None
-    if asked == "auto" and config.perceptual_weight > 0:
+    asked, found = config.perceptual, None
+    automatic = asked == "auto" and config.perceptual_weight > 0
+    if automatic:
         try:
             found = load_perceptual(asked, config.res or 0, device, reporter)
         except WeightsError as error:
@@ -255,7 +255,7 @@ def _perceptual(
     weight = config.perceptual_weight if found else 0.0
     name = found.name if found else "none"
     config = dataclasses.replace(config, perceptual=name, perceptual_weight=weight)
-    return found, config, ["perceptual"] if asked == "auto" else []
+    return found, config, ["perceptual"] if automatic else []
 
 
 def _as_started(
@@ -310,7 +310,5 @@ def _validate(
 ) -> dict[str, float]:
     """Reconstruction quality of the EMA weights on held-out images, as a line of the log."""
     network = initial._replace(tensors=nets.ema.tensors).build().to(nets.last_used.device).eval()
-    found = reconstruction_quality(
-        network, held_out.source, config.batch_size, perceptual, held_out.features
-    )
+    found = reconstruction_quality(network, held_out.source, config.batch_size, perceptual, held_out.features)
     return {f"val_{key}": value for key, value in found.items()}

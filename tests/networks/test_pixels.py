@@ -35,7 +35,7 @@ def test_ssim_is_that_of_scikit_image(size):
 def test_equal_images_are_most_similar():
     images = torch.cat([image(16, 16, phase) for phase in PHASES])
     assert ssim(images, images).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
-    assert torch.equal(psnr(images, images), torch.full((3,), psnr(images, images)[0].item()).double())
+    assert (psnr(images, images) > 140).all()
     black = torch.zeros_like(images)
     # Constant images differ in luminance alone: C1 / (255² + C1).
     assert ssim(black, black + 255).tolist() == pytest.approx([1e-4 / (1 + 1e-4)] * 3)
