@@ -93,14 +93,13 @@ def train_vqgan(
     config, derived = resolved(config, initial)
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
-    source = open_source(images, reporter=reporter)
-    held_out = _held_out(val, config, accelerator.device, reporter)
+    source, held_out = open_source(images, reporter=reporter), _held_out(val, config, accelerator, reporter)
     perceptual, config, chosen = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, initial, derived + chosen)
     with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as claimed:
         if _nothing_to_do(out, config.steps, claimed, reporter):
             return out
-        config, sizes = claimed.settings(config), initial.config
+        config, size = claimed.settings(config), initial.config.codebook_size
         perceptual = _as_started(perceptual, config, accelerator.device, reporter)
         nets, state = _build(config, initial, accelerator)
         step = load_state(out, state)
@@ -113,8 +112,7 @@ def train_vqgan(
                 pixels = pixels.to(memory_format=_memory_format(accelerator.device))
                 step += 1
                 done = train_step(pixels, step, nets, config, perceptual, accelerator)
-                counts = torch.bincount(done.indices.flatten(), minlength=sizes.codebook_size)
-                counts = accelerator.reduce(counts)
+                counts = accelerator.reduce(torch.bincount(done.indices.flatten(), minlength=size))
                 nets.last_used[counts > 0] = step
                 state.meter.add(done.values, config.batch_size, counts)
                 task.advance(1, loss=done.values["l1"])
@@ -282,7 +280,7 @@ class _HeldOut(NamedTuple):
 
 
 def _held_out(
-    path: Path | None, config: VQGANTrainConfig, device: torch.device, reporter: Reporter
+    path: Path | None, config: VQGANTrainConfig, accelerator: Any, reporter: Reporter
 ) -> _HeldOut | None:
     """The images of ``--val``, at least one of which is readable, and how they are measured.
 
@@ -298,7 +296,7 @@ def _held_out(
     source = open_source(path, reporter=reporter)
     check_readable(source)
     name = config.val_features
-    return _HeldOut(source, None if name is None else load_features(name, device, reporter))
+    return _HeldOut(source, None if name is None else load_features(name, accelerator.device, reporter))
 
 
 def _validate(
