@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
+    from maskgit_cli.config.benchmarks import BenchConfig as BenchConfig
     from maskgit_cli.config.inpaint import Box as Box
     from maskgit_cli.config.inpaint import InpaintConfig as InpaintConfig
     from maskgit_cli.config.inpaint import Outpaint as Outpaint
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.config.samplers import HaltonSamplerConfig as HaltonSamplerConfig
     from maskgit_cli.config.samplers import RasterConfig as RasterConfig
     from maskgit_cli.config.samplers import SamplerConfig as SamplerConfig
-    from maskgit_cli.config.stages import BenchConfig as BenchConfig
     from maskgit_cli.config.stages import CompareConfig as CompareConfig
     from maskgit_cli.config.stages import DoctorConfig as DoctorConfig
     from maskgit_cli.config.stages import SampleConfig as SampleConfig
@@ -83,7 +83,7 @@ _HOMES = {
     "Box": "config.inpaint",
     "Outpaint": "config.inpaint",
     "ScoreConfig": "config.stages",
-    "BenchConfig": "config.stages",
+    "BenchConfig": "config.benchmarks",
     "CompareConfig": "config.stages",
     "DoctorConfig": "config.stages",
     "SweepConfig": "config.stages",

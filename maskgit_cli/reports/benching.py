@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskgit_cli.config.arguments import checked
 from maskgit_cli.config.base import require
+from maskgit_cli.config.benchmarks import BENCH_STAGES, BenchConfig
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, TransformerConfig
 from maskgit_cli.config.samplers import ConfidenceConfig, RasterConfig, SamplerConfig
-from maskgit_cli.config.stages import BENCH_STAGES, BenchConfig
 from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.distributed import autocast, plain_attention, resolve_device, resolve_dtype

@@ -19,7 +19,7 @@ from maskgit_cli.data.classes import readable_name
 from maskgit_cli.data.images import views
 from maskgit_cli.data.sources import ImageSource, open_source, recorded_images
 from maskgit_cli.data.tokenizing import quality_warnings
-from maskgit_cli.errors import InputError, counted
+from maskgit_cli.errors import ConfigError, InputError, WeightsError, counted
 from maskgit_cli.figures.grids import png_bytes
 from maskgit_cli.figures.sheets import captioned_sheet, stack_sheets
 from maskgit_cli.formats.atomic import sha256_bytes, write_bytes
@@ -28,10 +28,11 @@ from maskgit_cli.formats.models import find_tokenizer
 from maskgit_cli.formats.tokens import TokenFile, open_tokens
 from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import Tokenizer, load_tokenizer
-from maskgit_cli.networks.pixels import psnr
 from maskgit_cli.reports.comparing import SHEET, sheet_record
 from maskgit_cli.runtime.distributed import resolve_device
 from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.scoring.perceptual import Perceptual, load_perceptual
+from maskgit_cli.scoring.reconstruction import ReconstructionMeter, load_features
 
 # Rows read at a time.
 ROWS = 4096
@@ -69,6 +70,9 @@ class Diagnosis(NamedTuple):
         unlabeled: number of images without a class.
         psnr_recorded: mean PSNR in dB of the first images, as ``tokenize`` measured it, or None.
         psnr: mean PSNR in dB of ``measured`` images, or None where the originals are not here.
+        ssim: mean structural similarity of the same images, of 11 px and more, or None.
+        distances: of the same images, by name: ``lpips`` or ``st_lpips``, the mean perceptual distance;
+            ``rfid`` or ``frechet_NAME``, the Fréchet distance between originals and reconstructions.
         measured: how many images were compared with their reconstructions.
         warnings: what promises poor samples.
     """
@@ -90,14 +94,16 @@ class Diagnosis(NamedTuple):
     unlabeled: int
     psnr_recorded: float | None
     psnr: float | None
+    ssim: float | None
+    distances: dict[str, float]
     measured: int
     warnings: list[str]
 
     def record(self) -> dict[str, Any]:
-        """All but the path, as JSON has it."""
+        """All but the path, as JSON has it; each distance under its own name."""
         values = self._asdict()
-        del values["path"]
-        return values | {"duplicate_names": [list(pair) for pair in self.duplicate_names]}
+        del values["path"], values["distances"]
+        return values | self.distances | {"duplicate_names": [list(pair) for pair in self.duplicate_names]}
 
     def lines(self) -> dict[str, str]:
         """Names and values for people."""
@@ -123,7 +129,15 @@ class Diagnosis(NamedTuple):
             found["PSNR"] = f"{self.psnr:.2f} dB, of {counted(self.measured, 'image')}"
         elif self.psnr_recorded is not None:
             found["PSNR"] = f"{self.psnr_recorded:.2f} dB, as tokenize measured it"
-        return found
+        if self.ssim is not None:
+            found["SSIM"] = f"{self.ssim:.4f}"
+        return found | {_title(name): f"{value:.4f}" for name, value in self.distances.items()}
+
+
+def _title(distance: str) -> str:
+    """The name of a distance for people."""
+    titles = {"lpips": "LPIPS", "st_lpips": "ST-LPIPS", "rfid": "rFID"}
+    return titles.get(distance) or distance.replace("frechet_", "Fréchet distance, ")
 
 
 @checked
@@ -154,7 +168,8 @@ def diagnose(
         reporter: receives progress and warnings.
 
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or the images are too small for the perceptual distance.
+        WeightsError: those of a perceptual distance or of features that are named are not available.
         InputError: ``images`` are given, and are not those that were tokenized.
         ArtifactError: the token file is damaged, or its tokenizer is not here.
         OutputError: the sheet exists or cannot be written.
@@ -168,9 +183,11 @@ def diagnose(
     found = find_tokenizer(file.meta.tokenizer_sha256, tokenizer, [path.parent / "tokenizer"])
     decoder = load_tokenizer(found, target)
     originals = _originals(file, images, reporter)
+    meter = _meter(config, file.meta.resolution, target, reporter) if originals else ReconstructionMeter()
     counts = _token_counts(file, reporter)
     pairs = _pairs(file, decoder, originals, config, target, batch_size, reporter)
-    diagnosis = _diagnosis(out, file, counts, pairs)
+    _measure(pairs, meter, batch_size, reporter)
+    diagnosis = _diagnosis(out, file, counts, meter)
     for warning in diagnosis.warnings:
         reporter.warn(warning)
     png = png_bytes(_sheet(pairs, config.shown))
@@ -298,6 +315,31 @@ def _sheet(pairs: Sequence[_Pair], shown: int) -> Tensor:
     return stack_sheets(bands)
 
 
+def _meter(config: DoctorConfig, side: int, device: torch.device, reporter: Reporter) -> ReconstructionMeter:
+    """What measures reconstructions; ``auto`` downloads nothing, and is left out where there is nothing."""
+    perceptual: Perceptual | None = None
+    if config.perceptual != "none":
+        named = config.perceptual != "auto"
+        try:
+            perceptual = load_perceptual(config.perceptual, side, device, reporter, download=named)
+        except (WeightsError, ConfigError) as error:
+            if named:
+                raise
+            reporter.info(f"no perceptual distance is measured. {error}")
+    features = None if config.features is None else load_features(config.features, device, reporter)
+    return ReconstructionMeter(device, perceptual, features)
+
+
+def _measure(pairs: Sequence[_Pair], meter: ReconstructionMeter, batch_size: int, reporter: Reporter) -> None:
+    """Measure the reconstructions of those originals that were read."""
+    found = [(pair.original, pair.decoded) for pair in pairs if pair.original is not None]
+    with reporter.task("measure", len(found)) as task:
+        for first in range(0, len(found), batch_size):
+            originals, decoded = zip(*found[first : first + batch_size], strict=True)
+            meter.add(torch.stack(originals), torch.stack(decoded))
+            task.advance(len(originals))
+
+
 # --- counts -----------------------------------------------------------------------------------------
 
 
@@ -325,7 +367,7 @@ def _token_counts(tokens: TokenFile, reporter: Reporter) -> _Counts:
     return _Counts(counts, repeated if alike else None)
 
 
-def _diagnosis(out: Path, tokens: TokenFile, counts: _Counts, pairs: Sequence[_Pair]) -> Diagnosis:
+def _diagnosis(out: Path, tokens: TokenFile, counts: _Counts, meter: ReconstructionMeter) -> Diagnosis:
     """All of the diagnosis, from what was read."""
     meta, total = tokens.meta, counts.tokens.sum()
     p = counts.tokens[counts.tokens > 0] / total
@@ -333,8 +375,8 @@ def _diagnosis(out: Path, tokens: TokenFile, counts: _Counts, pairs: Sequence[_P
     labels, numbers = np.unique(tokens.labels[tokens.labels >= 0], return_counts=True)
     per_class = {_class_name(tokens, label): 0 for label in range(len(meta.class_names))}
     per_class |= {_class_name(tokens, int(i)): int(n) for i, n in zip(labels, numbers, strict=True)}
-    measured = [(pair.decoded, pair.original) for pair in pairs if pair.original is not None]
-    ratios = [float(psnr(a[None], b[None])) for a, b in measured]
+    measured = {name: round(value, 5) for name, value in meter.result().items()}
+    psnr, ssim = measured.pop("psnr", None), measured.pop("ssim", None)
     repeated = counts.repeated
     found = Diagnosis(
         path=out,
@@ -353,8 +395,10 @@ def _diagnosis(out: Path, tokens: TokenFile, counts: _Counts, pairs: Sequence[_P
         classes=per_class,
         unlabeled=int((tokens.labels < 0).sum()),
         psnr_recorded=meta.psnr,
-        psnr=round(float(np.mean(ratios)), 2) if ratios else None,
-        measured=len(ratios),
+        psnr=None if psnr is None else round(psnr, 2),
+        ssim=ssim,
+        distances=measured,
+        measured=meter.count,
         warnings=[],
     )
     return found._replace(warnings=list(_warnings(found, tokens)))

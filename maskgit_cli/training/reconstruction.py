@@ -9,22 +9,32 @@ from maskgit_cli.data.loading import ImageDataset, collate_images
 from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError, counted
 from maskgit_cli.networks.base import ImageTokenizer
-from maskgit_cli.networks.pixels import psnr, to_model, to_pixels
+from maskgit_cli.networks.pixels import to_model, to_pixels
+from maskgit_cli.scoring.perceptual import Perceptual
+from maskgit_cli.scoring.reconstruction import ReconstructionFeatures, ReconstructionMeter
 
 
 @torch.no_grad()
 def reconstruction_quality(
-    network: ImageTokenizer, source: ImageSource, batch_size: int = 32
+    network: ImageTokenizer,
+    source: ImageSource,
+    batch_size: int = 32,
+    perceptual: Perceptual | None = None,
+    features: ReconstructionFeatures | None = None,
 ) -> dict[str, float]:
-    """PSNR of reconstructions, and codebook use, on a set of images.
+    """Measures of reconstructions, and codebook use, on a set of images.
 
     Args:
         network: the tokenizer, in evaluation mode.
         source: the images, fitted to the tokenizer's resolution; unreadable ones are left out.
         batch_size: batch size.
+        perceptual: a perceptual distance to measure, on the tokenizer's device.
+        features: features for the Fréchet distance between images and reconstructions.
 
     Returns:
         ``psnr``: mean over the images of 10·log10(255²/mean squared error) of their uint8 pixels, in dB;
+        ``ssim``: mean structural similarity, of images of 11 px and more; ``lpips`` or ``st_lpips``: mean
+        perceptual distance; ``rfid`` or ``frechet_NAME``: Fréchet distance, of two images and more;
         ``usage``: fraction of the codebook in use; ``perplexity``: exp of the entropy of the indices.
 
     Raises:
@@ -33,7 +43,7 @@ def reconstruction_quality(
     device = network.quantize.embedding.weight.device
     dataset = ImageDataset(source, network.config.resolution)
     counts = torch.zeros(network.config.codebook_size, dtype=torch.int64)
-    ratios: list[Tensor] = []
+    meter = ReconstructionMeter(device, perceptual, features)
     for first in range(0, len(dataset), batch_size):
         last = min(first + batch_size, len(dataset))
         batch = collate_images([dataset[i] for i in range(first, last)])
@@ -42,11 +52,13 @@ def reconstruction_quality(
         images = batch.images[:, 0].to(device)
         indices = network.encode(to_model(images))  # (B, h, w)
         counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
-        ratios.append(psnr(to_pixels(network.decode(indices)), images))
-    if not ratios:
+        meter.add(images, to_pixels(network.decode(indices)))
+    measured = meter.result()
+    if not measured:
         raise InputError(_unreadable(source))
     usage, perplexity = codebook_use(counts)
-    return {"psnr": round(float(torch.cat(ratios).mean()), 3), "usage": usage, "perplexity": perplexity}
+    rounded = {name: round(value, 3 if name == "psnr" else 5) for name, value in measured.items()}
+    return {**rounded, "usage": usage, "perplexity": perplexity}
 
 
 def check_readable(source: ImageSource) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from maskgit_cli.networks.pixels import to_model
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.scoring.perceptual import Perceptual, load_perceptual
+from maskgit_cli.scoring.reconstruction import ReconstructionFeatures, load_features
 from maskgit_cli.training.common import (
     Meter,
     TrainingClaim,
@@ -41,13 +43,12 @@ from maskgit_cli.training.common import (
 from maskgit_cli.training.image_batches import image_batches
 from maskgit_cli.training.init_tokenizer import InitialTokenizer, initial_tokenizer, size_name
 from maskgit_cli.training.optim import EMA
-from maskgit_cli.training.perceptual import PerceptualLoss, lpips
 from maskgit_cli.training.previews import preview_path, save_reconstructions
 from maskgit_cli.training.reconstruction import check_readable, reconstruction_quality
 from maskgit_cli.training.vqgan_objective import Networks, train_step
 
 # Settings that may change when resuming.
-FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every"}
+FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every", "val_features"}
 
 
 @checked
@@ -92,13 +93,14 @@ def train_vqgan(
     config, derived = resolved(config, initial)
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
-    source, held_out = open_source(images, reporter=reporter), _validation_set(val, reporter)
-    perceptual, config = _perceptual(config, accelerator.device, reporter)
-    record = _record(images, source, config, initial, derived)
+    source, held_out = open_source(images, reporter=reporter), _held_out(val, config, accelerator, reporter)
+    perceptual, config, chosen = _perceptual(config, accelerator.device, reporter)
+    record = _record(images, source, config, initial, derived + chosen)
     with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as claimed:
         if _nothing_to_do(out, config.steps, claimed, reporter):
             return out
-        config, sizes = claimed.settings(config), initial.config
+        config, size = claimed.settings(config), initial.config.codebook_size
+        perceptual = _as_started(perceptual, config, accelerator.device, reporter)
         nets, state = _build(config, initial, accelerator)
         step = load_state(out, state)
         log = open_log(out, step)
@@ -110,8 +112,7 @@ def train_vqgan(
                 pixels = pixels.to(memory_format=_memory_format(accelerator.device))
                 step += 1
                 done = train_step(pixels, step, nets, config, perceptual, accelerator)
-                counts = torch.bincount(done.indices.flatten(), minlength=sizes.codebook_size)
-                counts = accelerator.reduce(counts)
+                counts = accelerator.reduce(torch.bincount(done.indices.flatten(), minlength=size))
                 nets.last_used[counts > 0] = step
                 state.meter.add(done.values, config.batch_size, counts)
                 task.advance(1, loss=done.values["l1"])
@@ -124,7 +125,7 @@ def train_vqgan(
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None and world().main:
-                    log.append(step=step, **_validate(nets, initial, held_out, config))
+                    log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
                 if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep)
                     interrupts.checkpointed(step)
@@ -234,32 +235,78 @@ def _build(
 
 def _perceptual(
     config: VQGANTrainConfig, device: torch.device, reporter: Reporter
-) -> tuple[PerceptualLoss | None, VQGANTrainConfig]:
-    """LPIPS, or None (with a warning) if its weights are unavailable, and the resulting settings.
+) -> tuple[Perceptual | None, VQGANTrainConfig, list[str]]:
+    """The perceptual distance, or None, the settings that name it, and those of them that are derived.
 
-    The record then has a weight of 0, and resuming with LPIPS is refused.
+    Without a distance the record has a weight of 0, and resuming with one is refused. A distance that is
+    named and has a weight of 0 is measured on the images of ``--val`` only.
     """
-    if config.perceptual_weight == 0:
-        return None, config
-    try:
-        return lpips(device, reporter), config
-    except WeightsError as error:
-        reporter.warn(f"training without the perceptual loss. {error}")
-        return None, dataclasses.replace(config, perceptual_weight=0.0)
+    asked, found = config.perceptual, None
+    automatic = asked == "auto" and config.perceptual_weight > 0
+    if automatic:
+        try:
+            found = load_perceptual(asked, config.res or 0, device, reporter)
+        except WeightsError as error:
+            reporter.warn(f"training without a perceptual loss. {error}")
+    elif asked not in ("auto", "none"):
+        found = load_perceptual(asked, config.res or 0, device, reporter)
+    weight = config.perceptual_weight if found else 0.0
+    name = found.name if found else "none"
+    config = dataclasses.replace(config, perceptual=name, perceptual_weight=weight)
+    return found, config, ["perceptual"] if automatic else []
 
 
-def _validation_set(path: Path | None, reporter: Reporter) -> ImageSource | None:
-    """The images of ``--val``, at least one of which is readable."""
+def _as_started(
+    found: Perceptual | None, config: VQGANTrainConfig, device: torch.device, reporter: Reporter
+) -> Perceptual | None:
+    """The perceptual distance with which a training was started, whatever ``auto`` finds now.
+
+    Raises:
+        WeightsError: its weights are not available any more.
+    """
+    if config.perceptual == (found.name if found else "none"):
+        return found
+    reporter.info(f"the training continues with --perceptual {config.perceptual}, with which it was started")
+    if config.perceptual == "none":
+        return None
+    return load_perceptual(config.perceptual, config.res or 0, device, reporter)
+
+
+class _HeldOut(NamedTuple):
+    """The images of ``--val``, and the features of ``--val-features``."""
+
+    source: ImageSource
+    features: ReconstructionFeatures | None
+
+
+def _held_out(
+    path: Path | None, config: VQGANTrainConfig, accelerator: Any, reporter: Reporter
+) -> _HeldOut | None:
+    """The images of ``--val``, at least one of which is readable, and how they are measured.
+
+    Raises:
+        ConfigError: there are features and no images.
+        InputError: no image can be read.
+        WeightsError: the weights of the features are not available.
+    """
     if path is None:
+        if config.val_features is not None:
+            raise ConfigError(f"--val-features {config.val_features}: give the images to measure with --val")
         return None
     source = open_source(path, reporter=reporter)
     check_readable(source)
-    return source
+    name = config.val_features
+    return _HeldOut(source, None if name is None else load_features(name, accelerator.device, reporter))
 
 
 def _validate(
-    nets: Networks, initial: InitialTokenizer, source: ImageSource, config: VQGANTrainConfig
+    nets: Networks,
+    initial: InitialTokenizer,
+    held_out: _HeldOut,
+    config: VQGANTrainConfig,
+    perceptual: Perceptual | None,
 ) -> dict[str, float]:
     """Reconstruction quality of the EMA weights on held-out images, as a line of the log."""
     network = initial._replace(tensors=nets.ema.tensors).build().to(nets.last_used.device).eval()
-    return {f"val_{k}": v for k, v in reconstruction_quality(network, source, config.batch_size).items()}
+    found = reconstruction_quality(network, held_out.source, config.batch_size, perceptual, held_out.features)
+    return {f"val_{key}": value for key, value in found.items()}

@@ -14,9 +14,9 @@ from torch import Tensor
 from maskgit_cli.config.stages import VQGANTrainConfig
 from maskgit_cli.runtime.distributed import from_main
 from maskgit_cli.runtime.rng import REVIVAL, batch_uniform
+from maskgit_cli.scoring.perceptual import Perceptual
 from maskgit_cli.training.common import Trained
 from maskgit_cli.training.optim import EMA, cosine_factor, set_lr, warmup_factor
-from maskgit_cli.training.perceptual import PerceptualLoss
 
 
 class Networks(NamedTuple):
@@ -56,7 +56,7 @@ def train_step(
     step: int,
     nets: Networks,
     config: VQGANTrainConfig,
-    perceptual: PerceptualLoss | None,
+    perceptual: Perceptual | None,
     accelerator: Any,
 ) -> Step:
     """One update of the generator and, once the adversarial loss is enabled, one of the discriminator.
@@ -66,7 +66,7 @@ def train_step(
         step: number of the step, from 1.
         nets: the networks.
         config: fully resolved settings.
-        perceptual: LPIPS, or None.
+        perceptual: the perceptual distance, or None.
         accelerator: an ``accelerate.Accelerator``.
     """
     decay = cosine_factor(step, config.decay_steps or config.steps, config.lr_floor)
@@ -77,12 +77,14 @@ def train_step(
     revive_dead_codes(pixels, step, nets, config, accelerator)
     reconstruction, quantized = nets.vqgan.wrapped(pixels)
     l1 = F.l1_loss(reconstruction, pixels)
-    fidelity = l1
-    if perceptual is not None:
-        fidelity = l1 + config.perceptual_weight * perceptual(pixels, reconstruction)
     codebook = config.codebook_weight * quantized.codebook_loss  # equation 4
-    loss = fidelity + codebook + config.commitment_weight * quantized.commitment_loss
     values = {"l1": l1, "codebook": quantized.codebook_loss, "lr": torch.tensor(lr)}
+    fidelity = l1
+    if perceptual is not None and config.perceptual_weight > 0:
+        distance = perceptual.distance(pixels, reconstruction).mean()
+        fidelity = l1 + config.perceptual_weight * distance
+        values[perceptual.key] = distance
+    loss = fidelity + codebook + config.commitment_weight * quantized.commitment_loss
     if config.smoothness_weight:
         roughness = relative_roughness(quantized.latents)
         loss = loss + config.smoothness_weight * roughness

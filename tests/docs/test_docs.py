@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import click
 import h5py
@@ -41,6 +42,7 @@ from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.reports.sweeping import sweep
 from maskgit_cli.sampling.images import sample
 from maskgit_cli.sampling.inpaint.inpainting import inpaint
+from maskgit_cli.scoring import perceptual
 from maskgit_cli.scoring.details import details_of
 from maskgit_cli.scoring.stages import fid_stats, score
 from maskgit_cli.weights.exporting import export
@@ -219,6 +221,11 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     train_tiny(tokens, root / "validated", measured, **between_lines, **scores)
     everything = {"size": None, "preview_every": 6, "smoothness_weight": 0.1} | between_lines
     train_tiny_vqgan(images, root / "vqgan", {"val": images, "init_from": tokenizer}, **everything)
+    measured = {"perceptual_weight": 1.0, "val_features": "vqgan", "steps": 1}
+    distance = perceptual._Network(lambda *arguments: lambda a, b: (a - b).pow(2).mean((1, 2, 3)), 16)
+    for name in perceptual.NETWORKS:
+        with mock.patch.dict(perceptual.NETWORKS, {name: distance}):
+            train_tiny_vqgan(images, root / name, {"val": images}, **measured, perceptual=name)
     export(run, root / "model", half=True)
     export(root / "model", root / "model-again", sampler={"steps": 4})
     import_weights([GOOGLE.transformer], root / "imported", tokenizer=GOOGLE.tokenizer)
@@ -334,8 +341,9 @@ def test_records(made, run, tokenizer):
             held.check(json.loads(line), "lines-of-train")
     for path in (made / "vqgan", made / "vqgan-exported", builtin_tokenizer()):
         held.check(read(path / "config.json"), "record-of-a-tokenizer")
-    for line in (made / "vqgan" / "metrics.jsonl").read_text().splitlines():
-        held.check(json.loads(line), "lines-of-train-vqgan")
+    for name in ("vqgan", *perceptual.NETWORKS):
+        for line in (made / name / "metrics.jsonl").read_text().splitlines():
+            held.check(json.loads(line), "lines-of-train-vqgan")
     for path in (run, made / "vqgan"):
         for state in path.glob("checkpoints/*/state.json"):
             held.check(read(state), "record-of-a-checkpoint")

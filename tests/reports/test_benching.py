@@ -7,8 +7,8 @@ import torch
 from tiny_models import VQGAN_SIZES
 from torch import nn
 
+from maskgit_cli.config.benchmarks import BENCH_STAGES, BenchConfig
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, Size
-from maskgit_cli.config.stages import BENCH_STAGES, BenchConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.reports import benching
 from maskgit_cli.reports.benching import Workload, bench, count_flops, measure

@@ -13,13 +13,14 @@ from maskgit_cli.config.stages import DoctorConfig, SampleConfig, TokenizeConfig
 from maskgit_cli.data.decoding import decode
 from maskgit_cli.data.images import read_image, views
 from maskgit_cli.data.tokenizing import tokenize
-from maskgit_cli.errors import InputError, OutputError
+from maskgit_cli.errors import InputError, OutputError, WeightsError
 from maskgit_cli.figures.sheets import captioned_sheet
 from maskgit_cli.formats.token_writer import TokenWriter
 from maskgit_cli.formats.tokens import TokenMeta, open_tokens
-from maskgit_cli.networks.pixels import psnr
+from maskgit_cli.networks.pixels import psnr, ssim
 from maskgit_cli.reports.doctoring import diagnose
 from maskgit_cli.sampling.images import sample
+from maskgit_cli.scoring import perceptual
 
 
 def write(path, codes, labels, names, tokenizer, *, views="none", classes=("cat", "dog", "owl")):
@@ -131,3 +132,46 @@ def test_samples_have_no_originals(run, tokenizer, tmp_path):
     assert found.path.exists()
     with pytest.raises(OutputError):
         diagnose(tokens, tmp_path / "x.txt", tokenizer=tokenizer, device="cpu")
+
+
+def test_measures_of_the_reconstructions(made, tokenizer, monkeypatch, maskgit):
+    def loaded(device, reporter, download):
+        asked.append(download)
+        return lambda a, b: (a - b).abs().mean((1, 2, 3))
+
+    asked = []
+    for name in perceptual.NETWORKS:
+        monkeypatch.setitem(perceptual.NETWORKS, name, perceptual._Network(loaded, 16))
+    config = DoctorConfig(perceptual="st-lpips", features="vqgan")
+    found = diagnose("tokens.h5", config=config, tokenizer=tokenizer, device="cpu", batch_size=5)
+    decode("tokens.h5", "decoded", tokenizer, device="cpu")
+    names = open_tokens("tokens.h5").names
+    originals = torch.stack([views(read_image(made / "images" / name), 16, "none")[0] for name in names])
+    decoded = torch.stack([read_image(made / "decoded" / name) for name in names])
+    assert found.ssim == pytest.approx(float(ssim(originals, decoded).mean()), abs=1e-5)
+    assert found.distances.keys() == {"st_lpips", "frechet_vqgan"}
+    error = (originals.double() - decoded.double()).abs().mean() / 127.5
+    assert found.distances["st_lpips"] == pytest.approx(float(error), abs=1e-5)
+    assert found.distances["frechet_vqgan"] > 0
+    record = found.record()
+    assert record["st_lpips"] == found.distances["st_lpips"]
+    assert {"SSIM", "ST-LPIPS", "Fréchet distance, vqgan"} <= found.lines().keys()
+    # auto: the first network, and no download.
+    words = ("--tokenizer", tokenizer, "--overwrite", "--json")
+    record = json.loads(maskgit("doctor", "tokens.h5", *words).stdout)
+    assert record["lpips"] == found.distances["st_lpips"]
+    assert not {"st_lpips", "frechet_vqgan"} & record.keys()
+    assert "lpips" not in json.loads(maskgit("doctor", "tokens.h5", *words, "--perceptual", "none").stdout)
+    assert asked == [True, False]
+
+
+def test_a_perceptual_distance_that_is_absent(made, tokenizer, monkeypatch, maskgit):
+    def absent(device, reporter, download):
+        raise WeightsError("its weights are absent")
+
+    for name in perceptual.NETWORKS:
+        monkeypatch.setitem(perceptual.NETWORKS, name, perceptual._Network(absent, 16))
+    done = maskgit("doctor", "tokens.h5", "--tokenizer", tokenizer)
+    assert done.status == 0
+    assert "absent" in done.stderr
+    assert maskgit("doctor", "tokens.h5", "--tokenizer", tokenizer, "--perceptual", "lpips").status == 1

@@ -12,9 +12,9 @@ from maskgit_cli.errors import OutputError, WeightsError
 from maskgit_cli.runtime import pretrained as module
 from maskgit_cli.runtime.download import RemoteFile, ask_server, download_file
 from maskgit_cli.runtime.pretrained import INCEPTION, LPIPS_HEADS, VGG16, PretrainedFile, pretrained
+from maskgit_cli.scoring import perceptual
 from maskgit_cli.scoring.features.inception import inception_weights
-from maskgit_cli.training import perceptual
-from maskgit_cli.training.perceptual import lpips
+from maskgit_cli.scoring.perceptual import lpips
 
 DATA = b"weights" * 1000
 
@@ -114,6 +114,14 @@ def test_lpips_is_available_offline_when_its_weights_are_cached(cache, monkeypat
     assert asked == ["lpips-vgg16"]
 
 
+def test_nothing_is_downloaded_where_that_is_not_wanted(server, cache):
+    with pytest.raises(WeightsError, match=r"weights\.pth"):
+        pretrained(file_on(server), download=False)
+    assert server.fetched("files/weights.pth") == []
+    (cache / "weights.pth").write_bytes(DATA)
+    assert pretrained(file_on(server), download=False) == cache / "weights.pth"
+
+
 def test_a_whole_partial_file_of_unknown_size(server, tmp_path):
     """Asking for what follows it would fail each time."""
     (tmp_path / "x.incomplete").write_bytes(DATA)
@@ -168,7 +176,7 @@ def test_lpips_of_cached_weights_offline(cache, monkeypatch, capfd):
     monkeypatch.setattr(perceptual, "VGG16", save(VGG16, {}))
     distance = perceptual.lpips(torch.device("cpu"))
     images = torch.rand(2, 3, 32, 32) * 2 - 1
-    assert distance(images, images) == 0
-    assert distance(images, -images) > 0
+    assert distance(images, images).tolist() == [0, 0]
+    assert (distance(images, -images) > 0).all()
     out, err = capfd.readouterr()
     assert "ownload" not in out + err

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from resigned import rewrite_record
 from tiny_models import CODES, VQGAN_SIZES
 from tiny_training import (
     VQGAN_TRAINING,
@@ -32,6 +33,7 @@ from maskgit_cli.errors import ConfigError, InputError, MaskGITError, OutputErro
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.runtime.progress import SILENT
+from maskgit_cli.scoring import perceptual
 from maskgit_cli.training import vqgan as vqgan_training
 from maskgit_cli.training import vqgan_objective
 from maskgit_cli.training.image_batches import image_batches
@@ -82,6 +84,7 @@ def test_a_finished_tokenizer_has_the_ema_weights(trained):
 def test_the_record_names_settings_and_parents(trained, images):
     record = json.loads((trained[0] / "config.json").read_text())
     wanted = VQGAN_TRAINING | {"preview_every": 3, "res": 16, "codebook_size": CODES, "decay_steps": 6}
+    wanted["perceptual"] = "none"  # which follows from its weight of 0
     assert record["settings"] == VQGANTrainConfig(**wanted).to_json()
     assert [(p["kind"], p["name"]) for p in record["parents"]] == [("images", images.name)]
 
@@ -402,43 +405,142 @@ def test_a_folder_without_a_readable_image_is_an_error(tmp_path):
         train_tiny_vqgan(tmp_path / "images", tmp_path / "out")
 
 
-def test_without_lpips_there_is_a_warning(images, tmp_path, monkeypatch):
-    def absent(device, reporter):
-        raise WeightsError("LPIPS needs its weights")
-
-    monkeypatch.setattr(vqgan_training, "lpips", absent)
-    listener = Listener()
-    out = train_tiny_vqgan(images, tmp_path / "out", {"reporter": listener}, steps=1, perceptual_weight=1.0)
-    assert len(listener.warnings) == 1
-    assert "LPIPS needs its weights" in listener.warnings[0]
-    assert load_tokenizer(out)
-    assert json.loads((out / "config.json").read_text())["settings"]["perceptual_weight"] == 0
+# --- the perceptual distance ------------------------------------------------------------------------
 
 
-def test_a_training_without_lpips_is_not_resumed_with_it(images, tmp_path, monkeypatch):
-    def distance(images, reconstructions):
-        return (images - reconstructions).pow(2).mean()
+@pytest.fixture
+def available(monkeypatch):
+    """Networks of perceptual distances by name, none of them available; they give squared differences."""
 
-    out = train_tiny_vqgan(images, tmp_path / "out", steps=1)
+    def absent(name):
+        def load(device, reporter, download):
+            raise WeightsError(f"no weights of {name}")
+
+        return load
+
+    def present(device, reporter, download):
+        return lambda images, others: (images - others).pow(2).mean((1, 2, 3))
+
+    def switch(*names):
+        for name in perceptual.NETWORKS:
+            load = present if name in names else absent(name)
+            monkeypatch.setitem(perceptual.NETWORKS, name, perceptual._Network(load, 16))
+
+    switch()
+    return switch
+
+
+WITH = {"perceptual_weight": 1.0, "steps": 2}
+
+
+def unfinished(out):
     (out / "model.safetensors").unlink()
-    monkeypatch.setattr(vqgan_training, "lpips", lambda device, reporter: distance)
+    return out
+
+
+def settings_of(out):
+    record = json.loads((out / "config.json").read_text())
+    return {key: record["settings"][key] for key in ("perceptual", "perceptual_weight")}, record["derived"]
+
+
+def test_without_a_perceptual_distance_there_is_a_warning(images, tmp_path, available):
+    listener = Listener()
+    out = train_tiny_vqgan(images, tmp_path / "out", {"reporter": listener}, **WITH)
+    assert len(listener.warnings) == 1
+    assert "no weights of lpips" in listener.warnings[0]
+    assert "no weights of st-lpips" in listener.warnings[0]
+    assert load_tokenizer(out)
+    settings, derived = settings_of(out)
+    assert settings == {"perceptual": "none", "perceptual_weight": 0}
+    assert "perceptual" in derived
+
+
+def test_a_training_without_it_is_not_resumed_with_it(images, tmp_path, available):
+    out = unfinished(train_tiny_vqgan(images, tmp_path / "out", steps=2))
+    available("lpips")
     with pytest.raises(OutputError, match=r"--perceptual-weight 0\.0, not 1\.0"):
-        train_tiny_vqgan(images, out, steps=1, perceptual_weight=1.0)
+        train_tiny_vqgan(images, out, **WITH)
 
 
-def test_lpips_is_used_where_it_is_available(images, tmp_path, monkeypatch):
-    calls = []
-
-    def perceptual(images, reconstructions):
-        calls.append(images.shape)
-        return (images - reconstructions).pow(2).mean()
-
-    monkeypatch.setattr(vqgan_training, "lpips", lambda device, reporter: perceptual)
-    with_it = train_tiny_vqgan(images, tmp_path / "with", steps=2, perceptual_weight=1.0)
+@pytest.mark.parametrize(("name", "key"), [("lpips", "lpips"), ("st-lpips", "st_lpips")])
+def test_the_distance_is_used_and_logged_by_its_name(images, tmp_path, available, name, key):
     without = train_tiny_vqgan(images, tmp_path / "without", steps=2)
-    assert calls == [(8, 3, 16, 16)] * 2
-    name = "decoder.conv_out.weight"
-    assert not torch.equal(weights(with_it)["model"][name], weights(without)["model"][name])
+    assert not {"lpips", "st_lpips"} & metrics(without)[0].keys()
+    available(name)
+    with_it = train_tiny_vqgan(images, tmp_path / "with", {"val": images}, **WITH)
+    assert settings_of(with_it)[0] == {"perceptual": name, "perceptual_weight": 1.0}
+    lines = metrics(with_it)
+    assert {"lpips", "st_lpips"} & lines[0].keys() == {key}
+    assert {"val_lpips", "val_st_lpips"} & lines[-1].keys() == {f"val_{key}"}
+    weight = "decoder.conv_out.weight"
+    assert not torch.equal(weights(with_it)["model"][weight], weights(without)["model"][weight])
+
+
+def test_lpips_is_preferred(images, tmp_path, available):
+    available("lpips", "st-lpips")
+    out = train_tiny_vqgan(images, tmp_path / "out", **WITH)
+    assert settings_of(out)[0]["perceptual"] == "lpips"
+
+
+def test_a_resumed_training_keeps_its_distance(images, tmp_path, available):
+    available("st-lpips")
+    out = unfinished(train_tiny_vqgan(images, tmp_path / "out", **WITH))
+    wanted = contents(out)
+    available("lpips", "st-lpips")
+    train_tiny_vqgan(images, out, **WITH)
+    (out / "model.safetensors").unlink()
+    train_tiny_vqgan(images, out, **WITH, perceptual="st-lpips")
+    assert {key: value for key, value in contents(unfinished(out)).items() if key != "config.json"} == {
+        key: value for key, value in wanted.items() if key != "config.json"
+    }
+    for other in ("lpips", "none"):
+        with pytest.raises(OutputError, match=f"--perceptual st-lpips, not {other}|--perceptual-weight"):
+            train_tiny_vqgan(images, out, **WITH, perceptual=other)
+
+
+def test_a_resumed_training_needs_its_distance(images, tmp_path, available):
+    available("st-lpips")
+    out = unfinished(train_tiny_vqgan(images, tmp_path / "out", **WITH))
+    available("lpips")
+    with pytest.raises(WeightsError, match="no weights of st-lpips"):
+        train_tiny_vqgan(images, out, **WITH)
+
+
+def test_records_older_than_the_setting_are_continued(images, tmp_path, available):
+    available("lpips")
+    out = unfinished(train_tiny_vqgan(images, tmp_path / "out", **WITH))
+    record = json.loads((out / "config.json").read_text())
+    del record["settings"]["perceptual"]
+    record["derived"].remove("perceptual")
+    (out / "config.json").write_text(json.dumps(record))
+    rewrite_record(out / "config.json")
+    available("st-lpips")
+    with pytest.raises(WeightsError, match="no weights of lpips"):
+        train_tiny_vqgan(images, out, **WITH)
+    available("lpips", "st-lpips")
+    train_tiny_vqgan(images, out, **WITH)
+    assert settings_of(out)[0]["perceptual"] == "lpips"
+
+
+def test_a_distance_without_a_weight_is_only_measured(images, tmp_path, available):
+    available("st-lpips")
+    without = train_tiny_vqgan(images, tmp_path / "without", steps=2)
+    out = train_tiny_vqgan(images, tmp_path / "out", {"val": images}, steps=2, perceptual="st-lpips")
+    assert contents(out / "checkpoints") == contents(without / "checkpoints")
+    assert "st_lpips" not in metrics(out)[0]
+    assert metrics(out)[-1]["val_st_lpips"] > 0
+
+
+def test_images_too_small_for_the_distance(images, tmp_path):
+    with pytest.raises(ConfigError, match="--perceptual st-lpips: images of 16 px"):
+        train_tiny_vqgan(images, tmp_path / "out", steps=1, perceptual="st-lpips")
+
+
+def test_features_of_validation_need_images(images, tmp_path):
+    with pytest.raises(ConfigError, match="--val-features vqgan"):
+        train_tiny_vqgan(images, tmp_path / "out", steps=1, val_features="vqgan")
+    out = train_tiny_vqgan(images, tmp_path / "out", {"val": images}, steps=2, val_features="vqgan")
+    assert metrics(out)[-1]["val_frechet_vqgan"] > 0
 
 
 def test_a_diverged_run_stops_before_its_checkpoint(trained, images, tmp_path, monkeypatch):
