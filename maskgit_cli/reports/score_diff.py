@@ -138,7 +138,7 @@ class ScoreDiff(NamedTuple):
             where = "within" if gap.within_spread else "beyond"
             yield f"  the intervals {verb}: the gap is {where} the spread of the samples"
         for difference in gap.explained_by:
-            yield f"  {difference.key} can explain it, {_size(difference)}: {_why(difference)}"
+            yield f"  {difference.key} can explain it{_size(gap, difference)}: {_why(difference)}"
         if not gap.explained_by:
             yield f"  no recorded setting that differs can explain it{self._otherwise()}"
 
@@ -347,12 +347,13 @@ def _why(difference: Difference) -> str:
     return difference.effect.why if difference.effect else ""
 
 
-def _size(difference: Difference) -> str:
-    """The measured size of an effect, for people."""
+def _size(gap: Gap, difference: Difference) -> str:
+    """The measured size of an effect on a Fréchet distance, for people."""
     entry = difference.effect
-    if entry is None or entry.size is None:
-        return "by how much is not measured"
-    return f"by up to {entry.size:g} {entry.unit}" + (f", docs/{entry.anchor}" if entry.anchor else "")
+    if entry is None or entry.size is None or score_of(gap.names[0]).name != "fid":
+        return ""
+    where = f" (docs/{entry.anchor})" if entry.anchor else ""
+    return f", by up to {entry.size:g} {entry.unit} where it was measured{where}"
 
 
 def _measured(difference: Difference) -> dict[str, Any]:
