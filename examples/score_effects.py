@@ -12,6 +12,7 @@ import argparse
 import io
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgit_cli import ScoreConfig, score
+from maskgit_cli import ScoreConfig, fid_stats, score
 from maskgit_cli.data.images import fit_square
 from maskgit_cli.data.sources import ImageSource, open_source
 from maskgit_cli.scoring.preparation import crop_adm
@@ -89,19 +90,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         photographs = open_source(given.photographs)
+        cropped = replace(config, res=given.res)
+        ref = fid_stats([given.photographs], root / "photographs.npz", cropped)
         for i, (name, prepare) in enumerate(variants(given.res).items()):
             folder = save(root / f"variant-{i}", map(prepare, map(photographs.open, range(len(photographs)))))
-            print(f"{name}: {distance(folder, given.photographs):.3f}", flush=True)
+            print(f"{name}: {distance(folder, ref):.3f}", flush=True)
         images = open_source(given.images)
         order = np.random.default_rng(0).permutation(len(images))
         half = len(order) // 2
-        other = subset(images, order[half:], root / "other-half")
+        ref = fid_stats([subset(images, order[half:], root / "other-half")], root / "other-half.npz", config)
         for n in (*(n for n in SIZES if n < half), half):
-            print(f"n {n}: {distance(subset(images, order[:n], root / f'n-{n}'), other):.3f}", flush=True)
+            print(f"n {n}: {distance(subset(images, order[:n], root / f'n-{n}'), ref):.3f}", flush=True)
         even = balanced(images.labels, order[:half])
         natural = order[: len(even)]
         for name, numbers in (("natural", natural), ("equal", even)):
-            found = distance(subset(images, numbers, root / name), other)
+            found = distance(subset(images, numbers, root / name), ref)
             print(f"{len(numbers)} images, classes in {name} shares: {found:.3f}", flush=True)
 
 
