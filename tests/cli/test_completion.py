@@ -37,7 +37,7 @@ def offered(line: str) -> list[str]:
         ("sample --preset ", list(PRESETS)),
         ("train t.h5 --size ", list(SIZE_NAMES)),
         ("train t.h5 --warm", ["--warmup"]),
-        ("fid --metrics ", ["fid", "sfid", "kid", "is", "prdc"]),
+        ("fid --metrics ", ["fid", "sfid", "kid", "is", "prdc", "cmmd"]),
         ("fid --metrics fid,p", ["fid,prdc"]),
         ("sweep m --sampler confidence,h", ["confidence,halton"]),
         ("sweep m --schedule arccos,", [f"arccos,{name}" for name in SCHEDULES]),
