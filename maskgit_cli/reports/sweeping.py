@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,12 +70,13 @@ class SweepResult(NamedTuple):
 
 
 class _ModelPoint(NamedTuple):
-    """A point with the model and all settings of the sampler."""
+    """A point with the model, all settings of the sampler, and the side of its images in pixels."""
 
     name: str
     values: dict[str, Any]
     model: Path
     sampler: SamplerConfig
+    resolution: int
 
 
 class _Settings(NamedTuple):
@@ -155,7 +157,8 @@ def sweep(
             return SweepResult(out, record, True)
         name = out.resolve().name
         shared = _Settings(claimed.path, name, config, scoring, ref, inception, batch_size, device, dtype)
-        _run_points(shared, points, record, _reference_statistics(shared, paths[0], reporter), reporter)
+        statistics = _reference_statistics(shared, paths[0], points[0].resolution, reporter)
+        _run_points(shared, points, record, statistics, reporter)
         record["best"] = _best_points(shared, points, record["points"])
         record["complete"] = True
         on_main(lambda: _write_result(claimed.path, record))
@@ -222,13 +225,19 @@ def _resolve_points(
         for point in points:
             if point.values.get("model", name) == name:
                 sampler = _resolve_sampler(point.values, model)
-                resolved[point.name] = _ModelPoint(point.name, point.values, path, sampler)
+                resolved[point.name] = _ModelPoint(point.name, point.values, path, sampler, model.resolution)
         del model
     if EXTRACTORS[scoring.extractor].tokenizer and len(tokenizers) > 1:
         others = [entry.name for entry in EXTRACTORS.values() if not entry.tokenizer]
         raise ConfigError(
             f"--features {scoring.extractor}: the models have different tokenizers, so their distances would "
             f"be in different feature spaces; use --features {' or '.join(others)}"
+        )
+    sides = sorted({point.resolution for point in resolved.values()})
+    if scoring.res is None and len(sides) > 1:
+        raise ConfigError(
+            f"the models have different resolutions, {' and '.join(map(str, sides))} px: give --res N, to "
+            "which samples and reference images are resized"
         )
     digest = sha256_bytes(np.concatenate(labels).astype("<i4").tobytes())
     return [resolved[point.name] for point in points], parents, digest
@@ -307,8 +316,10 @@ def _check_reference(ref: Path, scoring: ScoreConfig, inception: Path | None, mo
         raise ConfigError(f"--ref {ref}: statistics of {space}, not of --features {scoring.extractor}")
 
 
-def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) -> Path:
+def _reference_statistics(shared: _Settings, model: Path, resolution: int, reporter: Reporter) -> Path:
     """The statistics file of the reference: the reference itself, or statistics collected once.
+
+    Photographs are resized and cropped to ``--res``, else to the resolution of the samples.
 
     Raises:
         As :func:`~maskgit_cli.scoring.stages.fid_stats`.
@@ -326,7 +337,7 @@ def _reference_statistics(shared: _Settings, model: Path, reporter: Reporter) ->
     return fid_stats(
         [ref],
         found,
-        scoring,
+        replace(scoring, res=scoring.res or resolution),
         weights=shared.inception,
         tokenizer=tokenizer,
         with_features=any(METRICS[name].reference == "features" for name in scoring.metrics),

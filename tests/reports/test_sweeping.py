@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_models import make_model
 from tiny_training import train_tiny
 
 from maskgit_cli.config.stages import SampleConfig, ScoreConfig, SweepConfig
 from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError, WeightsError
+from maskgit_cli.formats.feature_statistics import read_statistics
 from maskgit_cli.formats.samples import open_samples, read_record
 from maskgit_cli.formats.sweeps import read_sweep, write_sweep
 from maskgit_cli.formats.tokens import open_tokens
@@ -324,6 +326,15 @@ def test_precision_and_recall_when_asked_for(model, images, tmp_path):
     }  # fmt: skip
     assert all("is" in point["left_out"] for point in done.record["points"])
     assert (tmp_path / "s" / "plots" / "precision-vqgan-against-recall-vqgan.png").exists()
+
+
+def test_photographs_are_cropped_to_the_resolution_of_the_samples(model, images, tmp_path):
+    large = tmp_path / "large"
+    large.mkdir()
+    for i, path in enumerate(sorted(images.rglob("*.png"))):
+        Image.open(path).resize((40, 40)).save(large / f"{i}.png")
+    sweep([model], {"steps": [1]}, large, tmp_path / "sweep", SweepConfig(n=4), SCORING, device="cpu")
+    assert read_statistics(tmp_path / "sweep" / "reference.npz").resolution == 16
 
 
 def test_statistics_serve_as_they_are(model, images, whole, tmp_path):
