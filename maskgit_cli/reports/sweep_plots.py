@@ -55,6 +55,8 @@ def plot_files(points: Sequence[Mapping[str, Any]], unnamed: Collection[str] = (
     """
     metrics = [name for name in points[0]["metrics"] if score_of(name).better is not None]
     metrics = [name for name in metrics if all(name in point["metrics"] for point in points)]
+    if not metrics:  # all are left out, for reasons that the points record
+        return {}
     varied = [name for name in points[0]["values"] if len({_key(p, name) for p in points}) > 1]
     plots = {
         f"by-{name.replace('_', '-')}": _by_setting(points, name, varied, metrics, unnamed) for name in varied
@@ -64,7 +66,7 @@ def plot_files(points: Sequence[Mapping[str, Any]], unnamed: Collection[str] = (
         if across in by_score and up in by_score and varied:
             name = f"{by_score[up]}-against-{by_score[across]}".replace("_", "-")
             plots[name] = _trade_off(points, by_score[across], by_score[up], varied, unnamed)
-    return {name: figure_png(figure) for name, figure in plots.items()} if metrics else {}
+    return {name: figure_png(figure) for name, figure in plots.items()}
 
 
 def best_point(points: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any]:

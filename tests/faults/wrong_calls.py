@@ -54,7 +54,7 @@ VALUES = {
         --mask-schedule pow-1; --loss-on none; --ema 1; --seed -1; --seed {ENORMOUS}; --seed x;
         --checkpoint-every 0; --keep 0; --log-every 0; --res 511; --res 0; --size giant; --val missing.h5;
         --val notes.txt; --val fifo; --tokenizer missing; --tokenizer trained-tokenizer/checkpoints;
-        --fid-every 1; --fid-every -1; --fid-every x; --fid-n 1; --fid-features clip; --fid-ref stats.npz;
+        --fid-every 1; --fid-every -1; --fid-every x; --fid-n 1; --fid-features eyes; --fid-ref stats.npz;
         --fid-every 1 --fid-features vqgan --fid-ref missing; --fid-ref '';
         --fid-every 1 --fid-features vqgan --fid-ref notes.txt;
         --init-from missing; --init-from notes; --init-from tokenizer; --out ''; --out notes;
@@ -93,7 +93,7 @@ VALUES = {
     "--device gpu; --device cuda:99",
     "fid": f"""
         --ref missing; --ref notes; --ref notes.txt; --ref empty; --ref fifo; --ref ''; --ref model;
-        --metrics kid; --metrics ''; --neighbors 0; --neighbors {HUGE}; --splits 0; --splits {HUGE};
+        --metrics fvd; --metrics ''; --neighbors 0; --neighbors {HUGE}; --splits 0; --splits {HUGE};
         --protocol best; --features pixels; --weights missing; --weights notes.txt; --tokenizer missing;
         --tokenizer imported/tokenizer; --batch-size 0; --out notes; --out notes.txt;
         --out notes.txt/new.json; --out ''; --out fifo; --out new.txt""",
@@ -117,7 +117,7 @@ VALUES = {
         --steps 0; --steps 4,x; --steps 8:4:1; --steps 1:9:0; --steps 17; --steps ''; --steps 2,2;
         --cfg 0:1:0.00001; --cfg nan; --cfg 0:{HUGE}:1; --cfg x; --sampler best;
         --sampler halton --gumbel 1; --preset best; --preset raster --sampler raster; --n 1; --n 0;
-        --n {ENORMOUS}; --keep some; --labels bat; --labels @fifo; --weights best; --metrics kid;
+        --n {ENORMOUS}; --keep some; --labels bat; --labels @fifo; --weights best; --metrics fvd;
         --ref missing; --ref notes.txt; --ref fifo; --out notes; --out ''; --out notes.txt; --seed -1;
         --batch-size 0; --inception missing; --inception notes.txt""",
     "bench": f"""

@@ -328,6 +328,15 @@ def test_precision_and_recall_when_asked_for(model, images, tmp_path):
     assert (tmp_path / "s" / "plots" / "precision-vqgan-against-recall-vqgan.png").exists()
 
 
+def test_a_sweep_whose_metrics_are_all_left_out_ends_without_plots(model, images, tmp_path):
+    config = ScoreConfig(features="vqgan", metrics=("kid",))
+    done = sweep(
+        [model], {"steps": [1, 2]}, images, tmp_path / "sweep", SweepConfig(n=4), config, device="cpu"
+    )
+    assert all(point["left_out"].keys() == {"kid"} for point in done.record["points"])
+    assert not [*(tmp_path / "sweep" / "plots").glob("*.png")]
+
+
 def test_photographs_are_cropped_to_the_resolution_of_the_samples(model, images, tmp_path):
     large = tmp_path / "large"
     large.mkdir()
