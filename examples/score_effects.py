@@ -29,8 +29,8 @@ SIZES = (250, 500, 1000, 2000)
 
 
 def resized(image: Tensor, size: tuple[int, int], method: Image.Resampling) -> Tensor:
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, method)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    resized = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size, method)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:

@@ -242,6 +242,7 @@ def _settings(record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(value: Any, key: str) -> None:
+        """Enter a value, or those inside it, under keys that are joined by dots."""
         if key in _REPEATED or value is None:
             return
         if key in ("class_balance.samples", "class_balance.reference") and isinstance(value, Mapping):

@@ -61,12 +61,12 @@ def crop_adm(image: Tensor, resolution: int) -> Tensor:
     height, width = image.shape[1:]
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise InputError(f"{width}×{height} pixels: an aspect ratio above {MAX_ASPECT}")
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    while min(picture.size) >= 2 * resolution:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = resolution / min(picture.size)
-    size = round(picture.width * scale), round(picture.height * scale)
-    pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
+    scaled = Image.fromarray(image.permute(1, 2, 0).numpy())
+    while min(scaled.size) >= 2 * resolution:
+        scaled = scaled.resize((scaled.width // 2, scaled.height // 2), Image.Resampling.BOX)
+    scale = resolution / min(scaled.size)
+    size = round(scaled.width * scale), round(scaled.height * scale)
+    pixels = np.asarray(scaled.resize(size, Image.Resampling.BICUBIC))
     top, left = (pixels.shape[0] - resolution) // 2, (pixels.shape[1] - resolution) // 2
     square = pixels[top : top + resolution, left : left + resolution]
     return torch.from_numpy(square.transpose(2, 0, 1).copy())

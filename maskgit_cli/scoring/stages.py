@@ -180,6 +180,7 @@ def _score(
         return _inputs(config, space) | {"parents": parents_of(sources, batch_size)}
 
     def scored() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The record, and the spread of every score by its name."""
         began = time.monotonic()
         sampled, reference = (
             statistics_of(

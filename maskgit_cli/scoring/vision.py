@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from maskgit_cli.errors import ArtifactError, InputError, WeightsError
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.tensors import read_tensors
 from maskgit_cli.formats.torch_files import read_checkpoint
+from maskgit_cli.networks.inference import apply_to_rows
 from maskgit_cli.runtime.pretrained import HubFile, pretrained_from_hub
-from maskgit_cli.scoring.features import Resources
+from maskgit_cli.scoring.features import GPU_ROWS, Features, Resources
 
 # Files of weights in a directory of the hub's layout, the safer one first.
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -148,6 +150,33 @@ def _quiet(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+class VisionExtractor(ABC):
+    """Features by a vision transformer that takes images of any size, without logits.
+
+    Args:
+        network: in evaluation mode.
+        sha256: of its weights.
+        dimension: D, the number of features of an image.
+    """
+
+    side: int | None = None
+
+    def __init__(self, network: Any, sha256: str, dimension: int) -> None:
+        self.network = network
+        self.sha256 = sha256
+        self.dimension = dimension
+        self.device = next(network.parameters()).device
+
+    def __call__(self, images: Tensor) -> Features:
+        """Features of uint8 images (B, 3, H, W)."""
+        assert images.dtype == torch.uint8, images.dtype
+        return Features(apply_to_rows(self.embedded, (images,), self.device, GPU_ROWS).numpy())
+
+    @abstractmethod
+    def embedded(self, images: Tensor) -> Tensor:
+        """Features (B, D) of uint8 images (B, 3, H, W) on the network's device."""
 
 
 # --- images -----------------------------------------------------------------------------------------

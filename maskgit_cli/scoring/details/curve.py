@@ -35,7 +35,7 @@ def distances_by_size(
         samples: with features.
         reference: moments are enough.
         device: where covariances are computed, if it supports float64.
-        seed: of the subsets, one of which is drawn for each size.
+        seed: of the random subsets, one for each size.
 
     Raises:
         ConfigError: there are too few samples for the line.

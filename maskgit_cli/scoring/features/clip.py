@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskgit_cli.networks.inference import apply_to_rows
 from maskgit_cli.runtime.pretrained import CLIP_LARGE_336
-from maskgit_cli.scoring.features import GPU_ROWS, Features, Resources
-from maskgit_cli.scoring.vision import Architecture, bicubic_square, load_network, standardized
+from maskgit_cli.scoring.features import Resources
+from maskgit_cli.scoring.vision import (
+    Architecture,
+    VisionExtractor,
+    bicubic_square,
+    load_network,
+    standardized,
+)
 
 # Of the network's training images.
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -41,7 +45,7 @@ def load(resources: Resources) -> ClipExtractor:
     return ClipExtractor(*load_network(ARCHITECTURE, resources))
 
 
-class ClipExtractor:
+class ClipExtractor(VisionExtractor):
     """Projected image embeddings of length 1 (768 features for ViT-L/14), without logits.
 
     Images of any size are cropped to their center square and resized to the network's resolution by bicubic
@@ -52,20 +56,11 @@ class ClipExtractor:
         sha256: of its weights.
     """
 
-    side: int | None = None
-
     def __init__(self, network: Any, sha256: str) -> None:
-        self.sha256 = sha256
-        self.dimension: int = network.config.projection_dim
-        self.network = network
-        self.device = next(network.parameters()).device
+        super().__init__(network, sha256, network.config.projection_dim)
 
-    def __call__(self, images: Tensor) -> Features:
-        """Features of uint8 images (B, 3, H, W)."""
-        assert images.dtype == torch.uint8, images.dtype
-        return Features(apply_to_rows(self._embedding, (images,), self.device, GPU_ROWS).numpy())
-
-    def _embedding(self, images: Tensor) -> Tensor:
+    def embedded(self, images: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of uint8 images (B, 3, H, W)."""
         pixels = bicubic_square(images, self.network.config.image_size)  # (B, 3, 336, 336)
         embeddings = self.network(standardized(pixels, MEAN, DEVIATION)).image_embeds  # (B, D)
         return F.normalize(embeddings, dim=1)

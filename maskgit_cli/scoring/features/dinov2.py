@@ -8,10 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgit_cli.networks.inference import apply_to_rows
 from maskgit_cli.runtime.pretrained import DINOV2_LARGE
-from maskgit_cli.scoring.features import GPU_ROWS, Features, Resources
-from maskgit_cli.scoring.vision import Architecture, bicubic_square, load_network, standardized
+from maskgit_cli.scoring.features import Resources
+from maskgit_cli.scoring.vision import (
+    Architecture,
+    VisionExtractor,
+    bicubic_square,
+    load_network,
+    standardized,
+)
 
 SIDE = 224  # pixels
 # ImageNet's, as of the network's training.
@@ -42,7 +47,7 @@ def load(resources: Resources) -> Dinov2Extractor:
     return Dinov2Extractor(*load_network(ARCHITECTURE, resources))
 
 
-class Dinov2Extractor:
+class Dinov2Extractor(VisionExtractor):
     """The class token after the last normalization (1024 features for ViT-L), without logits.
 
     Images of any size are cropped to their center square and resized as Pillow does: bicubic, rounded.
@@ -52,23 +57,14 @@ class Dinov2Extractor:
         sha256: of its weights.
     """
 
-    side: int | None = None
-
     def __init__(self, network: Any, sha256: str) -> None:
-        self.sha256 = sha256
-        self.dimension: int = network.config.hidden_size
-        self.network = network
-        self.device = next(network.parameters()).device
+        super().__init__(network, sha256, network.config.hidden_size)
         embeddings = network.embeddings
         positions = positions_of(embeddings.position_embeddings.detach(), SIDE // network.config.patch_size)
         embeddings.position_embeddings = nn.Parameter(positions, requires_grad=False)
 
-    def __call__(self, images: Tensor) -> Features:
-        """Features of uint8 images (B, 3, H, W)."""
-        assert images.dtype == torch.uint8, images.dtype
-        return Features(apply_to_rows(self._class_token, (images,), self.device, GPU_ROWS).numpy())
-
-    def _class_token(self, images: Tensor) -> Tensor:
+    def embedded(self, images: Tensor) -> Tensor:
+        """Class tokens (B, D) of uint8 images (B, 3, H, W)."""
         pixels = bicubic_square(images, SIDE).round().clamp(0, 255)  # (B, 3, 224, 224)
         tokens = self.network(standardized(pixels, MEAN, DEVIATION)).last_hidden_state  # (B, 1 + 256, D)
         return tokens[:, 0]
