@@ -174,15 +174,14 @@ def intact_checkpoint(run: Path, warn: Callable[[str], None]) -> Path | None:
         warn: receives a line for each damaged one.
 
     Raises:
-        ArtifactError: all are damaged; none was renamed.
+        ArtifactError: all are damaged, or one is of a newer package; none was renamed.
         OutputError: the file system refuses.
     """
     damaged: list[tuple[Path, ArtifactError]] = []
     for path in reversed(checkpoints(run)):
-        try:
-            check_digests(path)
-        except ArtifactError as error:
-            damaged.append((path, error))
+        damage = _damage(path)
+        if damage is not None:
+            damaged.append((path, damage))
             continue
         for old, error in damaged:
             aside = _set_aside(old)
@@ -193,6 +192,20 @@ def intact_checkpoint(run: Path, warn: Callable[[str], None]) -> Path | None:
             f"{damaged[0][1]}, and no other checkpoint of {run} is intact; restore one from a backup, or start "
             "again with --overwrite"
         )
+    return None
+
+
+def _damage(checkpoint: Path) -> ArtifactError | None:
+    """What is wrong with a checkpoint, if anything."""
+    try:
+        record = read_json(checkpoint / "state.json", "a checkpoint")
+    except ArtifactError as error:
+        return error
+    check_format(record, checkpoint, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)  # another version is no damage
+    try:
+        check_digests(checkpoint)
+    except ArtifactError as error:
+        return error
     return None
 
 

@@ -19,14 +19,17 @@ from maskgit_cli.formats.claim import Outcome, replaced_path
 from maskgit_cli.formats.runs import (
     CONFIG_FILE,
     MetricsLog,
+    intact_checkpoint,
     is_finished,
-    load_checkpoint,
     prepare_to_resume,
+    read_checkpoint,
+    remove_old_checkpoints,
     save_checkpoint,
     training_kind,
 )
 from maskgit_cli.runtime.distributed import claim_on_main, on_main, world
 from maskgit_cli.runtime.progress import Reporter
+from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
 from maskgit_cli.training.reconstruction import codebook_use
 
@@ -165,11 +168,11 @@ class TrainState(NamedTuple):
     extra: Mapping[str, Mapping[str, Tensor]]
 
 
-def save_state(out: Path, step: int, state: TrainState, keep: int) -> None:
-    """Write a checkpoint on rank 0.
+def save_state(out: Path, step: int, state: TrainState, keep: int, writer: CheckpointWriter) -> None:
+    """Have a checkpoint written, after the one before it; returns once its tensors are copied.
 
     Raises:
-        OutputError: the file system refuses.
+        OutputError: the checkpoint before it could not be written.
     """
     groups: dict[str, Mapping[str, Tensor]] = {"ema": state.ema.tensors, **state.extra}
     for part in state.trained:
@@ -179,18 +182,26 @@ def save_state(out: Path, step: int, state: TrainState, keep: int) -> None:
     window = state.meter.tensors()
     if window:
         groups["window"] = window
-    on_main(lambda: save_checkpoint(out, step, groups, keep))
+    writer.write(step, groups, lambda copies: save_checkpoint(out, step, copies, keep))
 
 
-def load_state(out: Path, state: TrainState) -> int:
-    """Load the newest checkpoint into a state; returns its step, 0 without one.
+def load_state(out: Path, state: TrainState, keep: int, reporter: Reporter) -> int:
+    """Load the newest intact checkpoint into a state, the same on all ranks; returns its step, 0 without one.
+
+    Args:
+        out: the training directory.
+        state: receives the tensors.
+        keep: number of checkpoints that stay.
+        reporter: receives a warning for each newer checkpoint that is damaged.
 
     Raises:
-        ArtifactError: the checkpoint is damaged.
+        ArtifactError: all checkpoints are damaged.
+        OutputError: the file system refuses.
     """
-    checkpoint = load_checkpoint(out)
-    if checkpoint is None:
+    path = on_main(lambda: intact_checkpoint(out, reporter.warn))
+    if path is None:
         return 0
+    checkpoint = read_checkpoint(path)
     groups = checkpoint.tensors
     for part in state.trained:
         model, optimizer = part.files
@@ -198,9 +209,11 @@ def load_state(out: Path, state: TrainState) -> int:
         load_optimizer(part.optimizer, part.network, groups[optimizer])
     state.ema.load(groups["ema"])
     for file, tensors in state.extra.items():
-        for name, tensor in tensors.items():
-            tensor.copy_(groups[file][name])
+        if file in groups:  # checkpoints may be older than what it holds
+            for name, tensor in tensors.items():
+                tensor.copy_(groups[file][name])
     state.meter.load(groups.get("window", {}))
+    on_main(lambda: remove_old_checkpoints(out, keep))
     return checkpoint.step
 
 
