@@ -23,8 +23,7 @@ class Interrupts:
 
     SIGTERM and SIGHUP wait as well where their handler is Python's own for Ctrl-C, which the command line
     installs; they may come repeatedly: a closed terminal sends two, a job scheduler one to each process and
-    the launcher another. SIGUSR1, which would end the process, asks for a checkpoint (Slurm sends it with
-    ``--signal=USR1@SECONDS``). Other handlers stay. Outside the main thread nothing is handled.
+    the launcher another. SIGUSR1 asks for a checkpoint (Slurm sends it with ``--signal=USR1@SECONDS``). Other handlers stay. Outside the main thread nothing is handled.
     """
 
     def __init__(self, accelerator: Any, reporter: Reporter = SILENT) -> None:
@@ -32,6 +31,7 @@ class Interrupts:
         self._asked = self._stopping = False
         self._asked_to_save = self._saving = False
         self._handled: list[int] = []
+        self._before: Any = None  # the handler of SIGUSR1, where it was replaced
         self._agreed, self._since = 0, time.monotonic()
         self._steps_between = 1
 
@@ -41,8 +41,8 @@ class Interrupts:
                 if signal.getsignal(number) is signal.default_int_handler:
                     signal.signal(number, self._note)
                     self._handled.append(number)
-            if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
-                signal.signal(signal.SIGUSR1, self._note_save)
+            if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN):
+                self._before = signal.signal(signal.SIGUSR1, self._note_save)
         return self
 
     def __exit__(
@@ -50,9 +50,8 @@ class Interrupts:
     ) -> None:
         for number in self._handled:
             signal.signal(number, signal.default_int_handler)
-        if signal.getsignal(signal.SIGUSR1) == self._note_save:
-            # Not its default, which ends the process: a checkpoint may be asked for as the last one is written.
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if self._before is not None:
+            signal.signal(signal.SIGUSR1, self._before)
         if self._asked and error is None and world().size == 1:  # the signal came in the last checkpoint
             raise KeyboardInterrupt
 
@@ -78,7 +77,9 @@ class Interrupts:
         """
         self._saving = False
         if world().size == 1:
-            self._stopping, self._saving, self._asked_to_save = self._asked, self._asked_to_save, False
+            self._stopping = self._asked
+            if self._asked_to_save:
+                self._saving, self._asked_to_save = True, False
         elif last or not self._agreed or step - self._agreed >= self._steps_between:
             self._stopping = self._agree(step)
         return self._stopping
