@@ -20,7 +20,7 @@ class Peak(NamedTuple):
     single: float
 
 
-# The first pattern that is found applies. Numbers with sparsity, which data sheets print first, are twice these.
+# The first pattern that is found applies. Numbers with sparsity, which data sheets often print, are doubled.
 PEAKS = (
     Peak(r"\bB200\b", 2250, 75),
     Peak(r"\bH200 NVL\b", 835, 60),

@@ -208,6 +208,18 @@ class TrainConfig(Settings):
         help=f"Feature extractor of these scores: {_FEATURES}.",
         panel="Logging and checkpoints",
     )
+    on_spike: str = setting(
+        "stop",
+        among("stop", "skip"),
+        help="At a step with a NaN, infinite or far too high loss: stop, or skip its update.",
+        panel="Logging and checkpoints",
+    )
+    spike_sigma: float = setting(
+        10.0,
+        at_least(0),
+        help="Standard deviations above the mean from which a loss is too high; 0 = NaN and infinity only.",
+        panel="Logging and checkpoints",
+    )
 
     @staticmethod
     def default_batch_size(resolution: int) -> int:

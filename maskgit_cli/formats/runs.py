@@ -189,8 +189,8 @@ def intact_checkpoint(run: Path, warn: Callable[[str], None]) -> Path | None:
         return path
     if damaged:
         raise ArtifactError(
-            f"{damaged[0][1]}, and no other checkpoint of {run} is intact; restore one from a backup, or start "
-            "again with --overwrite"
+            f"{damaged[0][1]}, and {run} has no intact checkpoint; restore one from a backup, or start again "
+            "with --overwrite"
         )
     return None
 

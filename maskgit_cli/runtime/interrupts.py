@@ -1,4 +1,4 @@
-"""Signals to a training, between two steps: a checkpoint on SIGUSR1, and on Ctrl-C, SIGTERM or SIGHUP the end."""
+"""Checkpoints between two steps on signals: on SIGUSR1, and before the end on Ctrl-C, SIGTERM or SIGHUP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Interrupts:
 
     SIGTERM and SIGHUP wait as well where their handler is Python's own for Ctrl-C, which the command line
     installs; they may come repeatedly: a closed terminal sends two, a job scheduler one to each process and
-    the launcher another. SIGUSR1 asks for a checkpoint (Slurm sends it with ``--signal=USR1@SECONDS``). Other handlers stay. Outside the main thread nothing is handled.
+    the launcher another. SIGUSR1 asks for a checkpoint and ends nothing (Slurm sends it with
+    ``--signal=USR1@SECONDS``). Other handlers stay. Outside the main thread nothing is handled.
     """
 
     def __init__(self, accelerator: Any, reporter: Reporter = SILENT) -> None:

@@ -93,7 +93,9 @@ def _copies(groups: Groups) -> tuple[Groups, Any]:
     try:
         copies = {file: {name: _copy(t) for name, t in group.items()} for file, group in groups.items()}
     except torch.OutOfMemoryError:
-        copies = {file: {name: t.detach().cpu() for name, t in group.items()} for file, group in groups.items()}
+        copies = {
+            file: {name: t.detach().cpu() for name, t in group.items()} for file, group in groups.items()
+        }
     device = next((t.device for group in copies.values() for t in group.values() if t.is_cuda), None)
     if device is None:
         return copies, None

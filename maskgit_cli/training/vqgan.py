@@ -26,6 +26,7 @@ from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.perceptual import Perceptual, load_perceptual
 from maskgit_cli.scoring.reconstruction import ReconstructionFeatures, load_features
+from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.common import (
     Meter,
     TrainingClaim,
@@ -44,7 +45,7 @@ from maskgit_cli.training.image_batches import image_batches
 from maskgit_cli.training.init_tokenizer import InitialTokenizer, initial_tokenizer, size_name
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import preview_path, save_reconstructions
-from maskgit_cli.training.reconstruction import check_readable, reconstruction_quality
+from maskgit_cli.training.reconstruction import check_readable, codebook_use, reconstruction_quality
 from maskgit_cli.training.vqgan_objective import Networks, train_step
 
 # Settings that may change when resuming.
@@ -102,11 +103,12 @@ def train_vqgan(
         config, size = claimed.settings(config), initial.config.codebook_size
         perceptual = _as_started(perceptual, config, accelerator.device, reporter)
         nets, state = _build(config, initial, accelerator)
-        step = load_state(out, state)
+        step = load_state(out, state, config.keep, reporter)
         log = open_log(out, step)
         batches = image_batches(source, config, step, workers, reporter)
         progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
-        with Interrupts(accelerator, reporter) as interrupts, progress as task:
+        writer = CheckpointWriter(reporter, step)
+        with Interrupts(accelerator, reporter) as interrupts, writer, progress as task:
             while step < config.steps:
                 pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
                 pixels = pixels.to(memory_format=_memory_format(accelerator.device))
@@ -118,17 +120,19 @@ def train_vqgan(
                 task.advance(1, loss=done.values["l1"])
                 line, checkpoint, preview = due(step, config)
                 stop = interrupts.asked(step, last=step == config.steps)
-                if line or checkpoint or stop:  # the EMA is the same on all ranks, which the losses are not
+                save = checkpoint or stop or interrupts.saving
+                if line or save:  # the EMA is the same on all ranks, which the losses are not
                     check_finite(step, nets.ema.tensors)
                 if line:
                     log.append(step=step, **state.meter.flush())
+                    writer.check()
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None and world().main:
                     log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
-                if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
-                    save_state(out, step, state, config.keep)
-                    interrupts.checkpointed(step)
+                if save:  # last, so that a kill repeats the lines and the preview as well
+                    save_state(out, step, state, config.keep, writer)
+                interrupts.checkpointed(step)
         tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
         on_main(lambda: _finish(out, tensors, claimed.record, step))
     return out
@@ -228,9 +232,14 @@ def _build(
         torch.zeros(initial.config.codebook_size, dtype=torch.int64, device=device),
         from_scratch=initial.tensors is None,
     )
-    meter = Meter(device, codebook_size=initial.config.codebook_size)
+    meter = Meter(device, counters=initial.config.codebook_size, summary=_codebook_values)
     extra = {"codebook": {"last_used": nets.last_used}}
     return nets, TrainState((nets.vqgan, nets.discriminator), nets.ema, meter, extra)
+
+
+def _codebook_values(counts: Tensor) -> dict[str, float]:
+    """Codebook use as values of the log."""
+    return dict(zip(("usage", "perplexity"), codebook_use(counts), strict=True))
 
 
 def _perceptual(
