@@ -75,7 +75,7 @@ def start_processes(procs: int, arguments: list[str]) -> int:
         for rank in range(procs):
             environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             running.append(subprocess.Popen(command, env=environment, pass_fds=(reader,)))
-        # Until now it is ignored, as the processes inherit it: they handle it once there is something to save.
+        # Ignored until now, which the processes inherit: they handle it once there is something to save.
         signal.signal(signal.SIGUSR1, lambda number, frame: _pass_on(number, running))
         return _wait(running)
     except KeyboardInterrupt:

@@ -69,6 +69,13 @@ def _val_split(of: str) -> Any:
     return setting(None, above(0, 0.5), help=text, unset="none")
 
 
+def _log_with() -> Any:
+    """A setting: the tracker of a training."""
+    text = "Also log to TensorBoard or Weights & Biases."
+    choices = among("tensorboard", "wandb")
+    return setting(None, choices, help=text, unset="metrics.jsonl only", panel="Logging and checkpoints")
+
+
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 _FEATURES = ", ".join(f"{entry.name} ({entry.help})" for entry in EXTRACTORS.values())
 
@@ -208,6 +215,7 @@ class TrainConfig(Settings):
         help=f"Feature extractor of these scores: {_FEATURES}.",
         panel="Logging and checkpoints",
     )
+    log_with: str | None = _log_with()
     on_spike: str = setting(
         "stop",
         among("stop", "skip"),
@@ -328,6 +336,7 @@ class VQGANTrainConfig(Settings):
     log_every: int = setting(
         50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
     )
+    log_with: str | None = _log_with()
     val_features: str | None = setting(
         None,
         among(*EXTRACTORS),

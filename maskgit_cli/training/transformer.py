@@ -47,10 +47,11 @@ from maskgit_cli.training.objective import learning_rate, train_step, validation
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import Previews
 from maskgit_cli.training.spikes import SpikeDetector
+from maskgit_cli.training.tracking import TrackedLog, add_tracker
 
 # Settings that may change when resuming; the recipe is only a name for the others.
 FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"} | {
-    "fid_every", "fid_n", "fid_features", "on_spike", "spike_sigma"
+    "fid_every", "fid_n", "fid_features", "log_with", "on_spike", "spike_sigma"
 }  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def train(
     initial, config, derived = _resolve(data, split, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
+    add_tracker(accelerator, config.log_with)
     check_elsewhere(init_from, initial.directory, out)
     source = _find_tokenizer(data, initial, tokenizer, out, overwrite)
     record = _record(data, config, initial, derived)
@@ -141,7 +143,8 @@ def _train(
         report_finished(out, step, reporter)
         if not evaluation.due(step):
             return
-    previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
+    previews = Previews(out, initial, accelerator.device, config.seed)
+    log = TrackedLog(open_log(out, step), accelerator, out, step, config.to_json())
     half = accelerator.mixed_precision != "no"
     utilization = Utilization(accelerator.device, half, initial.config.training_flops())
 
@@ -151,7 +154,7 @@ def _train(
                 evaluation.log(step, log, previews.network(ema), previews.tokenizer, initial)
 
     progress, writer = reporter.task("train", steps, step, unit="steps"), CheckpointWriter(reporter, step)
-    with Interrupts(accelerator, reporter) as interrupts, writer, progress as task:
+    with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
         evaluate()  # what a kill after the checkpoint has left out
         while step < steps:
             step += 1

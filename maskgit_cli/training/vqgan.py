@@ -46,10 +46,11 @@ from maskgit_cli.training.init_tokenizer import InitialTokenizer, initial_tokeni
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import preview_path, save_reconstructions
 from maskgit_cli.training.reconstruction import check_readable, codebook_use, reconstruction_quality
+from maskgit_cli.training.tracking import TrackedLog, add_tracker
 from maskgit_cli.training.vqgan_objective import Networks, train_step
 
 # Settings that may change when resuming.
-FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every", "val_features"}
+FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every", "log_with", "val_features"}
 
 
 @checked
@@ -94,6 +95,7 @@ def train_vqgan(
     config, derived = resolved(config, initial)
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
+    add_tracker(accelerator, config.log_with)
     source, held_out = open_source(images, reporter=reporter), _held_out(val, config, accelerator, reporter)
     perceptual, config, chosen = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, initial, derived + chosen)
@@ -104,11 +106,11 @@ def train_vqgan(
         perceptual = _as_started(perceptual, config, accelerator.device, reporter)
         nets, state = _build(config, initial, accelerator)
         step = load_state(out, state, config.keep, reporter)
-        log = open_log(out, step)
+        log = TrackedLog(open_log(out, step), accelerator, out, step, config.to_json())
         batches = image_batches(source, config, step, workers, reporter)
         progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
         writer = CheckpointWriter(reporter, step)
-        with Interrupts(accelerator, reporter) as interrupts, writer, progress as task:
+        with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
             while step < config.steps:
                 pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
                 pixels = pixels.to(memory_format=_memory_format(accelerator.device))

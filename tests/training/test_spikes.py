@@ -57,9 +57,9 @@ def test_mean_and_variance_are_those_of_the_losses():
     [
         noise(1000),
         [7.0 * 0.99**i for i in range(500)],  # falling
-        noise(99) + [50.0],  # too early to say what is usual
+        [*noise(99), 50.0],  # too early to say what is usual
         [1e-3] * 200 + [0.09],  # memorized
-        noise(300) + [-3.0],  # better is no spike
+        [*noise(300), -3.0],  # better is no spike
     ],
 )
 def test_ordinary_losses_are_not_found(losses):
@@ -80,7 +80,7 @@ def test_what_is_not_finite_is_found_at_once_and_forgotten(loss, norm):
 
 
 def test_without_sigma_only_these_are_found():
-    assert judged(SpikeDetector(CPU, 0.0), noise(200) + [1e6]) == []
+    assert judged(SpikeDetector(CPU, 0.0), [*noise(200), 1e6]) == []
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -201,7 +201,7 @@ def test_too_many_in_a_row_stop(tokens, tmp_path, monkeypatch):
 def test_a_high_loss_is_a_spike(tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(spikes, "WINDOW", 3)
     spoil(monkeypatch, {6}, lambda loss: loss * 20)
-    with pytest.raises(MaskGITError, match="step 6.*is usual"):
+    with pytest.raises(MaskGITError, match=r"step 6.*is usual"):
         train_tiny(tokens, tmp_path / "run")
     spoil(monkeypatch, {6}, lambda loss: loss * 20)
     assert load_checkpoint(train_tiny(tokens, tmp_path / "blind", spike_sigma=0.0)).step == 6
