@@ -180,7 +180,9 @@ def _train(
                     previews.save(step, ema)
                 if save:  # after these, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
-            interrupts.checkpointed(step)
+            if stop:
+                writer.wait()
+                interrupts.checkpointed(step)
             evaluate()
 
 

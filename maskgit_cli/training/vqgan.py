@@ -134,7 +134,9 @@ def train_vqgan(
                     log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
                 if save:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
-                interrupts.checkpointed(step)
+                if stop:
+                    writer.wait()
+                    interrupts.checkpointed(step)
         tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
         on_main(lambda: _finish(out, tensors, claimed.record, step))
     return out
