@@ -71,9 +71,8 @@ def _val_split(of: str) -> Any:
 
 def _log_with() -> Any:
     """A setting: the tracker of a training."""
-    text = "Also log to TensorBoard or Weights & Biases."
-    choices = among("tensorboard", "wandb")
-    return setting(None, choices, help=text, unset="metrics.jsonl only", panel="Logging and checkpoints")
+    text, panel = "Also log to TensorBoard or Weights & Biases.", "Logging and checkpoints"
+    return setting(None, among("tensorboard", "wandb"), help=text, unset="metrics.jsonl only", panel=panel)
 
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")

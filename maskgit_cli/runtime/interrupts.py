@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -99,13 +100,18 @@ class Interrupts:
         self._agreed, self._since = step, now
         return asked > 0
 
-    def checkpointed(self, step: int) -> None:
+    def checkpointed(self, step: int, wait: Callable[[], None]) -> None:
         """End as Ctrl-C does, if :meth:`asked` returned True at this step.
+
+        Args:
+            step: the step.
+            wait: returns once its checkpoint is complete.
 
         Raises:
             KeyboardInterrupt: it did.
         """
         if self._stopping:
+            wait()
             self._reporter.info(f"stopped after step {step}, with a checkpoint")
             raise KeyboardInterrupt
 

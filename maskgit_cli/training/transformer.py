@@ -180,9 +180,7 @@ def _train(
                     previews.save(step, ema)
                 if save:  # after these, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
-            if stop:
-                writer.wait()
-                interrupts.checkpointed(step)
+            interrupts.checkpointed(step, writer.wait)
             evaluate()
 
 

@@ -95,7 +95,6 @@ def train_vqgan(
     config, derived = resolved(config, initial)
     require(workers >= 0, "workers", workers, "0 or more")
     accelerator = _accelerator(config, device, dtype)
-    add_tracker(accelerator, config.log_with)
     source, held_out = open_source(images, reporter=reporter), _held_out(val, config, accelerator, reporter)
     perceptual, config, chosen = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, initial, derived + chosen)
@@ -112,8 +111,7 @@ def train_vqgan(
         writer = CheckpointWriter(reporter, step)
         with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
             while step < config.steps:
-                pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
-                pixels = pixels.to(memory_format=_memory_format(accelerator.device))
+                pixels = _pixels(next(batches), accelerator.device)
                 step += 1
                 done = train_step(pixels, step, nets, config, perceptual, accelerator)
                 counts = accelerator.reduce(torch.bincount(done.indices.flatten(), minlength=size))
@@ -127,18 +125,14 @@ def train_vqgan(
                     check_finite(step, nets.ema.tensors)
                 if line:
                     log.append(step=step, **state.meter.flush())
-                    writer.check()
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None and world().main:
                     log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
                 if save:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
-                if stop:
-                    writer.wait()
-                    interrupts.checkpointed(step)
-        tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
-        on_main(lambda: _finish(out, tensors, claimed.record, step))
+                interrupts.checkpointed(step, writer.wait)
+        on_main(lambda: _finish(out, nets, claimed.record, step))
     return out
 
 
@@ -180,12 +174,13 @@ def _record(
     }
 
 
-def _finish(out: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], step: int) -> None:
-    """Complete a tokenizer directory with its weights.
+def _finish(out: Path, nets: Networks, record: Mapping[str, Any], step: int) -> None:
+    """Complete a tokenizer directory with the EMA weights.
 
     Raises:
         OutputError: the file system refuses.
     """
+    tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
     write_json(out / CONFIG_FILE, record)  # without the digest of the weights that are replaced next
     write_weights(out, tensors, {**record, "step": step})
 
@@ -205,6 +200,7 @@ def _nothing_to_do(out: Path, steps: int, claimed: TrainingClaim, reporter: Repo
 def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
     """The accelerator of the training, if the batch can be divided among the processes."""
     accelerator = accelerator_for(device, dtype)
+    add_tracker(accelerator, config.log_with)
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
     return accelerator
@@ -213,6 +209,12 @@ def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
 def _memory_format(device: torch.device) -> torch.memory_format:
     """The memory format of images: GPUs convolve faster in channels-last, CPUs normalize faster without."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def _pixels(images: Tensor, device: torch.device) -> Tensor:
+    """Images (B, 3, H, W) in -1..1 on a device, of uint8 ones."""
+    pixels = to_model(images.to(device, non_blocking=True))
+    return pixels.to(memory_format=_memory_format(device))
 
 
 def _build(
