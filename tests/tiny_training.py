@@ -19,6 +19,7 @@ from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.token_writer import TokenWriter
 from maskgit_cli.formats.tokens import TokenMeta
+from maskgit_cli.runtime.progress import SILENT
 from maskgit_cli.training.transformer import train
 from maskgit_cli.training.vqgan import train_vqgan
 
@@ -34,11 +35,24 @@ TRAINING = {
 }
 VQGAN_TRAINING = TRAINING | {"perceptual_weight": 0.0, "adversarial_start": 2, "discriminator_channels": 4}
 
+# Values of the log that are measured anew.
+MEASURED = {"images_per_second", "tflops", "mfu", "memory_gb"}
+
 # A server that has imported everything once and forks a process for each training.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["accelerate", "maskgit_cli.training.transformer", "maskgit_cli.training.vqgan"]
 )
+
+
+class Warnings(type(SILENT)):
+    """A reporter that records the warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 def write_tokens(
@@ -82,9 +96,9 @@ def train_tiny_vqgan(images: Path, out: Path, extra: dict | None = None, **setti
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of a training's log, without the one value that differs between equal trainings."""
+    """The lines of a training's log, without the values that differ between equal trainings."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def contents(folder: Path) -> dict:

@@ -33,12 +33,17 @@ REFUSALS = {
 
 
 def handle_signals() -> None:
-    """Let :data:`ENDING` do what Ctrl-C does, unless they are ignored, as under nohup."""
+    """Let :data:`ENDING` do what Ctrl-C does, unless they are ignored, as under nohup.
+
+    SIGUSR1 asks a training for a checkpoint; while there is nothing to save it does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def fail(message: str, status: int = FAILED) -> NoReturn:

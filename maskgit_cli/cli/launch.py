@@ -75,6 +75,8 @@ def start_processes(procs: int, arguments: list[str]) -> int:
         for rank in range(procs):
             environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             running.append(subprocess.Popen(command, env=environment, pass_fds=(reader,)))
+        # Ignored until now, which the processes inherit: they handle it once there is something to save.
+        signal.signal(signal.SIGUSR1, lambda number, frame: _pass_on(number, running))
         return _wait(running)
     except KeyboardInterrupt:
         # A terminal has signaled the others too. A training writes a checkpoint before it ends unless a
@@ -87,6 +89,12 @@ def start_processes(procs: int, arguments: list[str]) -> int:
         _end(running, 0.0)
         os.close(reader)
         os.close(writer)
+
+
+def _pass_on(number: int, running: list[subprocess.Popen[bytes]]) -> None:
+    """Send a signal to all processes that still run."""
+    for process in running:
+        process.send_signal(number)
 
 
 def end_with_launcher() -> None:

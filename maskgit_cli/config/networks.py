@@ -88,6 +88,18 @@ class MaskedTransformerConfig(Settings):
     grid: int
     dropout: float
 
+    def products(self) -> int:
+        """Multiplications in the matrix products and attention of one image's forward pass."""
+        raise NotImplementedError
+
+    def training_flops(self) -> int:
+        """Floating-point operations of one image's forward and backward pass.
+
+        A multiplication and an addition are two; the backward pass has twice those of the forward pass (arXiv
+        2001.08361, section 2.1). Everything but matrix products is left out, and what is recomputed.
+        """
+        return 2 * 3 * self.products()
+
 
 @dataclass(frozen=True)
 class TransformerConfig(MaskedTransformerConfig):
@@ -116,6 +128,16 @@ class TransformerConfig(MaskedTransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of the width {self.width}")
+
+    def products(self) -> int:
+        """Of the blocks, the input MLP, the output MLP, and the logits of K tokens and the mask."""
+        d, n = self.width, self.grid**2
+        return self._block_products() + (n + 1) * 2 * d * d + n * d * (d + self.codebook_size + 1)
+
+    def _block_products(self) -> int:
+        """Of all blocks, on T tokens with the class's: T·(4·D² + 2·D·M) + 2·T²·D each."""
+        d, t = self.width, self.grid**2 + 1
+        return self.depth * (t * (4 * d * d + 2 * d * self.mlp_width) + 2 * t * t * d)
 
 
 @dataclass(frozen=True)
@@ -146,6 +168,13 @@ class HaltonConfig(MaskedTransformerConfig):
     registers: int = setting(1, at_least(1, LARGEST_DEPTH))
     dropout: float = setting(0.1, below_one())
 
+    def products(self) -> int:
+        """Of the blocks, with attention of width I and three matrices per MLP, adaLN, and the logits."""
+        d, n, inner = self.width, self.grid**2, self.heads * self.head_width
+        t = n + self.registers
+        block = t * (4 * d * inner + 3 * d * self.mlp_width) + 2 * t * t * inner + 6 * d * d
+        return self.depth * block + 2 * d * d + n * d * (self.codebook_size + 1)
+
 
 @dataclass(frozen=True)
 class GoogleConfig(TransformerConfig):
@@ -155,6 +184,10 @@ class GoogleConfig(TransformerConfig):
     """
 
     has_null_class: ClassVar[bool] = False
+
+    def products(self) -> int:
+        """Of the blocks, the output layer, and the logits of K tokens."""
+        return self._block_products() + self.grid**2 * self.width * (self.width + self.codebook_size)
 
 
 @dataclass(frozen=True)

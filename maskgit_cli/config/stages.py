@@ -69,6 +69,12 @@ def _val_split(of: str) -> Any:
     return setting(None, above(0, 0.5), help=text, unset="none")
 
 
+def _log_with() -> Any:
+    """A setting: the tracker of a training."""
+    text, panel = "Also log to TensorBoard or Weights & Biases.", "Logging and checkpoints"
+    return setting(None, among("tensorboard", "wandb"), help=text, unset="metrics.jsonl only", panel=panel)
+
+
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 _FEATURES = ", ".join(f"{entry.name} ({entry.help})" for entry in EXTRACTORS.values())
 
@@ -208,6 +214,19 @@ class TrainConfig(Settings):
         help=f"Feature extractor of these scores: {_FEATURES}.",
         panel="Logging and checkpoints",
     )
+    log_with: str | None = _log_with()
+    on_spike: str = setting(
+        "stop",
+        among("stop", "skip"),
+        help="At a step with a NaN, infinite or far too high loss: stop, or skip its update.",
+        panel="Logging and checkpoints",
+    )
+    spike_sigma: float = setting(
+        10.0,
+        at_least(0),
+        help="Standard deviations above the mean from which a loss is too high; 0 = NaN and infinity only.",
+        panel="Logging and checkpoints",
+    )
 
     @staticmethod
     def default_batch_size(resolution: int) -> int:
@@ -316,6 +335,7 @@ class VQGANTrainConfig(Settings):
     log_every: int = setting(
         50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
     )
+    log_with: str | None = _log_with()
     val_features: str | None = setting(
         None,
         among(*EXTRACTORS),

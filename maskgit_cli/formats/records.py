@@ -40,17 +40,35 @@ def _flat(settings: Record) -> dict[str, Any]:
 
 
 def record_difference(old: Record, new: Record) -> str | None:
-    """The first setting or parent in which two records differ, as text, or None."""
+    """The settings and the first parent in which two records differ, as text, or None.
+
+    What follows from them is named only where nothing else differs.
+    """
     before, after = identity(old), json.loads(json.dumps(identity(new)))
-    options = {key for record in (old, new) for key in _flat(record.get("settings", {}))}
-    for key in sorted(after | before, key=lambda key: key in _DERIVED):
-        if before.get(key) == after.get(key):
-            continue
-        if key == "labels_sha256":
-            return f"other classes in the file of --labels {_shown(after.get('labels'))}"
-        name = option("sampler" if key == "method" else key) if key in options else key
-        return _changed(name, before.get(key), after.get(key))
-    return None
+    keys = [key for key in after | before if before.get(key) != after.get(key)]
+    if not keys:
+        return None
+    settings = {key for record in (old, new) for key in _flat(record.get("settings", {}))}
+    asked = [key for key in keys if key in settings and key not in _DERIVED]
+    if "method" in asked:  # the other settings of a sampler are its own
+        samplers = [group for record in (old, new) for group in _groups(record) if "method" in group]
+        asked = [key for key in asked if key == "method" or all(key not in group for group in samplers)]
+    parents = [key for key in keys if key not in settings and key not in {**old, **new}]
+    named = asked + parents[:1] or sorted(keys, key=lambda key: key in _DERIVED)[:1]
+    return "; ".join(_difference(key, key in settings, before, after) for key in named)
+
+
+def _groups(record: Record) -> list[dict[str, Any]]:
+    """The groups of settings of a record."""
+    return [value for value in record.get("settings", {}).values() if isinstance(value, dict)]
+
+
+def _difference(key: str, is_setting: bool, before: Record, after: Record) -> str:
+    """How one value differs, under the name of its option if it has one."""
+    if key == "labels_sha256":
+        return f"other classes in the file of --labels {_shown(after.get('labels'))}"
+    name = option("sampler" if key == "method" else key) if is_setting else key
+    return _changed(name, before.get(key), after.get(key))
 
 
 def _changed(name: str, before: object, after: object) -> str:

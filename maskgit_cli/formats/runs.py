@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from maskgit_cli.formats.atomic import (
     remove_leftovers_below,
     replacing_directory,
     sha256_file,
+    sync,
     write_bytes,
     write_json,
 )
@@ -134,16 +136,89 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     path = newest_checkpoint(run)
     if path is None:
         return None
-    state = read_state(path)
-    tensors = {}
-    for name, digest in state.sha256.items():
-        file = path / name
+    check_digests(path)
+    return read_checkpoint(path)
+
+
+def check_digests(checkpoint: Path) -> None:
+    """Compare every file of a checkpoint with its digest.
+
+    Raises:
+        ArtifactError: one is missing or damaged.
+    """
+    for name, digest in read_state(checkpoint).sha256.items():
+        file = checkpoint / name
         if not file.exists() or sha256_file(file) != digest:
-            raise ArtifactError(
-                f"{file} is missing or damaged; remove {path} to resume from the previous checkpoint"
-            )
-        tensors[name.removesuffix(".safetensors")] = read_tensors(file)
+            raise ArtifactError(f"{file} is missing or damaged")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without comparing digests.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
+    state = read_state(path)
+    tensors = {name.removesuffix(".safetensors"): read_tensors(path / name) for name in state.sha256}
     return Checkpoint(state.step, tensors)
+
+
+def intact_checkpoint(run: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files have their digests, or None without any checkpoint.
+
+    Damaged ones that are newer are renamed to ``damaged-step-NNNNNNNN``, so that nothing takes them for the
+    newest any more; they are never removed.
+
+    Args:
+        run: the training directory.
+        warn: receives a line for each damaged one.
+
+    Raises:
+        ArtifactError: all are damaged, or one is of a newer package; none was renamed.
+        OutputError: the file system refuses.
+    """
+    damaged: list[tuple[Path, ArtifactError]] = []
+    for path in reversed(checkpoints(run)):
+        damage = _damage(path)
+        if damage is not None:
+            damaged.append((path, damage))
+            continue
+        for old, error in damaged:
+            aside = _set_aside(old)
+            warn(f"{error}; it is now {aside}, and the training resumes from {path.name} instead")
+        return path
+    if damaged:
+        raise ArtifactError(
+            f"{damaged[0][1]}, and {run} has no intact checkpoint; restore one from a backup, or start again "
+            "with --overwrite"
+        )
+    return None
+
+
+def _damage(checkpoint: Path) -> ArtifactError | None:
+    """What is wrong with a checkpoint, if anything."""
+    try:
+        record = read_json(checkpoint / "state.json", "a checkpoint")
+    except ArtifactError as error:
+        return error
+    check_format(record, checkpoint, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)  # another version is no damage
+    try:
+        check_digests(checkpoint)
+    except ArtifactError as error:
+        return error
+    return None
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint; returns its new path, with a number where an earlier one has the name."""
+    aside, number = checkpoint.with_name(f"damaged-{checkpoint.name}"), 1
+    while aside.exists():
+        number += 1
+        aside = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
+    with disk_errors(checkpoint):
+        os.rename(checkpoint, aside)
+        sync(checkpoint.parent)
+    return aside
 
 
 # --- claiming a training directory ------------------------------------------------------------------
@@ -269,7 +344,8 @@ def prepare_to_resume(path: Path, record: Record) -> Record:
         }
     _check_steps(path, settings["steps"], weights.get("step"))
     remove_leftovers_below(path)
-    remove_old_checkpoints(path, settings["keep"])
+    # The newest may turn out to be damaged when it is read: the one before it stays until then.
+    remove_old_checkpoints(path, max(2, settings["keep"]))
     if weights.get("step") == settings["steps"]:
         return record  # nothing of a finished tokenizer changes any more
     if stored != {**record, **weights}:
@@ -328,6 +404,15 @@ def _metrics_line(text: str, number: int, path: Path) -> dict[str, Any]:
     return line
 
 
+def _json_line(values: Mapping[str, Any]) -> str:
+    """A line of ``metrics.jsonl``. JSON has no NaN and no infinity: they become null."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
 class MetricsLog:
     """``metrics.jsonl``: one JSON object per line, appended; lines after the resumed step are dropped.
 
@@ -342,10 +427,10 @@ class MetricsLog:
     def __init__(self, run: Path, step: int) -> None:
         self.path = run / METRICS_FILE
         kept = [line for line in read_metrics(run) if line["step"] <= step]
-        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_bytes(self.path, "".join(_json_line(line) for line in kept).encode())
 
-    def append(self, **values: float | int | None) -> None:
-        """Add a line; ``step`` is among the values.
+    def append(self, **values: Any) -> None:
+        """Add a line; ``step`` is among the values. Numbers that are not finite become null.
 
         Raises:
             OutputError: the file system refuses.
@@ -353,6 +438,6 @@ class MetricsLog:
         with disk_errors(self.path):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(descriptor, (json.dumps(values) + "\n").encode())
+                os.write(descriptor, _json_line(values).encode())
             finally:
                 os.close(descriptor)

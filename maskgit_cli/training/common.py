@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,17 +19,22 @@ from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.claim import Outcome, replaced_path
 from maskgit_cli.formats.runs import (
     CONFIG_FILE,
+    METRICS_FILE,
     MetricsLog,
+    checkpoint_path,
+    intact_checkpoint,
     is_finished,
-    load_checkpoint,
     prepare_to_resume,
+    read_checkpoint,
+    remove_old_checkpoints,
     save_checkpoint,
     training_kind,
 )
 from maskgit_cli.runtime.distributed import claim_on_main, on_main, world
 from maskgit_cli.runtime.progress import Reporter
+from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
-from maskgit_cli.training.reconstruction import codebook_use
+from maskgit_cli.training.spikes import MOST_SKIPPED, Spike
 
 C = TypeVar("C", TrainConfig, VQGANTrainConfig)
 
@@ -165,11 +171,11 @@ class TrainState(NamedTuple):
     extra: Mapping[str, Mapping[str, Tensor]]
 
 
-def save_state(out: Path, step: int, state: TrainState, keep: int) -> None:
-    """Write a checkpoint on rank 0.
+def save_state(out: Path, step: int, state: TrainState, keep: int, writer: CheckpointWriter) -> None:
+    """Have a checkpoint written, after the one before it; returns once its tensors are copied.
 
     Raises:
-        OutputError: the file system refuses.
+        OutputError: the checkpoint before it could not be written.
     """
     groups: dict[str, Mapping[str, Tensor]] = {"ema": state.ema.tensors, **state.extra}
     for part in state.trained:
@@ -179,18 +185,26 @@ def save_state(out: Path, step: int, state: TrainState, keep: int) -> None:
     window = state.meter.tensors()
     if window:
         groups["window"] = window
-    on_main(lambda: save_checkpoint(out, step, groups, keep))
+    writer.write(step, groups, lambda copies: save_checkpoint(out, step, copies, keep))
 
 
-def load_state(out: Path, state: TrainState) -> int:
-    """Load the newest checkpoint into a state; returns its step, 0 without one.
+def load_state(out: Path, state: TrainState, keep: int, reporter: Reporter) -> int:
+    """Load the newest intact checkpoint into a state, the same on all ranks; returns its step, 0 without one.
+
+    Args:
+        out: the training directory.
+        state: receives the tensors.
+        keep: number of checkpoints that stay.
+        reporter: receives a warning for each newer checkpoint that is damaged.
 
     Raises:
-        ArtifactError: the checkpoint is damaged.
+        ArtifactError: all checkpoints are damaged.
+        OutputError: the file system refuses.
     """
-    checkpoint = load_checkpoint(out)
-    if checkpoint is None:
+    path = on_main(lambda: intact_checkpoint(out, reporter.warn))
+    if path is None:
         return 0
+    checkpoint = read_checkpoint(path)
     groups = checkpoint.tensors
     for part in state.trained:
         model, optimizer = part.files
@@ -198,9 +212,11 @@ def load_state(out: Path, state: TrainState) -> int:
         load_optimizer(part.optimizer, part.network, groups[optimizer])
     state.ema.load(groups["ema"])
     for file, tensors in state.extra.items():
-        for name, tensor in tensors.items():
-            tensor.copy_(groups[file][name])
+        if file in groups:  # checkpoints may be older than what it holds
+            for name, tensor in tensors.items():
+                tensor.copy_(groups[file][name])
     state.meter.load(groups.get("window", {}))
+    on_main(lambda: remove_old_checkpoints(out, keep))
     return checkpoint.step
 
 
@@ -223,6 +239,43 @@ def check_finite(step: int, values: Mapping[str, Tensor]) -> None:
             )
 
 
+def handle_spike(
+    spike: Spike,
+    log: MetricsLine,
+    rows: np.ndarray,
+    on_spike: str,
+    writer: CheckpointWriter,
+    reporter: Reporter,
+) -> None:
+    """Log a step whose update was left out, and go on or end the training.
+
+    Args:
+        spike: the step.
+        log: receives a line.
+        rows: of the token file, in the step's batch (B,).
+        on_spike: ``skip`` or ``stop``.
+        writer: knows the last checkpoint.
+        reporter: receives a warning.
+
+    Raises:
+        MaskGITError: ``on_spike`` is ``stop``, or too many steps in a row were left out.
+    """
+    listed = sorted(rows.tolist())
+    log.append(step=spike.step, spike_loss=spike.loss, spike_grad_norm=spike.grad_norm, spike_rows=listed)
+    shown = ", ".join(map(str, listed[:8])) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+    where = f"at step {spike.step}, {spike.what} (rows {shown}; {METRICS_FILE} lists all)"
+    if on_spike == "skip" and spike.in_row < MOST_SKIPPED:
+        reporter.warn(f"the update {where} is left out")
+        return
+    last = checkpoint_path(Path(), writer.newest).name if writer.newest else "none"
+    again = "" if on_spike == "skip" else ", continue with --on-spike skip"
+    many = f", the last of {MOST_SKIPPED} steps in a row" if on_spike == "skip" else ""
+    raise MaskGITError(
+        f"training diverged {where}{many}; last good checkpoint: {last}; restart with a lower --lr{again}, "
+        "or use --dtype fp32"
+    )
+
+
 # --- the log ----------------------------------------------------------------------------------------
 
 
@@ -239,14 +292,14 @@ def due(step: int, config: TrainConfig | VQGANTrainConfig) -> tuple[bool, bool, 
 class MetricsLine(Protocol):
     """Takes the lines of a training's log."""
 
-    def append(self, **values: float | int | None) -> None:
+    def append(self, **values: Any) -> None:
         """Add a line; ``step`` is among the values."""
 
 
 class _NoLog:
     """The log of all ranks but 0."""
 
-    def append(self, **values: float | int | None) -> None:
+    def append(self, **values: Any) -> None:
         """Write nothing."""
 
 
@@ -264,20 +317,25 @@ class Meter:
 
     Scalars stay on their device until a line is due: reading them would wait for the GPU at every step.
     The checkpoint formats of the two trainings differ: ``train`` stores every value of its two scalars,
-    ``train-vqgan`` the sum of each scalar, and how often each codebook vector was used.
+    ``train-vqgan`` the sum of each scalar. Both count: right predictions, or the use of codebook vectors.
 
     Args:
         device: device of the scalars.
         series: the scalars to keep value by value, with their names in the checkpoint; all others are
             summed.
-        codebook_size: K, to count the use of a codebook.
+        counters: number of counters.
+        summary: values of a line from the counters, int64 (counters,).
     """
 
     def __init__(
-        self, device: torch.device, series: Mapping[str, str] | None = None, codebook_size: int = 0
+        self,
+        device: torch.device,
+        series: Mapping[str, str] | None = None,
+        counters: int = 0,
+        summary: Callable[[Tensor], Mapping[str, float | None]] = lambda counts: {},
     ) -> None:
-        self.device, self.names = device, dict(series or {})
-        self.counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+        self.device, self.names, self.summary = device, dict(series or {}), summary
+        self.counts = torch.zeros(counters, dtype=torch.int64, device=device)
         self.reset()
 
     def reset(self) -> None:
@@ -290,7 +348,7 @@ class Meter:
         self.began = time.perf_counter()
 
     def add(self, values: Mapping[str, Tensor], images: int, counts: Tensor | None = None) -> None:
-        """Add the scalars of one step, its number of images, and the counts (K,) of codebook indices."""
+        """Add the scalars of one step, its number of images, and its counts (counters,)."""
         for name, value in values.items():
             if name in self.names:
                 self.series.setdefault(name, []).append(value)
@@ -298,16 +356,15 @@ class Meter:
                 self.sums[name] = self.sums.get(name, torch.zeros(())) + value.float()
                 self.steps[name] = self.steps.get(name, 0) + 1
         if counts is not None:
-            self.counts += counts
+            self.counts += counts.long()
         self.images += images
 
-    def flush(self) -> dict[str, float]:
-        """The values of a line of the log: means, codebook use, images/s; then reset."""
-        line = {name: float(torch.stack(values).mean()) for name, values in self.series.items()}
-        line |= {name: float(total) / self.steps[name] for name, total in self.sums.items()}
-        line = {name: round(mean, 6) for name, mean in line.items()}
-        if len(self.counts):
-            line["usage"], line["perplexity"] = codebook_use(self.counts)
+    def flush(self) -> dict[str, Any]:
+        """The values of a line of the log: means, those of the counters, images/s; then reset."""
+        means = {name: _finite_mean(values) for name, values in self.series.items()}
+        means |= {name: float(total) / self.steps[name] for name, total in self.sums.items()}
+        line: dict[str, Any] = {name: round(mean, 6) for name, mean in means.items()}
+        line |= self.summary(self.counts)
         line["images_per_second"] = round(self.images / (time.perf_counter() - self.began), 2)
         self.reset()
         return line
@@ -342,3 +399,9 @@ class Meter:
                 self.steps[name] = int(value)
             elif kind == "counts":
                 self.counts.copy_(value)
+
+
+def _finite_mean(values: list[Tensor]) -> float:
+    """The mean of the scalars that are finite: steps that are not were left out. NaN where none is."""
+    stacked = torch.stack(values)
+    return float(stacked[torch.isfinite(stacked)].mean())

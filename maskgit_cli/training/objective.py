@@ -16,7 +16,9 @@ from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import gather_objects, plain_attention, world
 from maskgit_cli.sampling.schedules import mask_ratio
 from maskgit_cli.training.common import Trained
+from maskgit_cli.training.measures import BINS, accuracy_counts
 from maskgit_cli.training.optim import EMA, cosine_factor, set_lr, warmup_factor
+from maskgit_cli.training.spikes import SpikeDetector, step_unless
 
 
 class Batch(NamedTuple):
@@ -99,6 +101,18 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.lr * warmup_factor(step, config.warmup) * decay
 
 
+class StepValues(NamedTuple):
+    """Numbers of a step for the log, the same on all ranks.
+
+    Attributes:
+        means: ``loss``, of the global batch, and ``grad_norm``, before clipping: scalars.
+        counts: of :func:`~maskgit_cli.training.measures.accuracy_counts`, flattened: float32 (2·BINS,).
+    """
+
+    means: dict[str, Tensor]
+    counts: Tensor
+
+
 def train_step(
     step: int,
     data: TokenFile,
@@ -107,14 +121,13 @@ def train_step(
     ema: EMA,
     accelerator: Any,
     rows: np.ndarray | None = None,
-) -> dict[str, Tensor]:
+    spikes: SpikeDetector | None = None,
+) -> StepValues:
     """One optimizer step, on ``rows`` of the file; None is all.
 
     The sum over positions is divided by their number in the global batch, so the gradient is the same
-    however the batch is split into processes and micro-batches.
-
-    Returns:
-        ``loss``, of the global batch, and ``grad_norm``, before clipping: scalars.
+    however the batch is split into processes and micro-batches. A step that ``spikes`` finds leaves the
+    weights as they are; the EMA takes these once more.
     """
     bf16 = accelerator.mixed_precision == "bf16"
     set_lr(trained.optimizer, learning_rate(step, config))
@@ -124,6 +137,7 @@ def train_step(
     counted = torch.ones_like(batch.masked) if config.loss_on == "all" else batch.masked
     positions = accelerator.reduce(counted.sum(), reduction="sum").clamp(min=1)
     total = torch.zeros((), device=accelerator.device)
+    counts = torch.zeros(2, BINS, device=accelerator.device)
     micro = [Batch(*parts) for parts in zip(*(t.chunk(config.accumulate) for t in batch), strict=True)]
     for i, part in enumerate(micro):
         last = i == len(micro) - 1
@@ -134,11 +148,18 @@ def train_step(
             # Accelerate averages gradients over the processes; the sum is wanted.
             accelerator.backward(loss * world().size)
         total += loss.detach()
+        counts += accuracy_counts(logits, part.tokens, part.masked, trained.network.mask_token)
+    # One reduction for all of them: each has to wait for the slowest rank.
+    sums = accelerator.reduce(torch.cat([total.view(1), counts.flatten()]), reduction="sum")
+    total, counts = sums[0], sums[1:]
     norm = accelerator.clip_grad_norm_(trained.wrapped.parameters(), config.clip)
-    trained.optimizer.step()
+    if spikes is None:
+        trained.optimizer.step()
+    else:
+        step_unless(trained.optimizer, spikes.judge(step, total, norm))
     trained.optimizer.zero_grad()
     ema.update(trained.network, step)
-    return {"loss": accelerator.reduce(total, reduction="sum"), "grad_norm": norm}
+    return StepValues({"loss": total, "grad_norm": norm}, counts)
 
 
 @torch.no_grad()

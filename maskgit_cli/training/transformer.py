@@ -22,16 +22,18 @@ from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
 from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION
 from maskgit_cli.formats.tokens import TokenFile, open_tokens, split_range
 from maskgit_cli.networks.base import MaskedTransformer
+from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, resolve_dtype, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.common import (
     Meter,
     TrainState,
     check_decay,
-    check_finite,
     claim_training,
     due,
+    handle_spike,
     load_state,
     open_log,
     prepare,
@@ -40,13 +42,16 @@ from maskgit_cli.training.common import (
 )
 from maskgit_cli.training.evaluation import Evaluation, check_reference
 from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from_model, from_scratch
+from maskgit_cli.training.measures import BINS, Utilization, accuracies, ema_distance
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import Previews
+from maskgit_cli.training.spikes import SpikeDetector
+from maskgit_cli.training.tracking import TrackedLog, add_tracker
 
 # Settings that may change when resuming; the recipe is only a name for the others.
 FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"} | {
-    "fid_every", "fid_n", "fid_features"
+    "fid_every", "fid_n", "fid_features", "log_with", "on_spike", "spike_sigma"
 }  # fmt: skip
 
 
@@ -97,6 +102,7 @@ def train(
     initial, config, derived = _resolve(data, split, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
+    add_tracker(accelerator, config.log_with)
     check_elsewhere(init_from, initial.directory, out)
     source = _find_tokenizer(data, initial, tokenizer, out, overwrite)
     record = _record(data, config, initial, derived)
@@ -128,43 +134,53 @@ def _train(
     reporter: Reporter,
 ) -> None:
     """The steps of a training, from its newest checkpoint to its last one; see :func:`train`."""
-    (trained,), ema, meter, _ = state = _build(config, initial, accelerator)
-    step = load_state(out, state)
+    spikes = SpikeDetector(accelerator.device, config.spike_sigma)
+    (trained,), ema, meter, _ = state = _build(config, initial, accelerator, spikes)
+    step = load_state(out, state, config.keep, reporter)
     steps, batch_size = config.steps or 0, config.batch_size or 0
     evaluation.begin(out, step)
     if step >= steps:
         report_finished(out, step, reporter)
         if not evaluation.due(step):
             return
-    previews, log = Previews(out, initial, accelerator.device, config.seed), open_log(out, step)
+    previews = Previews(out, initial, accelerator.device, config.seed)
+    log = TrackedLog(open_log(out, step), accelerator, out, step, config.to_json())
+    half = accelerator.mixed_precision != "no"
+    utilization = Utilization(accelerator.device, half, initial.config.training_flops())
 
     def evaluate() -> None:
         if evaluation.due(step):
             with meter.paused():
                 evaluation.log(step, log, previews.network(ema), previews.tokenizer, initial)
 
-    progress = reporter.task("train", steps, step, unit="steps")
-    with Interrupts(accelerator, reporter) as interrupts, progress as task:
+    progress, writer = reporter.task("train", steps, step, unit="steps"), CheckpointWriter(reporter, step)
+    with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
         evaluate()  # what a kill after the checkpoint has left out
         while step < steps:
             step += 1
-            values = train_step(step, data, config, trained, ema, accelerator, split.trained)
-            meter.add(values, batch_size)
-            task.advance(1, loss=values["loss"])
+            values = train_step(step, data, config, trained, ema, accelerator, split.trained, spikes)
+            meter.add(values.means, batch_size, values.counts)
+            task.advance(1, loss=values.means["loss"])
             line, checkpoint, preview = due(step, config)
             stop = interrupts.asked(step, last=step == steps)
-            if line or checkpoint or stop:
-                check_finite(step, values)
+            save = checkpoint or stop or interrupts.saving
+            for spike in spikes.read(wait=line or save):  # before a checkpoint that it might spoil
+                handle_spike(spike, log, split.rows(spike.step, config), config.on_spike, writer, reporter)
             if line:
                 epoch = round(step * batch_size / len(split.trained), 4)
-                log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
-            if checkpoint and split.val is not None:
-                log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
-            if preview and world().main:
-                previews.save(step, ema)
-            if checkpoint or stop:  # after these, so that a kill repeats the lines and the preview as well
-                save_state(out, step, state, config.keep)
-                interrupts.checkpointed(step)
+                means = meter.flush()
+                means["ema_distance"] = ema_distance(ema.tensors, trained.network)
+                means |= utilization.values(means["images_per_second"])
+                log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **means)
+                writer.check()
+            with meter.paused():
+                if checkpoint and split.val is not None:
+                    log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
+                if preview and world().main:
+                    previews.save(step, ema)
+                if save:  # after these, so that a kill repeats the lines and the preview as well
+                    save_state(out, step, state, config.keep, writer)
+            interrupts.checkpointed(step, writer.wait)
             evaluate()
 
 
@@ -202,6 +218,12 @@ class _Split(NamedTuple):
         """The validation loss, rounded as in the log."""
         assert self.val is not None
         return round(validation_loss(network, self.val, config, accelerator, self.held_out), 6)
+
+    def rows(self, step: int, config: TrainConfig) -> np.ndarray:
+        """The rows of the token file in a step's global batch (B,)."""
+        assert config.batch_size is not None
+        first = (step - 1) * config.batch_size
+        return self.trained[rng.batch_rows(config.seed, len(self.trained), first, config.batch_size)]
 
 
 def _split(data: TokenFile, val: Path | None, config: TrainConfig | Mapping[str, Any] | None) -> _Split:
@@ -320,7 +342,9 @@ def _record(
     }
 
 
-def _build(config: TrainConfig, initial: InitialWeights, accelerator: Any) -> TrainState:
+def _build(
+    config: TrainConfig, initial: InitialWeights, accelerator: Any, spikes: SpikeDetector
+) -> TrainState:
     """Network and optimizer, from the seed or with the initial weights of a model."""
     torch.manual_seed(config.seed)
     network = initial.build().to(accelerator.device)
@@ -332,5 +356,6 @@ def _build(config: TrainConfig, initial: InitialWeights, accelerator: Any) -> Tr
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
     trained = prepare(network, optimizer, accelerator)
-    meter = Meter(accelerator.device, {"loss": "losses", "grad_norm": "norms"})
-    return TrainState((trained,), EMA(network, config.ema), meter, {})
+    means = {"loss": "losses", "grad_norm": "norms"}
+    meter = Meter(accelerator.device, means, counters=2 * BINS, summary=accuracies)
+    return TrainState((trained,), EMA(network, config.ema), meter, {"spikes": spikes.tensors})

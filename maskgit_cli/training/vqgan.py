@@ -26,6 +26,7 @@ from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
 from maskgit_cli.scoring.perceptual import Perceptual, load_perceptual
 from maskgit_cli.scoring.reconstruction import ReconstructionFeatures, load_features
+from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.common import (
     Meter,
     TrainingClaim,
@@ -44,11 +45,12 @@ from maskgit_cli.training.image_batches import image_batches
 from maskgit_cli.training.init_tokenizer import InitialTokenizer, initial_tokenizer, size_name
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import preview_path, save_reconstructions
-from maskgit_cli.training.reconstruction import check_readable, reconstruction_quality
+from maskgit_cli.training.reconstruction import check_readable, codebook_use, reconstruction_quality
+from maskgit_cli.training.tracking import TrackedLog, add_tracker
 from maskgit_cli.training.vqgan_objective import Networks, train_step
 
 # Settings that may change when resuming.
-FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every", "val_features"}
+FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every", "log_with", "val_features"}
 
 
 @checked
@@ -102,14 +104,14 @@ def train_vqgan(
         config, size = claimed.settings(config), initial.config.codebook_size
         perceptual = _as_started(perceptual, config, accelerator.device, reporter)
         nets, state = _build(config, initial, accelerator)
-        step = load_state(out, state)
-        log = open_log(out, step)
+        step = load_state(out, state, config.keep, reporter)
+        log = TrackedLog(open_log(out, step), accelerator, out, step, config.to_json())
         batches = image_batches(source, config, step, workers, reporter)
         progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
-        with Interrupts(accelerator, reporter) as interrupts, progress as task:
+        writer = CheckpointWriter(reporter, step)
+        with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
             while step < config.steps:
-                pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
-                pixels = pixels.to(memory_format=_memory_format(accelerator.device))
+                pixels = _pixels(next(batches), accelerator.device)
                 step += 1
                 done = train_step(pixels, step, nets, config, perceptual, accelerator)
                 counts = accelerator.reduce(torch.bincount(done.indices.flatten(), minlength=size))
@@ -118,7 +120,8 @@ def train_vqgan(
                 task.advance(1, loss=done.values["l1"])
                 line, checkpoint, preview = due(step, config)
                 stop = interrupts.asked(step, last=step == config.steps)
-                if line or checkpoint or stop:  # the EMA is the same on all ranks, which the losses are not
+                save = checkpoint or stop or interrupts.saving
+                if line or save:  # the EMA is the same on all ranks, which the losses are not
                     check_finite(step, nets.ema.tensors)
                 if line:
                     log.append(step=step, **state.meter.flush())
@@ -126,11 +129,10 @@ def train_vqgan(
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None and world().main:
                     log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
-                if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
-                    save_state(out, step, state, config.keep)
-                    interrupts.checkpointed(step)
-        tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
-        on_main(lambda: _finish(out, tensors, claimed.record, step))
+                if save:  # last, so that a kill repeats the lines and the preview as well
+                    save_state(out, step, state, config.keep, writer)
+                interrupts.checkpointed(step, writer.wait)
+        on_main(lambda: _finish(out, nets, claimed.record, step))
     return out
 
 
@@ -172,12 +174,13 @@ def _record(
     }
 
 
-def _finish(out: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], step: int) -> None:
-    """Complete a tokenizer directory with its weights.
+def _finish(out: Path, nets: Networks, record: Mapping[str, Any], step: int) -> None:
+    """Complete a tokenizer directory with the EMA weights.
 
     Raises:
         OutputError: the file system refuses.
     """
+    tensors = {name: nets.ema.tensors[name] for name in nets.vqgan.network.state_dict()}
     write_json(out / CONFIG_FILE, record)  # without the digest of the weights that are replaced next
     write_weights(out, tensors, {**record, "step": step})
 
@@ -197,6 +200,7 @@ def _nothing_to_do(out: Path, steps: int, claimed: TrainingClaim, reporter: Repo
 def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
     """The accelerator of the training, if the batch can be divided among the processes."""
     accelerator = accelerator_for(device, dtype)
+    add_tracker(accelerator, config.log_with)
     if config.batch_size % world().size:
         raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
     return accelerator
@@ -205,6 +209,12 @@ def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
 def _memory_format(device: torch.device) -> torch.memory_format:
     """The memory format of images: GPUs convolve faster in channels-last, CPUs normalize faster without."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def _pixels(images: Tensor, device: torch.device) -> Tensor:
+    """Images (B, 3, H, W) in -1..1 on a device, of uint8 ones."""
+    pixels = to_model(images.to(device, non_blocking=True))
+    return pixels.to(memory_format=_memory_format(device))
 
 
 def _build(
@@ -228,9 +238,14 @@ def _build(
         torch.zeros(initial.config.codebook_size, dtype=torch.int64, device=device),
         from_scratch=initial.tensors is None,
     )
-    meter = Meter(device, codebook_size=initial.config.codebook_size)
+    meter = Meter(device, counters=initial.config.codebook_size, summary=_codebook_values)
     extra = {"codebook": {"last_used": nets.last_used}}
     return nets, TrainState((nets.vqgan, nets.discriminator), nets.ema, meter, extra)
+
+
+def _codebook_values(counts: Tensor) -> dict[str, float]:
+    """Codebook use as values of the log."""
+    return dict(zip(("usage", "perplexity"), codebook_use(counts), strict=True))
 
 
 def _perceptual(

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from maskgit_cli.cli import COMMANDS, group, launch
+from maskgit_cli.formats.runs import newest_checkpoint
 from maskgit_cli.networks.loading import load_model
 
 COMMAND = [sys.executable, "-m", "maskgit_cli"]
@@ -182,7 +183,7 @@ def test_processes_end_with_their_launcher(number, tmp_path):
 
 
 @linux
-def test_processes_asked_to_end_write_a_checkpoint_first(maskgit, tokens, tmp_path):
+def test_processes_write_a_checkpoint_when_asked_and_before_they_end(maskgit, tokens, tmp_path):
     out = tmp_path / "run"
     words = ["train", tokens, "--out", out, "--size", "tiny", "--batch-size", 4, "--preview-every", 0]
     words = [str(word) for word in [*words, "--log-every", 1, "--device", "cpu"]]
@@ -191,6 +192,8 @@ def test_processes_asked_to_end_write_a_checkpoint_first(maskgit, tokens, tmp_pa
     )
     try:
         wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") > 3, seconds=120)
+        training_run.send_signal(signal.SIGUSR1)
+        wait_for(lambda: newest_checkpoint(out), seconds=60)
     finally:
         # Like a job scheduler, which signals every process, and their launcher signals them again.
         for process in [*children(training_run.pid), training_run.pid, training_run.pid]:

@@ -16,7 +16,7 @@ from faults.workshop import FEATURES, TOKENIZER, TRAINING
 from maskgit_cli import MaskGITError, describe
 
 # Values that say how fast a stage was, and digests of records that hold such values.
-TIMING = {"images_per_second", "seconds"}
+TIMING = {"images_per_second", "tflops", "mfu", "memory_gb", "seconds"}
 DIGESTS = {"record_sha256"}
 # Files by which a process says that it is at work; they may stay.
 LOCKS = ("*.lock", ".lock")

@@ -14,7 +14,7 @@ import torch
 from resigned import rewrite_record, sign_weights
 from safetensors.torch import load_file, save_file
 from tiny_models import CODES, NAMES, RESOLUTION, VQGAN_SIZES, make_model, make_tokenizer, tiny_transformer
-from tiny_training import contents, kill_at, train_tiny
+from tiny_training import Warnings, contents, kill_at, train_tiny
 
 from maskgit_cli import __version__
 from maskgit_cli.errors import ArtifactError, InputError, OutputError
@@ -599,22 +599,67 @@ def test_a_checkpoint_without_its_state_does_not_count(tmp_path):
     assert runs.load_checkpoint(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
-def test_a_damaged_checkpoint_names_the_way_back(run, tokens, tmp_path, damage):
-    copy = shutil.copytree(run, tmp_path / "run")
-    newest = runs.newest_checkpoint(copy)
-    file = newest / "optimizer.safetensors"
+def damage_checkpoint(path, how):
+    file = path / ("state.json" if how == "record" else "optimizer.safetensors")
     data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    if damage == "missing":
+    data[-1 if how != "record" else 5] ^= 1
+    if how == "missing":
         file.unlink()
     else:
-        file.write_bytes(data if damage == "changed" else data[:-1])
-    with pytest.raises(ArtifactError, match=f"{file} is missing or damaged; remove {newest} to resume"):
-        train_tiny(tokens, copy, preview_every=6)
-    shutil.rmtree(newest)
-    train_tiny(tokens, copy, preview_every=6)
+        file.write_bytes(data[:-1] if how == "truncated" else data)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed", "record"])
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(run, tokens, tmp_path, damage):
+    """Also where it is the last one of a finished run, and other temporary files lie there."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    damage_checkpoint(copy / "checkpoints/step-00000006", damage)
+    half = copy / "checkpoints" / f".step-00000005.{'a' * 12}.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    reporter = Warnings()
+    train_tiny(tokens, copy, {"reporter": reporter}, preview_every=6)
+    assert len(reporter.warnings) == 1
+    for part in ("step-00000006", "damaged-step-00000006", "resumes from step-00000004"):
+        assert part in reporter.warnings[0]
+    shutil.rmtree(copy / "checkpoints/damaged-step-00000006")
     assert contents(copy) == contents(run)
+
+
+def test_with_one_kept_the_one_before_a_damaged_one_is_still_there(run, tmp_path):
+    """A kill between writing a checkpoint and removing the one before it."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    record = read_json(copy / "config.json", "a run")
+    runs.prepare_to_resume(copy, record | {"settings": record["settings"] | {"keep": 1}})
+    damage_checkpoint(copy / "checkpoints/step-00000006", "changed")
+    assert runs.intact_checkpoint(copy, lambda text: None).name == "step-00000004"
+
+
+def test_only_damaged_checkpoints_are_an_error_and_stay(run, tokens, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for path in runs.checkpoints(copy):
+        damage_checkpoint(path, "changed")
+    before = contents(copy)
+    with pytest.raises(ArtifactError, match=r"optimizer\.safetensors"):
+        train_tiny(tokens, copy, preview_every=6)
+    assert contents(copy) == before
+
+
+def test_a_checkpoint_of_a_newer_package_is_no_damage(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    rewrite_record(copy / "checkpoints/step-00000006/state.json", version=3)
+    with pytest.raises(ArtifactError, match="version 3"):
+        runs.intact_checkpoint(copy, lambda text: None)
+    assert (copy / "checkpoints/step-00000006").exists()
+
+
+def test_numbers_that_are_not_finite_never_reach_the_log(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": NaN}\n')  # of an earlier version
+    log = runs.MetricsLog(tmp_path, 1)
+    log.append(step=2, loss=float("inf"), grad_norm=1.5, spike_rows=[1, 2])
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 1, "loss": null}\n{"step": 2, "loss": null, "grad_norm": 1.5, "spike_rows": [1, 2]}\n'
+    )
 
 
 def test_a_checkpoint_of_another_version_is_refused(run, tmp_path):

@@ -429,6 +429,17 @@ def parents(*digests):
             {"settings": {"labels_sha256": "y", "seed": 2}},
             "--seed 1, not 2",
         ),
+        # All that were changed are named, but not what follows from them.
+        (
+            {"settings": {"lr": 1, "seed": 1, "a": 0}, "net": {"width": 8}, **parents(("tokens", "a"))},
+            {"settings": {"lr": 2, "seed": 2, "a": 0}, "net": {"width": 9}, **parents(("tokens", "b"))},
+            f"--lr 1, not 2; --seed 1, not 2; tokens {'a' * 12}, not {'b' * 12}",
+        ),
+        (
+            {"settings": {"seed": 1, "sampler": {"method": "halton", "cfg": 1, "roll": 2}}},
+            {"settings": {"seed": 2, "sampler": {"method": "google", "cfg": 2}}},
+            "--seed 1, not 2; --sampler halton, not google",
+        ),
         (
             {"settings": {"labels": "@f", "labels_sha256": "x"}},
             {"settings": {"labels": "@f", "labels_sha256": "y"}},
@@ -436,7 +447,7 @@ def parents(*digests):
         ),
     ],
 )
-def test_the_first_difference_of_two_records(old, new, difference):
+def test_the_differences_of_two_records(old, new, difference):
     assert record_difference(old, new) == difference
     assert (identity(old) == json.loads(json.dumps(identity(new)))) == (difference is None)
 

@@ -244,7 +244,9 @@ def test_a_run_directory_holds_what_it_should(run, tokens, tokenizer):
     assert contents(run / "tokenizer") == contents(tokenizer)
     assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-00000004", "step-00000006"]
     assert steps_of(run) == [1, 2, 3, 4, 5, 6]
-    assert metrics(run)[-1].keys() == {"step", "epoch", "lr", "loss", "grad_norm"}
+    assert metrics(run)[-1].keys() == {"step", "epoch", "lr", "loss", "grad_norm", "ema_distance"} | {
+        "accuracy", "accuracy_0_25", "accuracy_25_50", "accuracy_50_75", "accuracy_75_100"
+    }  # fmt: skip
     assert metrics(run)[-1]["epoch"] == 2.0
     assert [line["lr"] for line in metrics(run)[:3]] == [5e-4, 1e-3, 1e-3]
 
