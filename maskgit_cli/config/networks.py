@@ -302,6 +302,10 @@ class Pyramid(Settings):
         return self.resolution // self.factor
 
 
+# Where a VQGAN has attention: nowhere, in the middle of encoder and decoder, or also at their lowest level.
+ATTENTION = ("none", "middle", "lowest")
+
+
 @dataclass(frozen=True)
 class VQGANConfig(Pyramid):
     """Sizes of a VQGAN (arXiv 2012.09841). The defaults are the paper's tokenizer: f=16, K=1024.
@@ -332,6 +336,22 @@ class VQGANConfig(Pyramid):
     dropout: float = setting(0.0, below_one())
     middle_attention: bool = True
 
+    @property
+    def attention(self) -> str | None:
+        """Where it has attention, one of :data:`ATTENTION`; None if that is none of these."""
+        sides = {self.resolution >> level for level in range(len(self.channel_multipliers))}
+        found = sides & {*self.attention_resolutions}
+        if not found:
+            return "middle" if self.middle_attention else "none"
+        return "lowest" if found == {self.grid} and self.middle_attention else None
+
+    def with_attention(self, name: str | None) -> VQGANConfig:
+        """These sizes with attention elsewhere, one of :data:`ATTENTION`; None keeps it."""
+        if name in (None, self.attention):
+            return self
+        sides = (self.grid,) if name == "lowest" else ()
+        return dataclasses.replace(self, attention_resolutions=sides, middle_attention=name != "none")
+
 
 @dataclass(frozen=True)
 class GoogleVQGANConfig(Pyramid):
@@ -353,9 +373,17 @@ class GoogleVQGANConfig(Pyramid):
     norm_groups: int = setting(32, at_least(1, LARGEST_WIDTH))
 
 
-# The paper's tokenizer, and smaller ones that two CPU cores can train.
+# The paper's tokenizer, latent diffusion's with f=8 (arXiv 2112.10752, its published VQ-f8), and smaller ones
+# that two CPU cores can train.
 TOKENIZER_SIZES: dict[str, VQGANConfig] = {
     "f16": VQGANConfig(),
+    "f8": VQGANConfig(
+        channel_multipliers=(1, 2, 2, 4),
+        attention_resolutions=(32,),
+        z_channels=4,
+        embed_dim=4,
+        codebook_size=16384,
+    ),
     "small": VQGANConfig(
         resolution=64,
         channels=16,

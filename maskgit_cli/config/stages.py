@@ -32,7 +32,7 @@ from maskgit_cli.config.base import (
 )
 from maskgit_cli.config.features import EXTRACTORS, PERCEPTUAL
 from maskgit_cli.config.metrics import METRICS
-from maskgit_cli.config.networks import SIZE_NAMES, TOKENIZER_SIZES, TRAINABLE
+from maskgit_cli.config.networks import ATTENTION, SIZE_NAMES, TOKENIZER_SIZES, TRAINABLE
 from maskgit_cli.config.protocols import PROTOCOLS, STANDARD
 from maskgit_cli.config.samplers import a_schedule
 from maskgit_cli.errors import ConfigError
@@ -246,7 +246,7 @@ class VQGANTrainConfig(Settings):
     size: str | None = setting(
         None,
         among(*TOKENIZER_SIZES),
-        help="Network size (f16 is the paper's).",
+        help="Network size (f16 is the paper's, f8 latent diffusion's).",
         unset="small, or that of --init-from",
         panel="Model",
     )
@@ -260,8 +260,18 @@ class VQGANTrainConfig(Settings):
     codebook_size: int | None = setting(
         None, between(2, 65535), help="Number of codebook vectors.", unset="the size's own", panel="Model"
     )
+    attention: str | None = setting(
+        None,
+        among(*ATTENTION),
+        help="Self-attention: none, in the middle of encoder and decoder, or also at their lowest level.",
+        unset="the size's own",
+        panel="Model",
+    )
     steps: int = setting(20000, at_least(1, LARGEST_COUNT), help="Number of generator steps.")
     batch_size: int = setting(32, at_least(1, LARGEST_BATCH), help="Global batch size.")
+    accumulate: int = setting(
+        1, at_least(1, LARGEST_BATCH), help="Gradient-accumulation steps per optimizer step."
+    )
     lr: float = setting(4e-4, above(0), help="Peak learning rate of both Adam optimizers.", panel="Optimizer")
     beta1: float = setting(0.5, below_one(), help="Adam beta1.", panel="Optimizer")
     beta2: float = setting(0.9, below_one(), help="Adam beta2.", panel="Optimizer")

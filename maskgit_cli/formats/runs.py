@@ -310,11 +310,14 @@ def derived_values(old: Record, new: Record) -> dict[str, Any]:
 def _with_newer_settings(record: Record) -> Record:
     """A training's record with the settings that are newer than it.
 
-    The perceptual distance of a tokenizer's training was LPIPS where it had a weight.
+    A tokenizer's training accumulated no gradients; its perceptual distance was LPIPS where it had a weight.
     """
     settings = record.get("settings", {})
-    if "perceptual_weight" not in settings or "perceptual" in settings:
+    if "perceptual_weight" not in settings:
         return record
+    settings = {"accumulate": 1, **settings}
+    if "perceptual" in settings:
+        return {**record, "settings": settings}
     name = "lpips" if settings["perceptual_weight"] else "none"
     record = {**record, "settings": {**settings, "perceptual": name}}
     return record | ({"derived": [*record["derived"], "perceptual"]} if "derived" in record else {})

@@ -73,13 +73,6 @@ def gather_objects(value: Any) -> list[Any]:
     return list(gather_object([value]))
 
 
-def from_main(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor of rank 0 on all ranks; it is overwritten in place."""
-    if world().size > 1:
-        torch.distributed.broadcast(tensor, 0)
-    return tensor
-
-
 def broadcast_object(value: Any) -> Any:
     """The value of rank 0 on all ranks."""
     if world().size == 1:

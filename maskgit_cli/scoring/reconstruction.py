@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +47,18 @@ def load_features(name: str, device: torch.device, reporter: Reporter = SILENT) 
     return ReconstructionFeatures(key, extractor)
 
 
+class ReconstructionSums(NamedTuple):
+    """What a meter has added, to be joined with that of other processes.
+
+    Attributes:
+        values: one value per image, float64 (N,), by name of the measure.
+        moments: moments of the features of originals and of reconstructions; [] without.
+    """
+
+    values: dict[str, Tensor]
+    moments: list[Moments]
+
+
 class ReconstructionMeter:
     """Means of measures of pairs of images, added batch by batch.
 
@@ -81,15 +95,24 @@ class ReconstructionMeter:
             old = self.moments
             self.moments = [merge_moments(a, b) for a, b in zip(old, new, strict=True)] if old else new
 
-    def result(self) -> dict[str, float]:
-        """The measures by name; {} of no images.
+    def sums(self) -> ReconstructionSums:
+        """What was added, for the ``result`` of another process."""
+        return ReconstructionSums(
+            {name: torch.cat(values) for name, values in self.values.items()}, self.moments
+        )
+
+    def result(self, parts: Sequence[ReconstructionSums] | None = None) -> dict[str, float]:
+        """The measures by name of what was added, or of ``parts`` instead; {} of no images.
 
         ``psnr`` in dB; ``ssim``, of images of 11 px and more; ``lpips`` or ``st_lpips``; ``rfid``, or with
         other features than those of the published FID ``frechet_NAME``, of two images and more.
         """
-        found = {name: float(torch.cat(values).mean()) for name, values in self.values.items()}
-        if self.features is not None and self.moments and self.moments[0].n > 1:
-            a, b = ((moments.mean, moments.covariance()) for moments in self.moments)
+        parts = [self.sums()] if parts is None else [part for part in parts if part.values]
+        names = parts[0].values if parts else ()
+        found = {name: float(torch.cat([part.values[name] for part in parts]).mean()) for name in names}
+        sides = [reduce(merge_moments, side) for side in zip(*(part.moments for part in parts), strict=True)]
+        if self.features is not None and sides and sides[0].n > 1:
+            a, b = ((moments.mean, moments.covariance()) for moments in sides)
             found[self.features.key] = max(frechet_distance(*a, *b), 0.0)  # rounding may leave -1e-12
         return found
 

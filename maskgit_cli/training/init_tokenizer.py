@@ -49,7 +49,7 @@ def initial_tokenizer(config: VQGANTrainConfig, path: Path | None, out: Path) ->
     """The weights of a tokenizer, or random ones of the size of a config.
 
     Args:
-        config: ``size``, ``res`` and ``codebook_size`` are read.
+        config: ``size``, ``res``, ``codebook_size`` and ``attention`` are read.
         path: tokenizer, run or model directory, ``builtin``, or the name of a model; None is from scratch.
         out: directory that the training will write.
 
@@ -62,12 +62,32 @@ def initial_tokenizer(config: VQGANTrainConfig, path: Path | None, out: Path) ->
 
 
 def size_name(config: VQGANConfig) -> str | None:
-    """Name of the size that a tokenizer has, apart from its resolution and its codebook; None without one."""
+    """Name of the size that a tokenizer has, apart from what options change; None without one.
+
+    These are its resolution, its codebook's size and where it has attention.
+    """
     for name, size in TOKENIZER_SIZES.items():
-        own = dataclasses.replace(size, resolution=config.resolution, codebook_size=config.codebook_size)
-        if own == config:
+        if _resized(size, config.resolution, config.codebook_size).with_attention(config.attention) == config:
             return name
     return None
+
+
+def other_attention(config: VQGANConfig) -> str | None:
+    """Where a tokenizer has attention, if its named size has it elsewhere, else None."""
+    name = size_name(config)
+    if name is None:
+        return None
+    own = _resized(TOKENIZER_SIZES[name], config.resolution, config.codebook_size)
+    return None if own.attention == config.attention else config.attention
+
+
+def _resized(size: VQGANConfig, resolution: int | None, codebook_size: int | None) -> VQGANConfig:
+    """A size with another resolution and codebook; None keeps its own."""
+    return dataclasses.replace(
+        size,
+        resolution=resolution or size.resolution,
+        codebook_size=codebook_size or size.codebook_size,
+    )
 
 
 def _from_scratch(config: VQGANTrainConfig) -> InitialTokenizer:
@@ -76,11 +96,7 @@ def _from_scratch(config: VQGANTrainConfig) -> InitialTokenizer:
     if config.res is not None:
         rule = f"a multiple of {sizes.factor}, the pixels per token on a side at size {name}"
         require(config.res % sizes.factor == 0, "res", config.res, rule)
-    sizes = dataclasses.replace(
-        sizes,
-        resolution=config.res or sizes.resolution,
-        codebook_size=config.codebook_size or sizes.codebook_size,
-    )
+    sizes = _resized(sizes, config.res, config.codebook_size).with_attention(config.attention)
     return InitialTokenizer(TOKENIZERS["vqgan"], sizes)
 
 
@@ -99,10 +115,12 @@ def _from_tokenizer(path: Path, config: VQGANTrainConfig, out: Path) -> InitialT
         "size": size_name(sizes) if entry.name == "vqgan" else None,
         "res": sizes.resolution,
         "codebook_size": sizes.codebook_size,
+        "attention": sizes.attention,
     }
     for name, value in own.items():
         asked = getattr(config, name)
-        rule = f"that of the tokenizer at {path}, {value or 'a size without a name'}; leave it out"
+        shown = value or ("a size without a name" if name == "size" else "an unnamed one")
+        rule = f"that of the tokenizer at {path}, {shown}; leave it out"
         require(asked in (None, value), name, asked, rule)
     return InitialTokenizer(
         entry,

@@ -10,6 +10,7 @@ from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError, counted
 from maskgit_cli.networks.base import ImageTokenizer
 from maskgit_cli.networks.pixels import to_model, to_pixels
+from maskgit_cli.runtime.distributed import gather_objects, world
 from maskgit_cli.scoring.perceptual import Perceptual
 from maskgit_cli.scoring.reconstruction import ReconstructionFeatures, ReconstructionMeter
 
@@ -22,7 +23,7 @@ def reconstruction_quality(
     perceptual: Perceptual | None = None,
     features: ReconstructionFeatures | None = None,
 ) -> dict[str, float]:
-    """Measures of reconstructions, and codebook use, on a set of images.
+    """Measures of reconstructions, and codebook use, on a set of images, which all ranks share.
 
     Args:
         network: the tokenizer, in evaluation mode.
@@ -35,7 +36,8 @@ def reconstruction_quality(
         ``psnr``: mean over the images of 10·log10(255²/mean squared error) of their uint8 pixels, in dB;
         ``ssim``: mean structural similarity, of images of 11 px and more; ``lpips`` or ``st_lpips``: mean
         perceptual distance; ``rfid`` or ``frechet_NAME``: Fréchet distance, of two images and more;
-        ``usage``: fraction of the codebook in use; ``perplexity``: exp of the entropy of the indices.
+        ``usage``: fraction of the codebook in use; ``perplexity``: exp of the entropy of the indices. The
+        same on all ranks.
 
     Raises:
         InputError: none of the images can be read.
@@ -44,16 +46,19 @@ def reconstruction_quality(
     dataset = ImageDataset(source, network.config.resolution)
     counts = torch.zeros(network.config.codebook_size, dtype=torch.int64)
     meter = ReconstructionMeter(device, perceptual, features)
-    for first in range(0, len(dataset), batch_size):
-        last = min(first + batch_size, len(dataset))
-        batch = collate_images([dataset[i] for i in range(first, last)])
+    mine = range(
+        world().rank, len(dataset), world().size
+    )  # in turns, as folders may differ in what they cost
+    for first in range(0, len(mine), batch_size):
+        batch = collate_images([dataset[i] for i in mine[first : first + batch_size]])
         if batch.images is None:
             continue
         images = batch.images[:, 0].to(device)
         indices = network.encode(to_model(images))  # (B, h, w)
         counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
         meter.add(images, to_pixels(network.decode(indices)))
-    measured = meter.result()
+    meters, shares = zip(*gather_objects((meter.sums(), counts)), strict=True)
+    measured, counts = meter.result(meters), torch.stack(shares).sum(0)
     if not measured:
         raise InputError(_unreadable(source))
     usage, perplexity = codebook_use(counts)

@@ -42,7 +42,12 @@ from maskgit_cli.training.common import (
     save_state,
 )
 from maskgit_cli.training.image_batches import image_batches
-from maskgit_cli.training.init_tokenizer import InitialTokenizer, initial_tokenizer, size_name
+from maskgit_cli.training.init_tokenizer import (
+    InitialTokenizer,
+    initial_tokenizer,
+    other_attention,
+    size_name,
+)
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import preview_path, save_reconstructions
 from maskgit_cli.training.reconstruction import check_readable, codebook_use, reconstruction_quality
@@ -121,14 +126,15 @@ def train_vqgan(
                 line, checkpoint, preview = due(step, config)
                 stop = interrupts.asked(step, last=step == config.steps)
                 save = checkpoint or stop or interrupts.saving
-                if line or save:  # the EMA is the same on all ranks, which the losses are not
+                if line or save:
                     check_finite(step, nets.ema.tensors)
                 if line:
                     log.append(step=step, **state.meter.flush())
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
-                if checkpoint and held_out is not None and world().main:
-                    log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
+                if checkpoint and held_out is not None:
+                    with state.meter.paused():
+                        log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
                 if save:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
                 interrupts.checkpointed(step, writer.wait)
@@ -146,6 +152,7 @@ def resolved(config: VQGANTrainConfig, initial: InitialTokenizer) -> tuple[VQGAN
     config = dataclasses.replace(
         config,
         size=size_name(sizes) if initial.entry.name == "vqgan" else None,
+        attention=other_attention(sizes) if initial.entry.name == "vqgan" else None,
         res=sizes.resolution,
         codebook_size=sizes.codebook_size,
         **derived,
@@ -201,8 +208,12 @@ def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
     """The accelerator of the training, if the batch can be divided among the processes."""
     accelerator = accelerator_for(device, dtype)
     add_tracker(accelerator, config.log_with)
-    if config.batch_size % world().size:
-        raise ConfigError(f"--batch-size {config.batch_size}: must be a multiple of {world().size} processes")
+    parts = world().size * config.accumulate
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"--batch-size {config.batch_size}: must be a multiple of {parts}, the number of processes times "
+            "--accumulate"
+        )
     return accelerator
 
 

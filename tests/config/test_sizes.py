@@ -6,7 +6,7 @@ import pytest
 import torch
 from published import FAMILIES
 
-from maskgit_cli.config.networks import TOKENIZER_SIZES, TOKENIZERS, TRANSFORMERS, VQGANConfig
+from maskgit_cli.config.networks import ATTENTION, TOKENIZER_SIZES, TOKENIZERS, TRANSFORMERS, VQGANConfig
 from maskgit_cli.config.sizes import (
     ASSUMED,
     aligned,
@@ -72,3 +72,34 @@ def test_the_tables_have_every_size_once():
 
 def test_columns_are_aligned():
     assert aligned([("size", "n"), ("a", "10"), ("long", "9")]) == ["size   n", "a     10", "long   9"]
+
+
+def test_latent_diffusions_tokenizer_is_as_published():
+    """VQ-f8 of arXiv 2112.10752: 32×32 tokens of 16,384 codes with 4 numbers each."""
+    f8 = TOKENIZER_SIZES["f8"]
+    assert (f8.factor, f8.grid, f8.attention) == (8, 32, "lowest")
+    with torch.device("meta"):
+        network = build(TOKENIZERS["vqgan"], f8)
+    assert network.quantize.embedding.weight.shape == (16384, 4)
+    assert network.encoder.conv_out.weight.shape == (4, 512, 3, 3)
+    assert [len(level.attn) for level in network.encoder.down] == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_is_chosen_by_name(name):
+    for own in TOKENIZER_SIZES.values():
+        sizes = own.with_attention(name)
+        assert sizes.attention == name
+        with torch.device("meta"):
+            modules = [key for key, _ in build(TOKENIZERS["vqgan"], sizes).named_modules() if "attn" in key]
+        assert any("mid.attn_1.q" in key for key in modules) is (name != "none")
+        lowest = len(sizes.channel_multipliers) - 1
+        found = {key.split(".")[2] for key in modules if key.startswith("encoder.down") and ".q" in key}
+        assert found == ({str(lowest)} if name == "lowest" else set())
+        assert own.with_attention(own.attention) == own.with_attention(None) == own
+
+
+def test_attention_elsewhere_has_no_name():
+    assert ODD.attention is None
+    assert dataclasses.replace(ODD, attention_resolutions=(99,)).attention == "middle"
+    assert ODD.with_attention("none").attention == "none"

@@ -20,7 +20,7 @@ from maskgit_cli.formats.models import builtin_tokenizer
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.networks.llamagen import SphereCodebook
 from maskgit_cli.networks.loading import load_tokenizer
-from maskgit_cli.training.init_tokenizer import initial_tokenizer, size_name
+from maskgit_cli.training.init_tokenizer import initial_tokenizer, other_attention, size_name
 from maskgit_cli.weights.importing import import_weights
 
 SIZES_ARE_ITS_OWN = {"size": None}
@@ -170,7 +170,31 @@ def test_a_named_size_with_another_codebook_keeps_its_name():
     for name, sizes in TOKENIZER_SIZES.items():
         changed = dataclasses.replace(sizes, codebook_size=99, resolution=4 * sizes.resolution)
         assert size_name(changed) == name
+        assert other_attention(changed) is None
     assert size_name(VQGAN_SIZES) is None
+
+
+def test_a_named_size_with_attention_elsewhere_keeps_its_name(images, tmp_path):
+    """Its record has both, so that the same command resumes it, and another one names the option."""
+    settings = {"size": "small", "res": 16, "steps": 1, "adversarial_weight": 0.0}
+    out = train_tiny_vqgan(images, tmp_path / "out", **settings, attention="none")
+    record = record_of(out)
+    assert (record["settings"]["size"], record["settings"]["attention"]) == ("small", "none")
+    assert record["vqgan"]["attention_resolutions"] == []
+    assert record["vqgan"]["middle_attention"] is False
+    assert not any("attn" in name for name in load_tokenizer(out).network.state_dict())
+    before = contents(out)
+    assert contents(train_tiny_vqgan(images, out, **settings, attention="none")) == before
+    with pytest.raises(OutputError, match="--attention none, not middle"):
+        train_tiny_vqgan(images, out, **settings, attention="middle")
+    own = train_tiny_vqgan(images, tmp_path / "own", steps=1, attention="middle")
+    assert record_of(own)["settings"]["attention"] is None  # that of the size
+
+
+def test_attention_is_that_of_the_tokenizer(trained, tmp_path):
+    with pytest.raises(ConfigError, match=r"--attention none: .*, middle; leave it out"):
+        initial_tokenizer(VQGANTrainConfig(attention="none"), trained, tmp_path / "out")
+    assert initial_tokenizer(VQGANTrainConfig(attention="middle"), trained, tmp_path / "out").tensors
 
 
 def test_the_output_is_not_where_the_weights_are(images, trained, tmp_path):

@@ -1,5 +1,6 @@
 """Training of a tokenizer: its losses, dead-code revival, and that interruption changes nothing."""
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -8,12 +9,14 @@ import random
 import shutil
 import signal
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from resigned import rewrite_record
+from safetensors.torch import load_file
 from tiny_models import CODES, VQGAN_SIZES
 from tiny_training import (
     VQGAN_TRAINING,
@@ -26,17 +29,21 @@ from tiny_training import (
     train_tiny_vqgan,
 )
 
-from maskgit_cli.config.networks import TOKENIZER_SIZES
+from maskgit_cli.config.networks import TOKENIZER_SIZES, TOKENIZERS
 from maskgit_cli.config.stages import VQGANTrainConfig
 from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, OutputError, WeightsError
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.networks.loading import load_tokenizer
+from maskgit_cli.runtime.distributed import make_accelerator, world
 from maskgit_cli.runtime.progress import SILENT
 from maskgit_cli.scoring import perceptual
+from maskgit_cli.scoring.perceptual import Perceptual
+from maskgit_cli.scoring.reconstruction import load_features
 from maskgit_cli.training import vqgan as vqgan_training
 from maskgit_cli.training import vqgan_objective
 from maskgit_cli.training.image_batches import image_batches
+from maskgit_cli.training.init_tokenizer import InitialTokenizer
 from maskgit_cli.training.optim import cosine_factor
 from maskgit_cli.training.reconstruction import reconstruction_quality
 
@@ -94,7 +101,9 @@ def test_every_line_of_the_log_is_complete(trained):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {"l1", "codebook", "lr", "usage", "perplexity"} <= lines[0].keys()
     assert "discriminator" not in lines[1]
-    assert {"generator", "discriminator", "adaptive_weight"} <= lines[2].keys()
+    adversarial = {"generator", "discriminator", "adaptive_weight", "logits_real", "logits_fake"}
+    assert adversarial <= lines[2].keys()
+    assert not adversarial & lines[1].keys()
     assert all(0 < line["usage"] <= 1 and 1 <= line["perplexity"] <= CODES for line in lines)
     assert all(math.isfinite(value) for line in lines for value in line.values())
     wanted = [1e-3 * min(1, step / 2) * cosine_factor(step, 6, 0.1) for step in range(1, 7)]
@@ -178,17 +187,73 @@ def test_the_discriminator_learns(images, tmp_path):
 
 
 def test_adaptive_weight_is_the_ratio_of_the_two_gradients():
-    class OneProcess:
-        def reduce(self, tensor, reduction):
-            return tensor
-
     weight = torch.tensor([3.0, 4.0], requires_grad=True)
     fidelity, fooling = weight @ weight, weight.sum()  # gradients (6, 8) and (1, 1)
-    found = vqgan_objective.adaptive_weight(fidelity, fooling, weight, OneProcess())
+    gradients = vqgan_objective.last_layer_gradients(fidelity, fooling, weight)
+    found = vqgan_objective.adaptive_weight(gradients)
     assert found.item() == pytest.approx(10 / (math.sqrt(2) + 1e-4))
     assert not found.requires_grad
-    flat = vqgan_objective.adaptive_weight(weight @ weight, (weight * 0).sum(), weight, OneProcess())
-    assert flat.item() == 1e4
+    flat = vqgan_objective.last_layer_gradients(weight @ weight, (weight * 0).sum(), weight)
+    assert vqgan_objective.adaptive_weight(flat).item() == 1e4
+
+
+# --- micro-batches ----------------------------------------------------------------------------------
+
+
+def doubled(batch, accumulate):
+    """Values and weights, in double precision, of a step with everything enabled, from the same start."""
+    config = VQGANTrainConfig(**VQGAN_TRAINING | {"accumulate": accumulate, "res": 16})
+    accelerator = make_accelerator(torch.device("cpu"), torch.float32)
+    initial = InitialTokenizer(TOKENIZERS["vqgan"], VQGAN_SIZES)
+    nets, _ = vqgan_training._build(config, initial, accelerator)
+    nets.vqgan.network.double()
+    nets.discriminator.network.double()
+    distance = Perceptual("lpips", lambda a, b: (a - b).pow(4).mean((1, 2, 3)))
+    config = dataclasses.replace(config, perceptual_weight=0.5)
+    for step in (1, 3, 4):  # the first one initializes the codebook, the others have the adversarial loss
+        done = vqgan_objective.train_step(batch, step, nets, config, distance, accelerator)
+    networks = (nets.vqgan.network, nets.discriminator.network)
+    return done, [value.detach() for network in networks for value in network.state_dict().values()]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 8])
+def test_micro_batches_are_one_batch(accumulate):
+    """Also of different sizes, as 3 parts of 8 images are."""
+    batch = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    (whole, wanted), (parts, found) = doubled(batch, 1), doubled(batch, accumulate)
+    assert parts.values.keys() == whole.values.keys()
+    assert {"adaptive_weight", "discriminator", "logits_real", "logits_fake"} < whole.values.keys()
+    for name, value in whole.values.items():
+        assert parts.values[name].item() == pytest.approx(value.item(), rel=1e-6, abs=1e-9)
+    torch.testing.assert_close(parts.reconstruction, whole.reconstruction, rtol=1e-6, atol=1e-7)
+    assert torch.equal(parts.indices, whole.indices)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_frozen_weights_take_gradients_again():
+    network = torch.nn.Linear(2, 2)
+    with vqgan_objective.frozen(network, network.bias):
+        assert (network.weight.requires_grad, network.bias.requires_grad) == (False, True)
+    assert network.weight.requires_grad
+
+
+def test_dropout_of_a_step_depends_on_the_step_alone(images, tmp_path):
+    """A killed training would otherwise continue with other random numbers."""
+    sizes = dataclasses.replace(VQGAN_SIZES, dropout=0.5)
+    settings = {"steps": 4, "accumulate": 2, "checkpoint_every": 1, "keep": 9}
+    with mock.patch.dict(TOKENIZER_SIZES, small=sizes):
+        wanted = train_tiny_vqgan(images, tmp_path / "wanted", **settings, size="small")
+        out = shutil.copytree(wanted, tmp_path / "out", ignore=later_than(3))
+        (out / "model.safetensors").unlink()
+        train_tiny_vqgan(images, out, **settings, size="small")
+    assert contents(out) == contents(wanted)
+
+
+def test_a_batch_must_divide_into_micro_batches(images, tmp_path):
+    with pytest.raises(ConfigError, match="--batch-size 8: must be a multiple of 3"):
+        train_tiny_vqgan(images, tmp_path / "out", accumulate=3)
+    assert not (tmp_path / "out").exists()
 
 
 # --- smoothness --------------------------------------------------------------------------------------
@@ -277,6 +342,21 @@ def later_than(step):
 # --- interruption -----------------------------------------------------------------------------------
 
 
+def test_killed_with_everything_enabled_it_ends_in_the_same_bytes(images, tmp_path):
+    """Accumulation, the adversarial loss, revival, held-out images, and one that cannot be read."""
+    folder = shutil.copytree(images, tmp_path / "images")
+    (folder / "cat" / "0.png").write_bytes(b"")
+    settings = {"accumulate": 2, "adversarial_start": 1, "revive_after": 2, "log_every": 3, "batch_size": 12}
+    arguments = (folder, tmp_path / "out", {"val": images})
+    moments = count_syncs(train_tiny_vqgan, folder, tmp_path / "wanted", {"val": images}, **settings)
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    kills = [kill_at(chance.randint(1, moments // 2), train_tiny_vqgan, *arguments, **settings) for _ in "ab"]
+    assert any(kills)
+    train_tiny_vqgan(*arguments, **settings)
+    assert contents(tmp_path / "out") == contents(tmp_path / "wanted"), f"seed {seed}"
+
+
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(trained, images, tmp_path):
     wanted, moments = trained
     seed = random.randrange(10**6)
@@ -354,26 +434,65 @@ def test_a_finished_tokenizer_is_not_changed(trained, images, tmp_path, monkeypa
     assert contents(copy) == contents(trained[0])
 
 
-def test_two_processes_continue_as_one(images, tmp_path):
-    """To rounding: sums are taken in another order. (The codebook is initialized with rank 0's images.)"""
-    settings = {"adversarial_start": 9, "flip": True, "revive_after": 0, "checkpoint_every": 1, "keep": 9}
-    whole = train_tiny_vqgan(images, tmp_path / "whole", steps=4, **settings)
-    started = shutil.copytree(whole, tmp_path / "started", ignore=later_than(2))
-    (started / "model.safetensors").unlink()
-    in_processes(2, train_tiny_vqgan, images, started, steps=4, **settings)
-    for line, wanted in zip(metrics(started), metrics(whole), strict=True):
-        assert line["usage"] == wanted["usage"]
-    for kind in ("model", "ema"):
-        for name, tensor in weights(started)[kind].items():
-            torch.testing.assert_close(tensor, weights(whole)[kind][name], atol=2e-5, rtol=0)
+@pytest.fixture(scope="module")
+def in_one_and_two(images, tmp_path_factory):
+    """The same training in one process and in two, from the first step on: revival, accumulation, all losses.
+
+    An image cannot be read, so the processes have different numbers of images.
+    """
+    folder = shutil.copytree(images, tmp_path_factory.mktemp("images") / "images")
+    (folder / "cat" / "0.png").write_bytes(b"")
+    out = tmp_path_factory.mktemp("processes")
+    settings = {"steps": 4, "accumulate": 2, "adversarial_start": 1, "revive_after": 2, "batch_size": 12}
+    settings |= {"checkpoint_every": 1, "keep": 9, "val_features": "vqgan"}
+    arguments = {"val": images}
+    train_tiny_vqgan(folder, out / "one", arguments, **settings)
+    in_processes(2, train_tiny_vqgan, folder, out / "two", arguments, **settings)
+    return out / "one", out / "two"
 
 
-def test_two_processes_share_codebook_and_discriminator(images, tmp_path):
-    out = tmp_path / "out"
-    in_processes(2, train_tiny_vqgan, images, out, steps=4, adversarial_start=1, revive_after=2)
-    assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4]
-    assert math.isfinite(metrics(out)[-1]["discriminator"])
-    assert load_tokenizer(out).config == VQGAN_SIZES
+def test_two_processes_train_as_one(in_one_and_two):
+    """To rounding: sums are taken in another order, and Adam's first steps have the sign of a gradient."""
+    one, two = in_one_and_two
+    for step in (1, 2, 3, 4):
+        found, wanted = (
+            load_file(out / "checkpoints" / f"step-{step:08d}" / "model.safetensors") for out in (two, one)
+        )
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, wanted[name], atol=1e-4, rtol=0)
+
+
+def test_two_processes_log_the_same(in_one_and_two):
+    one, two = map(metrics, in_one_and_two)
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for line, wanted in zip(two, one, strict=True):
+        assert line.keys() == wanted.keys()
+        exact = line["step"] <= 2
+        for name, value in wanted.items():
+            close = {"rel": 1e-5, "abs": 2e-6} if exact else {"rel": 2e-2, "abs": 1e-3}
+            assert line[name] == pytest.approx(value, **close), (line["step"], name)
+
+
+def test_processes_share_the_held_out_images(images, tokenizer, tmp_path):
+    """The values are those of one process, and every process measures its part only."""
+    source, network = open_source(images), load_tokenizer(tokenizer).network
+    wanted = reconstruction_quality(network, source, 4, None, load_features("vqgan", torch.device("cpu")))
+    in_processes(2, measure_a_share, images, tokenizer, tmp_path)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [images for _, images in found] == [6, 6]
+    for values, _ in found:
+        assert values.keys() == wanted.keys()
+        assert all(values[name] == pytest.approx(wanted[name], abs=1e-9) for name in wanted)
+
+
+def measure_a_share(images, tokenizer, out):
+    """``reconstruction_quality`` in one of several processes: its values, and the images that it encoded."""
+    network, encoded = load_tokenizer(tokenizer).network, []
+    encode = network.encode
+    network.encode = lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+    features = load_features("vqgan", torch.device("cpu"))
+    values = reconstruction_quality(network, open_source(images), 4, None, features)
+    (out / f"{world().rank}.json").write_text(json.dumps([values, sum(encoded)]))
 
 
 # --- refusals and warnings --------------------------------------------------------------------------
@@ -510,7 +629,8 @@ def test_records_older_than_the_setting_are_continued(images, tmp_path, availabl
     available("lpips")
     out = unfinished(train_tiny_vqgan(images, tmp_path / "out", **WITH))
     record = json.loads((out / "config.json").read_text())
-    del record["settings"]["perceptual"]
+    for newer in ("perceptual", "accumulate", "attention"):
+        del record["settings"][newer]
     record["derived"].remove("perceptual")
     (out / "config.json").write_text(json.dumps(record))
     rewrite_record(out / "config.json")
