@@ -113,8 +113,7 @@ def train_vqgan(
         progress = reporter.task("train-vqgan", config.steps, step, unit="steps")
         with Interrupts(accelerator, reporter) as interrupts, progress as task:
             while step < config.steps:
-                pixels = to_model(next(batches).to(accelerator.device, non_blocking=True))
-                pixels = pixels.to(memory_format=_memory_format(accelerator.device))
+                pixels = _on_device(next(batches), accelerator.device)
                 step += 1
                 done = train_step(pixels, step, nets, config, perceptual, accelerator)
                 counts = accelerator.reduce(torch.bincount(done.indices.flatten(), minlength=size))
@@ -130,8 +129,7 @@ def train_vqgan(
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None:
-                    with state.meter.paused():
-                        log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
+                    log.append(step=step, **_validate(state, initial, held_out, config, perceptual))
                 if checkpoint or stop:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep)
                     interrupts.checkpointed(step)
@@ -216,6 +214,11 @@ def _accelerator(config: VQGANTrainConfig, device: str, dtype: str) -> Any:
 def _memory_format(device: torch.device) -> torch.memory_format:
     """The memory format of images: GPUs convolve faster in channels-last, CPUs normalize faster without."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def _on_device(images: Tensor, device: torch.device) -> Tensor:
+    """A batch of uint8 images (B, 3, H, W) as the networks take them, in -1..1."""
+    return to_model(images.to(device, non_blocking=True)).to(memory_format=_memory_format(device))
 
 
 def _build(
@@ -311,13 +314,15 @@ def _held_out(
 
 
 def _validate(
-    nets: Networks,
+    state: TrainState,
     initial: InitialTokenizer,
     held_out: _HeldOut,
     config: VQGANTrainConfig,
     perceptual: Perceptual | None,
 ) -> dict[str, float]:
-    """Reconstruction quality of the EMA weights on held-out images, as a line of the log."""
-    network = initial._replace(tensors=nets.ema.tensors).build().to(nets.last_used.device).eval()
-    found = reconstruction_quality(network, held_out.source, config.batch_size, perceptual, held_out.features)
+    """Quality of the EMA weights on held-out images, which all ranks share, as a line of the log."""
+    with state.meter.paused():
+        network = initial._replace(tensors=state.ema.tensors).build().to(state.meter.device).eval()
+        size, features = config.batch_size, held_out.features
+        found = reconstruction_quality(network, held_out.source, size, perceptual, features)
     return {f"val_{key}": value for key, value in found.items()}
