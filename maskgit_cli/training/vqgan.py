@@ -116,7 +116,7 @@ def train_vqgan(
         writer = CheckpointWriter(reporter, step)
         with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
             while step < config.steps:
-                pixels = _pixels(next(batches), accelerator.device)
+                pixels = _on_device(next(batches), accelerator.device)
                 step += 1
                 done = train_step(pixels, step, nets, config, perceptual, accelerator)
                 counts = accelerator.reduce(torch.bincount(done.indices.flatten(), minlength=size))
@@ -133,8 +133,7 @@ def train_vqgan(
                 if preview and world().main:
                     save_reconstructions(preview_path(out, step), pixels, done.reconstruction)
                 if checkpoint and held_out is not None:
-                    with state.meter.paused():
-                        log.append(step=step, **_validate(nets, initial, held_out, config, perceptual))
+                    log.append(step=step, **_validate(state, initial, held_out, config, perceptual))
                 if save:  # last, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
                 interrupts.checkpointed(step, writer.wait)
@@ -222,10 +221,9 @@ def _memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def _pixels(images: Tensor, device: torch.device) -> Tensor:
-    """Images (B, 3, H, W) in -1..1 on a device, of uint8 ones."""
-    pixels = to_model(images.to(device, non_blocking=True))
-    return pixels.to(memory_format=_memory_format(device))
+def _on_device(images: Tensor, device: torch.device) -> Tensor:
+    """A batch of uint8 images (B, 3, H, W) as the networks take them, in -1..1."""
+    return to_model(images.to(device, non_blocking=True)).to(memory_format=_memory_format(device))
 
 
 def _build(
@@ -326,13 +324,15 @@ def _held_out(
 
 
 def _validate(
-    nets: Networks,
+    state: TrainState,
     initial: InitialTokenizer,
     held_out: _HeldOut,
     config: VQGANTrainConfig,
     perceptual: Perceptual | None,
 ) -> dict[str, float]:
-    """Reconstruction quality of the EMA weights on held-out images, as a line of the log."""
-    network = initial._replace(tensors=nets.ema.tensors).build().to(nets.last_used.device).eval()
-    found = reconstruction_quality(network, held_out.source, config.batch_size, perceptual, held_out.features)
+    """Quality of the EMA weights on held-out images, which all ranks share, as a line of the log."""
+    with state.meter.paused():
+        network = initial._replace(tensors=state.ema.tensors).build().to(state.meter.device).eval()
+        size, features = config.batch_size, held_out.features
+        found = reconstruction_quality(network, held_out.source, size, perceptual, features)
     return {f"val_{key}": value for key, value in found.items()}
