@@ -41,7 +41,7 @@ from maskgit_cli.training.common import (
 from maskgit_cli.training.evaluation import Evaluation, check_reference
 from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from_model, from_scratch
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
-from maskgit_cli.training.optim import EMA
+from maskgit_cli.training.optim import EMA, parameter_groups
 from maskgit_cli.training.previews import Previews
 
 # Settings that may change when resuming; the recipe is only a name for the others.
@@ -275,6 +275,7 @@ def _resolve(
         config,
         network=initial.entry.name,
         size=initial.entry.size_name(initial.config),
+        init=initial.init,
         batch_size=batch,
         steps=steps,
         decay_steps=decay_steps,
@@ -325,10 +326,9 @@ def _build(config: TrainConfig, initial: InitialWeights, accelerator: Any) -> Tr
     torch.manual_seed(config.seed)
     network = initial.build().to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        network.parameters(),
+        parameter_groups(network, config.weight_decay, config.weight_decay_on),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
     trained = prepare(network, optimizer, accelerator)
