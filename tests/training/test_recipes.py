@@ -13,7 +13,7 @@ from tiny_training import metrics, write_tokens
 
 from maskgit_cli.cli.cmd_train import command
 from maskgit_cli.config.networks import HALTON_SIZES, SIZES, TRANSFORMERS, HaltonSize, Size
-from maskgit_cli.config.recipes import RECIPES, derived_settings, resolve_recipe
+from maskgit_cli.config.recipes import FROM_STEPS, RECIPES, derived_settings, resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.networks.loading import load_model
@@ -87,7 +87,7 @@ def test_small_follows_the_steps_and_the_batch_that_are_given():
         assert config.warmup == steps // 50
         half_life = math.log(0.5) / math.log(config.ema)
         assert half_life == pytest.approx(0.087 * steps, rel=0.02), changes
-    assert derived_settings("small", {"ema": 0.9}) == ["warmup"]
+    assert derived_settings("small", {"ema": 0.9}) == ["warmup", "weight_decay_on"]
     assert derived_settings("paper", {}) == []
 
 
@@ -95,7 +95,7 @@ def test_what_small_derives_from_the_steps_is_listed():
     """Whatever else changes with the steps could not keep its value when a run is extended."""
     short, long = (dataclasses.asdict(resolve_recipe("small", 3068, {"steps": n})) for n in (500, 1000))
     changed = {key for key in short if short[key] != long[key]}
-    assert changed - {"steps"} - FREE == set(derived_settings("small", {}))
+    assert changed - {"steps"} - FREE == set(FROM_STEPS["small"])
 
 
 def test_explicit_settings_override_the_recipe():
