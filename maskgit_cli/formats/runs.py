@@ -252,8 +252,9 @@ def _with_newer_settings(record: Record) -> Record:
     if not newer:
         return record
     record = {**record, "settings": {**settings, **newer}}
-    # They were not asked for, so another value of the same command is none that differs.
-    kept = [*newer, *(["lr_floor"] if settings.get("recipe") == "halton" else [])]
+    # They were not asked for, so another value of the same command is none that differs. Nothing decayed in
+    # a training of recipe halton.
+    kept = [*newer, *(["lr_floor", "decay_steps"] if settings.get("recipe") == "halton" else [])]
     return record | ({"derived": [*record["derived"], *kept]} if "derived" in record else {})
 
 

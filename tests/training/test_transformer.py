@@ -105,6 +105,48 @@ def test_every_token_is_masked_independently(batch):
     assert (pairs - (math.pi - 2) * 4 / math.pi**2).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "arccos", "square"])
+@pytest.mark.parametrize("n", [16, 64])
+def test_an_exact_count_is_masked(schedule, n):
+    """⌈γ(r)·N⌉ of each image, at least one (arXiv 2202.04200, section 3.2), all places being alike."""
+    config = TrainConfig(mask_schedule=schedule, mask_count="exact")
+    torch.manual_seed(0)
+    u, v = torch.rand(4000, 1, dtype=torch.float64), torch.rand(4000, n, dtype=torch.float64)
+    u[0] = 1 - 1e-12  # a ratio near zero
+    masked = objective.draw_masks(u, v, config)
+    wanted = {
+        "cosine": lambda r: math.cos(math.pi / 2 * r),
+        "arccos": lambda r: math.acos(r) / (math.pi / 2),
+        "square": lambda r: 1 - r**2,
+    }[schedule]
+    assert masked.sum(1).tolist() == [max(1, math.ceil(wanted(r) * n)) for r in u[:, 0].tolist()]
+    shares = masked.double().mean(0)
+    assert (shares - shares.mean()).abs().max() < 4.5 * (0.25 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("count", ["bernoulli", "exact"])
+def test_the_mask_ratio_has_a_minimum(count):
+    config = TrainConfig(mask_min=0.5, mask_count=count)
+    torch.manual_seed(0)
+    u, v = torch.rand(2000, 1, dtype=torch.float64), torch.rand(2000, 64, dtype=torch.float64)
+    masked, free = (objective.draw_masks(u, v, c) for c in (config, TrainConfig(mask_count=count)))
+    low = torch.arccos(u[:, 0]) / (math.pi / 2) < 0.5
+    assert float(masked[low].double().mean()) == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(masked[~low], free[~low])
+    if count == "exact":
+        assert set(masked[low].sum(1).tolist()) == {32}
+
+
+def test_validation_masks_as_the_training_does(run, tokens):
+    found = {}
+    accelerator = make_accelerator(CPU, torch.float32)
+    network = load_model(run).network.eval()
+    for count in ("bernoulli", "exact"):
+        config = TrainConfig(batch_size=8, mask_count=count)
+        found[count] = objective.validation_loss(network, open_tokens(tokens), config, accelerator)
+    assert found["bernoulli"] != found["exact"]
+
+
 def test_label_dropout_has_its_probability(batch):
     assert batch.drop.double().mean() == pytest.approx(0.1, abs=0.01)
 
