@@ -67,10 +67,13 @@ class TransformerEntry(NetworkEntry):
             :data:`~maskgit_cli.config.samplers.SAMPLERS`.
         positions: tensors with one row per position of the grid, by name, with the number of rows before
             and after those of the grid, which belong to the class token.
+        inits: laws of the initial weights, the default first: ``published``, that of the published code, or
+            ``truncated``, normal with std 0.02 and ±2σ.
     """
 
     sampler: str = "confidence"
     positions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    inits: tuple[str, ...] = ("published",)
 
 
 # --- transformers -----------------------------------------------------------------------------------
@@ -207,13 +210,14 @@ class HaltonSize(Size):
     head_width: int
 
 
-# base, big and huge are from the paper and its repository; tiny and small are for grids of 8.
+# base, big and huge are from the paper and its repository, where all three have an MLP of 3072; tiny and
+# small are for grids of 8.
 SIZES: dict[str, Size] = {
     "tiny": Size(192, 6, 6, 768),
     "small": Size(256, 6, 8, 1024),
     "base": Size(768, 24, 16, 3072),
-    "big": Size(1024, 32, 16, 4096),
-    "huge": Size(1024, 48, 16, 4096),
+    "big": Size(1024, 32, 16, 3072),
+    "huge": Size(1024, 48, 16, 3072),
 }
 
 # As published. The MLP has 2/3 of 4·width hidden features, rounded up to a multiple of 256; small has six
@@ -235,6 +239,7 @@ _TRANSFORMERS = (
         sizes=SIZES,
         sampler="confidence",
         positions={"positions": (0, 1), "bias": (0, 1)},
+        inits=("truncated", "published"),
     ),
     TransformerEntry(
         name="halton",

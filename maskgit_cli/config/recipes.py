@@ -17,15 +17,20 @@ from maskgit_cli.config.stages import TrainConfig
 
 
 def paper(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
-    """The paper's recipe (arXiv 2310.14400, section 4): the defaults."""
+    """The paper's recipe (arXiv 2310.14400, section 4), with the numbers of its repository: the defaults.
+
+    The repository's weight decay is that of all weights. Its initial weights are ``init="published"``.
+    """
     return TrainConfig()
 
 
 def halton(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
     """Halton-MaskGIT (arXiv 2503.17076), with the numbers of its repository.
 
-    The loss is MaskGIT's, on masked positions; the repository's own code has it at every position, which is
-    ``loss_on="all"``. The repository also decays the learning rate over the last tenth of the steps.
+    Where the two differ it is the paper: the loss is MaskGIT's, on masked positions, and the repository's
+    own code has it at every position, which is ``loss_on="all"``. Over the last tenth of the steps the
+    learning rate falls to a hundredth along a cosine. The repository decays all weights, here
+    ``weight_decay_on="all"``.
     """
     return TrainConfig(
         network="halton",
@@ -35,7 +40,10 @@ def halton(images: int, batch_size: int | None = None, steps: int | None = None)
         beta1=0.9,
         beta2=0.999,
         weight_decay=0.03,
+        weight_decay_on="matrices",
         warmup=2500,
+        lr_floor=0.01,
+        decay_start=0.9,
         clip=1.0,
         dropout=0.1,
         drop_label=None,  # 0.1, as published; 0 for a network without a null class
@@ -46,7 +54,10 @@ def halton(images: int, batch_size: int | None = None, steps: int | None = None)
 
 
 def google(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:
-    """Google's MaskGIT (arXiv 2202.04200, section 4.1), with the numbers of its JAX release."""
+    """Google's MaskGIT (arXiv 2202.04200, sections 3.2 and 4.1), with the numbers of its JAX release.
+
+    The release has no training: masks are drawn as section 3.2 says, ⌈γ(r)·N⌉ tokens of each image.
+    """
     return TrainConfig(
         network="google",
         epochs=300,
@@ -55,11 +66,13 @@ def google(images: int, batch_size: int | None = None, steps: int | None = None)
         beta1=0.9,
         beta2=0.96,
         weight_decay=0.045,
+        weight_decay_on="matrices",
         warmup=5000,
         dropout=0.1,
         drop_label=0.0,  # trained without classifier-free guidance
         label_smoothing=0.1,
         mask_schedule="cosine",
+        mask_count="exact",
         loss_on="masked",
     )
 
@@ -83,6 +96,7 @@ def small(images: int, batch_size: int | None = None, steps: int | None = None) 
         steps=steps,
         batch_size=batch,
         lr=1e-3,
+        weight_decay_on="matrices",
         lr_floor=0.05,
         # 2 percent of the steps: 156 in an hour's run. The 2,500 steps of the paper would be a third of it.
         warmup=steps // 50,
@@ -109,10 +123,17 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
 # Settings that a recipe derives from the number of steps. They keep their values when a run is extended.
 FROM_STEPS: dict[str, tuple[str, ...]] = {"small": ("warmup", "ema")}
 
+# Settings that a recipe has had for a while only. Runs that are older keep the values they were started with.
+NEWER: dict[str, tuple[str, ...]] = {
+    "halton": ("weight_decay_on", "lr_floor", "decay_start"),
+    "google": ("weight_decay_on", "mask_count"),
+    "small": ("weight_decay_on",),
+}
+
 
 def derived_settings(name: str, changes: Mapping[str, Any]) -> list[str]:
-    """The settings that a recipe derives from the number of steps, without explicit ones."""
-    return [key for key in FROM_STEPS.get(name, ()) if key not in changes]
+    """The settings of a recipe that a run keeps from its start, without explicit ones."""
+    return [key for table in (FROM_STEPS, NEWER) for key in table.get(name, ()) if key not in changes]
 
 
 def resolve_recipe(
@@ -139,4 +160,6 @@ def resolve_recipe(
         config = dataclasses.replace(config, network=None, size=None)
     if "epochs" in changes:  # an explicit number of epochs replaces a recipe's number of steps
         config = dataclasses.replace(config, steps=None)
+    if changes.get("lr_floor") == 1:  # nothing decays, so a recipe's start of the decay has no meaning
+        config = dataclasses.replace(config, decay_start=0.0)
     return dataclasses.replace(config, **{**changes, "recipe": name})

@@ -135,6 +135,13 @@ class TrainConfig(Settings):
         unset="base, or that of --init-from",
         panel="Model",
     )
+    init: str | None = setting(
+        None,
+        among("truncated", "published"),
+        help="Law of the initial weights: truncated normal, or that of the network's published code.",
+        unset="truncated; published for networks other than maskgit; none with --init-from",
+        panel="Model",
+    )
     epochs: int = setting(300, at_least(1, LARGEST_COUNT), help="Number of epochs (ignored with --steps).")
     steps: int | None = setting(
         None, at_least(1, LARGEST_COUNT), help="Total number of optimizer steps.", unset="from --epochs"
@@ -149,19 +156,34 @@ class TrainConfig(Settings):
     beta1: float = setting(0.9, below_one(), help="AdamW beta1.", panel="Optimizer")
     beta2: float = setting(0.96, below_one(), help="AdamW beta2.", panel="Optimizer")
     weight_decay: float = setting(1e-5, at_least(0), help="AdamW weight decay.", panel="Optimizer")
+    weight_decay_on: str = setting(
+        "all",
+        among("all", "matrices"),
+        help="Weights that decay: all (the paper), or matrices of linear layers only.",
+        panel="Optimizer",
+    )
     warmup: int = setting(2500, at_least(0), help="Steps of linear warmup.", panel="Optimizer")
     lr_floor: float = setting(
         1.0,
         between(0, 1),
-        help="Final LR of the cosine decay as a fraction of the peak LR; 1 = constant.",
+        help="Final LR of the decay as a fraction of the peak LR; 1 = constant.",
         panel="Optimizer",
     )
     decay_steps: int | None = setting(
         None,
         at_least(1, LARGEST_COUNT),
-        help="Steps of the cosine decay; afterwards the LR stays at its final value.",
+        help="Step at which the decay ends; afterwards the LR stays at its final value.",
         unset="the number of steps",
         panel="Optimizer",
+    )
+    decay_start: float = setting(
+        0.0,
+        below_one(),
+        help="Where the decay begins, as a fraction of --decay-steps; before it the LR is constant.",
+        panel="Optimizer",
+    )
+    lr_schedule: str = setting(
+        "cosine", among("cosine", "linear"), help="Shape of the decay.", panel="Optimizer"
     )
     clip: float = setting(1.0, above(0), help="Gradient-clipping threshold (max norm).", panel="Optimizer")
     dropout: float = setting(0.1, below_one(), help="Dropout probability.", panel="Model")
@@ -176,6 +198,13 @@ class TrainConfig(Settings):
     mask_schedule: str = setting(
         "arccos", a_schedule(), help="Distribution of the mask ratio.", panel="Objective"
     )
+    mask_count: str = setting(
+        "bernoulli",
+        among("bernoulli", "exact"),
+        help="Masked tokens: each with the mask ratio's probability (bernoulli), or exactly that share.",
+        panel="Objective",
+    )
+    mask_min: float = setting(0.0, below_one(), help="Minimum of the mask ratio.", panel="Objective")
     loss_on: str = setting(
         "all",
         among("all", "masked"),

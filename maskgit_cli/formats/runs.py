@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskgit_cli.config.networks import TRANSFORMERS
 from maskgit_cli.errors import ArtifactError, OutputError
 from maskgit_cli.formats.atomic import (
     check_format,
@@ -308,19 +309,28 @@ def derived_values(old: Record, new: Record) -> dict[str, Any]:
 
 
 def _with_newer_settings(record: Record) -> Record:
-    """A training's record with the settings that are newer than it.
+    """A training's record with the settings that are newer than it, and the values they always had.
 
     A tokenizer's training accumulated no gradients; its perceptual distance was LPIPS where it had a weight.
+    In a transformer's, all weights decayed along a cosine, every token was masked independently, and the
+    initial weights were those that are the default still.
     """
-    settings = record.get("settings", {})
-    if "perceptual_weight" not in settings:
-        return record
-    settings = {"accumulate": 1, **settings}
-    if "perceptual" in settings:
-        return {**record, "settings": settings}
-    name = "lpips" if settings["perceptual_weight"] else "none"
-    record = {**record, "settings": {**settings, "perceptual": name}}
-    return record | ({"derived": [*record["derived"], "perceptual"]} if "derived" in record else {})
+    settings, network = record.get("settings", {}), record.get("network")
+    newer: dict[str, Any] = {}
+    if "perceptual_weight" in settings:
+        settings = {"accumulate": 1, **settings}
+        if "perceptual" not in settings:
+            newer["perceptual"] = "lpips" if settings["perceptual_weight"] else "none"
+    if "mask_schedule" in settings and "mask_count" not in settings:
+        newer |= {"weight_decay_on": "all", "decay_start": 0.0, "lr_schedule": "cosine"}
+        newer |= {"mask_count": "bernoulli", "mask_min": 0.0}
+        random = network in TRANSFORMERS and "init_from" not in settings
+        newer["init"] = TRANSFORMERS[str(network)].inits[0] if random else None
+    record = {**record, "settings": {**settings, **newer}}
+    # They were not asked for, so another value of the same command is none that differs. Nothing decayed in
+    # a training of recipe halton.
+    kept = [*newer, *(["lr_floor", "decay_steps"] if newer and settings.get("recipe") == "halton" else [])]
+    return record | ({"derived": [*record["derived"], *kept]} if kept and "derived" in record else {})
 
 
 def prepare_to_resume(path: Path, record: Record) -> Record:

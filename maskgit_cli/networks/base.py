@@ -29,13 +29,31 @@ class MaskedTransformer(nn.Module):
         dropped = labels < 0 if drop is None else drop | (labels < 0)
         return torch.where(dropped, self.config.classes, labels)
 
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+    def dropout_seeds(self, labels: Tensor, seeds: Tensor | None) -> Tensor | None:
+        """Seeds int64 (B,) of dropout: those given, or numbers of torch's own generator.
+
+        Args:
+            labels: of the images (B,).
+            seeds: int64 (B,), one per image; what is dropped depends on it and on nothing else. None draws
+                them where dropout is active.
+        """
+        if seeds is None and self.training and self.config.dropout > 0:
+            return torch.randint(-(2**63), 2**63 - 1, labels.shape, device=labels.device)
+        return seeds
+
+    def initialize_as_published(self) -> None:
+        """Draw initial weights as the published code does, if those of the constructor differ."""
+
+    def forward(
+        self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None, seeds: Tensor | None = None
+    ) -> Tensor:
         """Predict every token from the unmasked ones.
 
         Args:
             tokens: integers (B, h, w) in [0, K], where K is the mask.
             labels: integers (B,) in [0, C), or -1 for no label.
             drop: booleans (B,); True replaces the label by the null class.
+            seeds: int64 (B,) of dropout, see :meth:`dropout_seeds`.
 
         Returns:
             Logits (B, h·w, K) or (B, h·w, K+1), where the last column is the mask's.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maskgit_cli.config.networks import GoogleConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.networks.base import MaskedTransformer
+from maskgit_cli.networks.dropout import RowDropout, attention, number_sites
 
 EPSILON = 1e-12
 
@@ -23,7 +24,9 @@ class Block(nn.Module):
     def __init__(self, config: GoogleConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.dropout = config.dropout
+        self.attention_dropout, self.output_dropout, self.mlp_dropout = (
+            RowDropout(config.dropout) for _ in range(3)
+        )
         self.query = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
@@ -33,20 +36,19 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(config.mlp_width, config.width)
         self.mlp_norm = nn.LayerNorm(config.width, eps=EPSILON)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map hidden states (B, T, D) to hidden states (B, T, D)."""
-        x = self.attention_norm(F.dropout(self.attend(x), self.dropout, self.training) + x)
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map hidden states (B, T, D) to hidden states (B, T, D); ``seeds`` (B,) are those of dropout."""
+        x = self.attention_norm(self.output_dropout(self.attend(x, seeds), seeds) + x)
         h = self.mlp_out(F.gelu(self.mlp_in(x), approximate="tanh"))
-        return self.mlp_norm(F.dropout(h, self.dropout, self.training) + x)
+        return self.mlp_norm(self.mlp_dropout(h, seeds) + x)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Full self-attention (arXiv 1706.03762, equation 1): (B, T, D) -> (B, T, D)."""
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, D/heads)
             for layer in (self.query, self.key, self.value)
         )
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        y = attention(q, k, v, self.attention_dropout, seeds)  # (B, heads, T, D/heads)
         return self.out(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -66,11 +68,13 @@ class GoogleMaskGIT(MaskedTransformer):
         self.embedding = nn.Embedding(rows, width)
         self.positions = nn.Embedding(config.grid**2 + 1, width)
         self.embedding_norm = nn.LayerNorm(width, eps=EPSILON)
+        self.dropout = RowDropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.output = nn.Linear(width, width)
         self.output_norm = nn.LayerNorm(width, eps=EPSILON)
         self.bias = nn.Parameter(torch.zeros(rows))
         self.apply(self._initialize)
+        number_sites(self)
 
     @staticmethod
     def _initialize(module: nn.Module) -> None:
@@ -80,13 +84,16 @@ class GoogleMaskGIT(MaskedTransformer):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None, seeds: Tensor | None = None
+    ) -> Tensor:
         """Predict every token from the unmasked ones (arXiv 2202.04200, section 3.1).
 
         Args:
             tokens: integers (B, h, w) in [0, K], where K is the mask.
             labels: integers (B,) in [0, C).
             drop: booleans (B,), all False: the network has no null class.
+            seeds: int64 (B,) of dropout, see :meth:`dropout_seeds`.
 
         Returns:
             Logits (B, h·w, K) of the tokens.
@@ -100,14 +107,15 @@ class GoogleMaskGIT(MaskedTransformer):
                 "and sample without guidance (--cfg 0)"
             )
         k, mask_row = self.config.codebook_size, self.config.codebook_size + self.config.classes
+        seeds = self.dropout_seeds(labels, seeds)
         image_rows = tokens.flatten(1)  # (B, N)
         image_rows = torch.where(image_rows == self.mask_token, mask_row, image_rows)
         class_row = k + labels.unsqueeze(1)  # (B, 1)
         rows = torch.cat([class_row, image_rows], dim=1)  # (B, 1+N)
         x = self.embedding_norm(self.embedding(rows) + self.positions.weight)  # (B, 1+N, D)
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = self.dropout(x, seeds)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, seeds)
         x = x[:, 1:]  # (B, N, D): the class token predicts nothing
         x = self.output_norm(F.gelu(self.output(x), approximate="tanh"))
         return F.linear(x, self.embedding.weight[:k], self.bias[:k])  # (B, N, K): the table is tied

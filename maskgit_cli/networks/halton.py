@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.networks import HaltonConfig
 from maskgit_cli.networks.base import MaskedTransformer
+from maskgit_cli.networks.dropout import RowDropout, attention, number_sites
 
 EPSILON = 1e-5
 
@@ -34,22 +35,21 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.heads * config.head_width
         self.heads = config.heads
-        self.dropout = config.dropout
+        self.dropout, self.output_dropout = RowDropout(config.dropout), RowDropout(config.dropout)
         self.wq = nn.Linear(config.width, inner, bias=False)
         self.wk = nn.Linear(config.width, inner, bias=False)
         self.wv = nn.Linear(config.width, inner, bias=False)
         self.wo = nn.Linear(inner, config.width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to tokens (B, T, D)."""
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D); ``seeds`` (B,) are those of dropout."""
         v = self.wv(x)  # (B, T, heads·d)
         # All heads are normalized together. The norm is float32 whatever the precision of products.
         q, k = normalize(self.wq(x)).to(v.dtype), normalize(self.wk(x)).to(v.dtype)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, T, d)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        y = self.wo(y.transpose(1, 2).flatten(2))  # (B, T, D)
-        return F.dropout(y, self.dropout, self.training)
+        y = attention(q, k, v, self.dropout, seeds)  # (B, heads, T, d)
+        dropped: Tensor = self.output_dropout(self.wo(y.transpose(1, 2).flatten(2)), seeds)  # (B, T, D)
+        return dropped
 
 
 class GatedMLP(nn.Module):
@@ -57,15 +57,15 @@ class GatedMLP(nn.Module):
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout = RowDropout(config.dropout)
         self.w1 = nn.Linear(config.width, config.mlp_width, bias=False)
         self.w2 = nn.Linear(config.mlp_width, config.width, bias=False)
         self.w3 = nn.Linear(config.width, config.mlp_width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to tokens (B, T, D)."""
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D); ``seeds`` (B,) are those of dropout."""
         hidden = F.silu(self.w1(x)) * self.w3(x)  # (B, T, M)
-        return self.w2(F.dropout(hidden, self.dropout, self.training))  # (B, T, D)
+        return self.w2(self.dropout(hidden, seeds))  # (B, T, D)
 
 
 class Block(nn.Module):
@@ -79,12 +79,12 @@ class Block(nn.Module):
         self.mlp_norm = nn.Parameter(torch.ones(config.width))
         self.mlp = GatedMLP(config)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to tokens (B, T, D), given class embeddings (B, D)."""
+    def forward(self, x: Tensor, condition: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Map tokens (B, T, D) to tokens (B, T, D), given class embeddings (B, D) and seeds (B,)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(6, dim=1)
-        h = self.attention(modulate(normalize(x, self.attention_norm), shift1, scale1))
+        h = self.attention(modulate(normalize(x, self.attention_norm), shift1, scale1), seeds)
         x = x + gate1.unsqueeze(1) * h
-        h = self.mlp(modulate(normalize(x, self.mlp_norm), shift2, scale2))
+        h = self.mlp(modulate(normalize(x, self.mlp_norm), shift2, scale2), seeds)
         return x + gate2.unsqueeze(1) * h
 
 
@@ -121,6 +121,7 @@ class HaltonMaskGIT(MaskedTransformer):
         self.last_norm = LastNorm(config)
         self.bias = nn.Parameter(torch.zeros(config.codebook_size + 1))
         self._initialize()
+        number_sites(self)
 
     def _initialize(self) -> None:
         """As in the published code: Xavier uniform, embeddings from a normal of std 0.02, adaLN zero.
@@ -139,22 +140,26 @@ class HaltonMaskGIT(MaskedTransformer):
             if isinstance(module, Block):
                 nn.init.zeros_(module.modulation.weight)
 
-    def forward(self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor, drop: Tensor | None = None, seeds: Tensor | None = None
+    ) -> Tensor:
         """Predict every token from the unmasked ones (arXiv 2503.17076, section 3).
 
         Args:
             tokens: integers (B, h, w) in [0, K], where K is the mask.
             labels: integers (B,) in [0, C), or -1 for no label.
             drop: booleans (B,); True replaces the label by the null class.
+            seeds: int64 (B,) of dropout, see :meth:`dropout_seeds`.
 
         Returns:
             Logits (B, h·w, K+1); the last column is the mask's.
         """
+        seeds = self.dropout_seeds(labels, seeds)
         condition = self.classes(self.null_labels(labels, drop))  # (B, D)
         x = self.embedding(tokens.flatten(1)) + self.positions.weight  # (B, N, D)
         registers = self.registers.weight.expand(len(x), -1, -1)  # (B, R, D)
         x = torch.cat([x, registers], dim=1)  # (B, N+R, D)
         for block in self.blocks:
-            x = block(x, condition)
+            x = block(x, condition, seeds)
         x = self.last_norm(x[:, : -self.config.registers], condition)  # (B, N, D)
         return F.linear(x, self.embedding.weight, self.bias)  # (B, N, K+1): the table is tied

@@ -30,7 +30,7 @@ VIEW = 6  # which view of a training image is taken
 FLIP = 7  # which training images are flipped
 REVIVAL = 8  # which encoder outputs replace dead codebook vectors
 ROLL = 9  # where the Halton sampler begins its order in an image
-DROPOUT = 10  # the seed of torch's own generators, which decide dropout
+DROPOUT = 10  # the seed of a training image, which decides dropout
 CROP = 11  # where the random views of an image are cropped, and which of them are flipped
 SPLIT = 12  # which images are held out for validation
 BOOTSTRAP = 13  # which images a resample of a bootstrap takes
@@ -126,14 +126,24 @@ def batch_uniform(seed: int, step: int, rows: int, n: int, stream: int) -> Tenso
     return _unit_interval(_words((seed, stream), (0, step), rows * n).reshape(rows, n))
 
 
-def torch_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of 63 bits for torch's own generators at a training step of a process.
+def row_seeds(seed: int, step: int, rows: int) -> Tensor:
+    """A seed of 64 bits for each image of a training batch: ``Philox(key=[seed, DROPOUT])``.
+
+    As with :func:`batch_uniform` every process draws all rows and takes its own.
+
+    Args:
+        seed: 64 bits.
+        step: of the training.
+        rows: images in the batch, over all processes.
+
+    Returns:
+        int64 (rows,) on the CPU.
 
     Raises:
         ConfigError: the seed does not fit in 64 bits.
     """
     check_seed(seed)
-    return int(_words((seed, DROPOUT), (rank, step), 1)[0] >> np.uint64(1))
+    return torch.from_numpy(_words((seed, DROPOUT), (0, step), rows).view(np.int64))
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:

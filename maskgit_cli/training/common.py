@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maskgit_cli.config.base import option
 from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import ConfigError, MaskGITError, counted
 from maskgit_cli.formats.atomic import read_json
@@ -107,7 +108,7 @@ def report_finished(out: Path, steps: int, reporter: Reporter) -> None:
 
 
 def check_decay(config: TrainConfig | VQGANTrainConfig) -> None:
-    """Check that a length of the decay comes with a decay.
+    """Check that settings of the decay come with a decay.
 
     Raises:
         ConfigError: it does not.
@@ -116,6 +117,11 @@ def check_decay(config: TrainConfig | VQGANTrainConfig) -> None:
         raise ConfigError(
             f"--decay-steps {config.decay_steps}: nothing decays; give --lr-floor below 1 as well"
         )
+    if isinstance(config, TrainConfig) and config.lr_floor == 1:
+        for key in ("decay_start", "lr_schedule"):
+            value = getattr(config, key)
+            if value != getattr(TrainConfig, key):
+                raise ConfigError(f"{option(key)} {value}: nothing decays; give --lr-floor below 1 as well")
 
 
 # --- networks ---------------------------------------------------------------------------------------

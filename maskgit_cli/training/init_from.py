@@ -36,6 +36,7 @@ class InitialWeights(NamedTuple):
         entry: entry of the network in the registry.
         config: its sizes.
         tensors: its weights by name; None initializes them from the seed.
+        init: law of the random ones, one of the entry's ``inits``; None for those of a model.
         class_names: class names of the model they come from.
         sha256: digest of that model's weights.
         parents: the record of that model, and that model's own parents.
@@ -49,10 +50,13 @@ class InitialWeights(NamedTuple):
     sha256: str | None = None
     parents: tuple[dict[str, str], ...] = ()
     directory: Path | None = None
+    init: str | None = None
 
     def build(self) -> MaskedTransformer:
         """A network with these weights."""
         network: MaskedTransformer = build(self.entry, self.config)
+        if self.init == "published":
+            network.initialize_as_published()
         if self.tensors is not None:
             network.load_state_dict(self.tensors)
         return network
@@ -66,7 +70,7 @@ def from_scratch(tokens: TokenFile, config: TrainConfig) -> InitialWeights:
     """Random weights of the network and size of a config, for a token file.
 
     Raises:
-        ConfigError: the network has no such size, or cannot be trained on these labels.
+        ConfigError: the network has no such size or initial weights, or cannot be trained on these labels.
     """
     entry = TRANSFORMERS[config.network or "maskgit"]
     size = config.size or default_size(entry)
@@ -82,9 +86,11 @@ def from_scratch(tokens: TokenFile, config: TrainConfig) -> InitialWeights:
         dropout=config.dropout,
     )
     option = f"--network {entry.name}"
+    init = config.init or entry.inits[0]
+    require(init in entry.inits, "init", init, f"one of {', '.join(entry.inits)} for {option}")
     _check_labels(option, network.has_null_class, tokens)
     _check_label_dropout(option, network.has_null_class, config)
-    return InitialWeights(entry, network)
+    return InitialWeights(entry, network, init=init)
 
 
 def default_size(entry: TransformerEntry) -> str:
@@ -98,12 +104,13 @@ def from_model(path: Path, tokens: TokenFile, config: TrainConfig) -> InitialWei
     Args:
         path: run or model directory, or the name of a model; the EMA weights of a run.
         tokens: the token file to train on.
-        config: ``network``, ``size``, ``dropout`` and ``drop_label`` are read.
+        config: ``network``, ``size``, ``init``, ``dropout`` and ``drop_label`` are read.
 
     Raises:
         InputError: there is no such model.
         ArtifactError: it is incomplete or damaged.
-        ConfigError: its tokenizer, classes, network or size differ from the requested ones.
+        ConfigError: its tokenizer, classes, network or size differ from the requested ones, or random
+            weights are asked for.
     """
     directory = find_named(path, "run or model")
     model = load_model(directory)
@@ -185,6 +192,8 @@ def _check_label_dropout(option: str, has_null_class: bool, config: TrainConfig)
 
 
 def _check_network(path: Path, model: Model, config: TrainConfig) -> None:
+    if config.init is not None:
+        raise ConfigError(f"--init {config.init}: the weights are those of --init-from {path}; leave one out")
     if config.network is not None and config.network != model.entry.name:
         raise ConfigError(
             f"--network {config.network}: the model at {path} is {model.entry.name}; leave --network out"

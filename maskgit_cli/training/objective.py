@@ -17,7 +17,7 @@ from maskgit_cli.runtime.distributed import gather_objects, plain_attention, wor
 from maskgit_cli.sampling.schedules import mask_ratio
 from maskgit_cli.training.common import Trained
 from maskgit_cli.training.measures import BINS, accuracy_counts
-from maskgit_cli.training.optim import EMA, cosine_factor, set_lr, warmup_factor
+from maskgit_cli.training.optim import EMA, decay_factor, set_lr, warmup_factor
 from maskgit_cli.training.spikes import SpikeDetector, step_unless
 
 
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
         masked: bool (B, h, w).
         labels: int64 (B,), -1 for none.
         drop: bool (B,), label dropout.
+        seeds: int64 (B,), what is dropped in the network.
     """
 
     inputs: Tensor
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     masked: Tensor
     labels: Tensor
     drop: Tensor
+    seeds: Tensor
 
 
 def make_batch(
@@ -47,8 +49,7 @@ def make_batch(
     Every epoch takes each row once, in an order of its own, and of each a view drawn at random. ``rows`` are
     those that may be taken; None is all.
 
-    The mask ratio is the schedule's function of a uniform number, and each token is masked
-    independently with that probability (arXiv 2310.14400, section 3.2).
+    For the masks see :func:`draw_masks`.
     """
     assert config.batch_size is not None
     assert config.drop_label is not None
@@ -65,12 +66,35 @@ def make_batch(
     view = (uniform(rng.VIEW)[:, 0] * data.codes.shape[1]).long().numpy()
     tokens = torch.from_numpy(data.codes[chosen, view].astype("int64"))  # (B, h, w)
     labels = torch.from_numpy(data.labels[chosen].astype("int64"))
-    ratio = mask_ratio(uniform(rng.RATIO), config.mask_schedule)  # (B, 1)
-    masked = (uniform(rng.MASK, tokens[0].numel()) < ratio).view(tokens.shape)
+    masked = draw_masks(uniform(rng.RATIO), uniform(rng.MASK, tokens[0].numel()), config).view(tokens.shape)
     drop = uniform(rng.LABEL_DROPOUT)[:, 0] < config.drop_label
     inputs = tokens.masked_fill(masked, data.meta.codebook_size)
+    seeds = rng.row_seeds(config.seed, step, config.batch_size)[mine]
     # Integers and booleans alone go to the device: Apple GPUs have no float64.
-    return Batch(*(t.to(device, non_blocking=True) for t in (inputs, tokens, masked, labels, drop)))
+    return Batch(*(t.to(device, non_blocking=True) for t in (inputs, tokens, masked, labels, drop, seeds)))
+
+
+def draw_masks(u: Tensor, v: Tensor, config: TrainConfig) -> Tensor:
+    """Which tokens of each image are masked, from uniform numbers.
+
+    The mask ratio is the schedule's function of u, at least ``mask_min``. With ``bernoulli`` each token is
+    masked independently with that probability (arXiv 2310.14400, section 3.2, and the released code). With
+    ``exact`` ⌈ratio·N⌉ of the N tokens are, all choices being alike (arXiv 2202.04200, section 3.2), so at
+    least one is.
+
+    Args:
+        u: float64 (B, 1).
+        v: float64 (B, N).
+        config: ``mask_schedule``, ``mask_count`` and ``mask_min`` are read.
+
+    Returns:
+        bool (B, N).
+    """
+    ratio = mask_ratio(u, config.mask_schedule).clamp(min=config.mask_min)  # (B, 1)
+    if config.mask_count == "bernoulli":
+        return v < ratio
+    count = (ratio * v.shape[1]).ceil().clamp(min=1)  # (B, 1)
+    return v.argsort(dim=1).argsort(dim=1) < count  # the tokens with the smallest numbers
 
 
 def masked_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
@@ -95,9 +119,10 @@ def masked_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Learning rate at optimizer step ``step`` (from 1): linear warmup, then constant or a cosine decay."""
+    """Learning rate at optimizer step ``step`` (from 1): linear warmup, constant, then a decay."""
     assert config.steps is not None
-    decay = cosine_factor(step, config.decay_steps or config.steps, config.lr_floor)
+    steps = config.decay_steps or config.steps
+    decay = decay_factor(config.lr_schedule, step, steps, config.lr_floor, config.decay_start)
     return config.lr * warmup_factor(step, config.warmup) * decay
 
 
@@ -131,8 +156,6 @@ def train_step(
     """
     bf16 = accelerator.mixed_precision == "bf16"
     set_lr(trained.optimizer, learning_rate(step, config))
-    # Only dropout uses torch's own generators: seed them by step and rank.
-    torch.manual_seed(rng.torch_seed(config.seed, step, world().rank))
     batch = make_batch(step, data, config, accelerator.device, rows)
     counted = torch.ones_like(batch.masked) if config.loss_on == "all" else batch.masked
     positions = accelerator.reduce(counted.sum(), reduction="sum").clamp(min=1)
@@ -143,7 +166,7 @@ def train_step(
         last = i == len(micro) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(trained.wrapped):
             with plain_attention(accelerator.device, bf16, part.inputs[0].numel()):
-                logits = trained.wrapped(part.inputs, part.labels, part.drop)  # (B, N, K+1)
+                logits = trained.wrapped(part.inputs, part.labels, part.drop, part.seeds)  # (B, N, K+1)
             loss = masked_loss(logits, part, config) / positions
             # Accelerate averages gradients over the processes; the sum is wanted.
             accelerator.backward(loss * world().size)
@@ -184,9 +207,9 @@ def validation_loss(
         device = accelerator.device
         tokens = torch.from_numpy(data.codes[batch, 0].astype("int64")).to(device)
         labels = torch.from_numpy(data.labels[batch].astype("int64")).to(device)
-        ratio = mask_ratio(rng.uniform(config.seed, batch, 0, 1, rng.RATIO), config.mask_schedule)
-        masked = rng.uniform(config.seed, batch, 0, tokens[0].numel(), rng.MASK) < ratio
-        masked = masked.view(tokens.shape).to(device)
+        u = rng.uniform(config.seed, batch, 0, 1, rng.RATIO)
+        v = rng.uniform(config.seed, batch, 0, tokens[0].numel(), rng.MASK)
+        masked = draw_masks(u, v, config).view(tokens.shape).to(device)
         with accelerator.autocast():
             logits = network(tokens.masked_fill(masked, data.meta.codebook_size), labels)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")

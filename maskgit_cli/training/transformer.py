@@ -44,7 +44,7 @@ from maskgit_cli.training.evaluation import Evaluation, check_reference
 from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from_model, from_scratch
 from maskgit_cli.training.measures import BINS, Utilization, accuracies, ema_distance
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
-from maskgit_cli.training.optim import EMA
+from maskgit_cli.training.optim import EMA, parameter_groups
 from maskgit_cli.training.previews import Previews
 from maskgit_cli.training.spikes import SpikeDetector
 from maskgit_cli.training.tracking import TrackedLog, add_tracker
@@ -297,6 +297,7 @@ def _resolve(
         config,
         network=initial.entry.name,
         size=initial.entry.size_name(initial.config),
+        init=initial.init,
         batch_size=batch,
         steps=steps,
         decay_steps=decay_steps,
@@ -349,10 +350,9 @@ def _build(
     torch.manual_seed(config.seed)
     network = initial.build().to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        network.parameters(),
+        parameter_groups(network, config.weight_decay, config.weight_decay_on),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
         fused=accelerator.device.type in ("cpu", "cuda"),
     )
     trained = prepare(network, optimizer, accelerator)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskgit_cli.config.stages import VQGANTrainConfig
 from maskgit_cli.networks.vqgan import Quantized
 from maskgit_cli.runtime.distributed import gather_objects, world
-from maskgit_cli.runtime.rng import REVIVAL, batch_uniform, torch_seed
+from maskgit_cli.runtime.rng import REVIVAL, batch_uniform, row_seeds
 from maskgit_cli.scoring.perceptual import Perceptual
 from maskgit_cli.training.common import Trained
 from maskgit_cli.training.optim import EMA, cosine_factor, set_lr, warmup_factor
@@ -79,7 +79,7 @@ def train_step(
     adversarial = step > (config.adversarial_start or 0) and config.adversarial_weight > 0
     revive_dead_codes(pixels, step, nets, config, accelerator)
     batch = MicroBatches.of(pixels, config.accumulate, accelerator)
-    seed = torch_seed(config.seed, step, world().rank)  # of dropout, where a network has it
+    seed = int(row_seeds(config.seed, step, world().size)[world().rank])  # of dropout, where a network has it
     weight = None
     if adversarial and config.accumulate > 1:
         torch.manual_seed(seed)

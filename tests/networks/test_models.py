@@ -107,11 +107,11 @@ def test_every_tensor_of_the_transformer_has_a_published_one():
         assert names == MaskGIT(sizes).state_dict().keys()
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_attention_is_fused(monkeypatch, training):
+@pytest.mark.parametrize(("training", "dropout"), [(False, 0.25), (True, 0.0), (True, 0.25)])
+def test_attention_is_fused_unless_something_is_dropped(monkeypatch, training, dropout):
     network = tiny_transformer().train(training)
     for block in network.blocks:
-        block.dropout = 0.25
+        block.attention_dropout.p = dropout
     calls = []
     fused = F.scaled_dot_product_attention
 
@@ -120,8 +120,9 @@ def test_attention_is_fused(monkeypatch, training):
         return fused(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    network(torch.zeros(2, 4, 4, dtype=torch.int64), torch.tensor([0, 1]))
-    assert calls == [((2, 4, 17, 8), {"dropout_p": 0.25 if training else 0.0})] * 2
+    seeds = torch.tensor([3, 4])
+    network(torch.zeros(2, 4, 4, dtype=torch.int64), torch.tensor([0, 1]), None, seeds)
+    assert calls == ([] if training and dropout else [((2, 4, 17, 8), {})] * 2)
 
 
 def test_parameter_counts_are_the_papers():

@@ -97,20 +97,18 @@ def test_a_seed_has_64_bits(seed):
         lambda: rng.uniform(seed, [0], 0, 1),
         lambda: rng.batch_uniform(seed, 0, 1, 1, 0),
         lambda: rng.permutation(seed, 0, 3),
-        lambda: rng.torch_seed(seed, 1, 0),
+        lambda: rng.row_seeds(seed, 1, 1),
         lambda: rng.seeds_of_images([0, seed]),
     ):
         with pytest.raises(ConfigError, match=f"--seed {seed}"):
             draw()
 
 
-def test_torch_takes_the_seed_of_every_step():
-    seeds = {
-        rng.torch_seed(seed, step, rank) for seed in (0, 2**64 - 1) for step in (1, 10**9) for rank in (0, 7)
-    }
-    assert len(seeds) == 8
-    for seed in seeds:
-        torch.manual_seed(seed)
+def test_every_row_of_every_step_has_a_seed():
+    seeds = torch.stack([rng.row_seeds(seed, step, 9) for seed in (0, 2**64 - 1) for step in (1, 10**9)])
+    assert (seeds.dtype, len(seeds.unique())) == (torch.int64, 36)
+    assert torch.equal(rng.row_seeds(0, 1, 4), seeds[0, :4])
+    assert (seeds < 0).double().mean() == pytest.approx(0.5, abs=0.3), "all 64 bits are used"
 
 
 def test_permutation_is_a_pure_function_of_seed_and_epoch():

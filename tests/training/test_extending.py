@@ -222,7 +222,7 @@ def test_a_recipe_keeps_its_settings(tokens, tmp_path, monkeypatch):
         return record_of(tmp_path / "run")
 
     before, after = train(100), train(104)
-    assert sorted(before["derived"]) == ["decay_steps", "ema", "warmup"]
+    assert sorted(before["derived"]) == ["decay_steps", "ema", "warmup", "weight_decay_on"]
     assert (before["settings"]["warmup"], before["settings"]["ema"]) == (2, 0.92)
     free = {"steps": 104, "checkpoint_every": 10}
     assert after["settings"] == before["settings"] | free

@@ -1,16 +1,21 @@
 """EMA weights, learning-rate schedules, and optimizer state in checkpoints."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
+from maskgit_cli.config.networks import TRANSFORMERS
+from maskgit_cli.networks.registry import build
 from maskgit_cli.training.optim import (
     EMA,
     cosine_factor,
+    decay_factor,
     load_optimizer,
     optimizer_tensors,
+    parameter_groups,
     set_lr,
     warmup_factor,
 )
@@ -99,3 +104,61 @@ def test_the_learning_rate_is_set_in_every_group():
     optimizer = torch.optim.SGD([{"params": net[0].parameters()}, {"params": net[1].parameters()}], lr=1.0)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+# --- decays and groups ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_a_decay_may_begin_late(shape):
+    """Constant over 90 of 100 steps, half of the way down after 95, at the floor from 100 on."""
+    found = [decay_factor(shape, step, 100, 0.01, 0.9) for step in (1, 90, 95, 100, 500)]
+    assert found == pytest.approx([1, 1, 0.505, 0.01, 0.01])
+    assert decay_factor("linear", 92, 100, 0.0, 0.9) == pytest.approx(0.8)
+    assert decay_factor("cosine", 92, 100, 0.0, 0.9) == pytest.approx(0.5 + 0.5 * math.cos(0.2 * math.pi))
+
+
+def test_haltons_decay_is_the_published_one():
+    """There max(lr·(1 + cos π·x)/2, lr/100) over the last tenth; ours interpolates: a hundredth apart."""
+    for step in range(1, 1001):
+        x = max(0.0, (step - 900) / 100)
+        published = max(0.5 * (1 + math.cos(math.pi * x)), 0.01)
+        assert decay_factor("cosine", step, 1000, 0.01, 0.9) == pytest.approx(published, abs=0.0101)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_matrices_alone_decay(name):
+    """A step with no gradient to speak of moves what decays, and nothing else."""
+    sizes = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    sizes |= {"head_width": 8} if name == "halton" else {}
+    entry = TRANSFORMERS[name]
+    net = build(entry, entry.config(**sizes, codebook_size=6, classes=2, grid=2))
+    for parameter in net.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    torch.optim.AdamW(parameter_groups(net, 0.5, "matrices"), lr=0.1).step()
+    moved = {key for key, value in net.named_parameters() if not torch.equal(value, torch.ones_like(value))}
+    # All matrices but the tables, which are indexed.
+    tables = ("embedding", "positions", "classes", "registers")
+    wanted = {
+        key for key, value in net.named_parameters()
+        if value.ndim == 2 and key != "bias" and not key.startswith(tables)
+    }  # fmt: skip
+    assert moved == wanted
+    groups = parameter_groups(net, 0.5, "all")
+    assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in net.parameters()]
+
+
+def test_an_optimizer_of_two_groups_is_restored():
+    """Moments belong to parameters by name; a checkpoint does not know in which group one was."""
+    net = network()
+    optimizer = torch.optim.AdamW(parameter_groups(net, 0.1, "matrices"), lr=0.1)
+    net(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    stored = {name: t.clone() for name, t in optimizer_tensors(optimizer, net).items()}
+    for on in ("matrices", "all"):
+        restored = torch.optim.AdamW(parameter_groups(net, 0.1, on), lr=0.1)
+        load_optimizer(restored, net, stored)
+        for name, value in optimizer_tensors(restored, net).items():
+            assert torch.equal(value, stored[name]), name
+        assert {group["weight_decay"] for group in restored.param_groups} <= {0.1, 0.0}

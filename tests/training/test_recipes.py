@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from resigned import sign_record
 from tiny_models import NAMES
@@ -13,10 +15,11 @@ from tiny_training import metrics, write_tokens
 
 from maskgit_cli.cli.cmd_train import command
 from maskgit_cli.config.networks import HALTON_SIZES, SIZES, TRANSFORMERS, HaltonSize, Size
-from maskgit_cli.config.recipes import RECIPES, derived_settings, resolve_recipe
+from maskgit_cli.config.recipes import FROM_STEPS, NEWER, RECIPES, derived_settings, resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
-from maskgit_cli.errors import ConfigError
+from maskgit_cli.errors import ConfigError, OutputError
 from maskgit_cli.networks.loading import load_model
+from maskgit_cli.training.init_from import InitialWeights
 from maskgit_cli.training.transformer import FREE, train
 
 FEW = {"steps": 2, "batch_size": 4, "preview_every": 1, "checkpoint_every": 1, "log_every": 1}
@@ -59,6 +62,10 @@ def test_haltons_and_googles_numbers():
     assert (google.loss_on, google.mask_schedule, google.label_smoothing) == ("masked", "cosine", 0.1)
     assert (google.beta1, google.beta2, google.weight_decay) == (0.9, 0.96, 0.045)
     assert google.drop_label == 0
+    assert (google.mask_count, google.weight_decay_on, google.lr_floor) == ("exact", "matrices", 1)
+    assert (halton.mask_count, halton.weight_decay_on) == ("bernoulli", "matrices")
+    assert (halton.lr_schedule, halton.lr_floor, halton.decay_start) == ("cosine", 0.01, 0.9)
+    assert TrainConfig().weight_decay_on == "all"
 
 
 def test_small_depends_on_the_number_of_images():
@@ -87,7 +94,7 @@ def test_small_follows_the_steps_and_the_batch_that_are_given():
         assert config.warmup == steps // 50
         half_life = math.log(0.5) / math.log(config.ema)
         assert half_life == pytest.approx(0.087 * steps, rel=0.02), changes
-    assert derived_settings("small", {"ema": 0.9}) == ["warmup"]
+    assert derived_settings("small", {"ema": 0.9}) == ["warmup", "weight_decay_on"]
     assert derived_settings("paper", {}) == []
 
 
@@ -95,7 +102,7 @@ def test_what_small_derives_from_the_steps_is_listed():
     """Whatever else changes with the steps could not keep its value when a run is extended."""
     short, long = (dataclasses.asdict(resolve_recipe("small", 3068, {"steps": n})) for n in (500, 1000))
     changed = {key for key in short if short[key] != long[key]}
-    assert changed - {"steps"} - FREE == set(derived_settings("small", {}))
+    assert changed - {"steps"} - FREE == set(FROM_STEPS["small"])
 
 
 def test_explicit_settings_override_the_recipe():
@@ -162,6 +169,117 @@ def test_the_recipe_is_only_a_name_when_resuming(tokens, tmp_path):
     train(tokens, run, FEW | {"steps": 3}, device="cpu")
     assert load_model(run).step == 3
     assert record_of(run)["settings"]["recipe"] == "paper"
+
+
+NEWER_SETTINGS = ("init", "weight_decay_on", "decay_start", "lr_schedule", "mask_count", "mask_min")
+
+
+def as_older_versions_wrote(run, name):
+    """Rewrite the record of a run that was trained with the earlier values of a recipe."""
+    record = record_of(run)
+    for key in NEWER_SETTINGS:
+        del record["settings"][key]
+    record["settings"]["recipe"] = name
+    record["derived"] = [key for key in record["derived"] if key not in NEWER[name]] if name in NEWER else []
+    sign_record(run / "config.json", record)
+
+
+@pytest.mark.usefixtures("tiny_sizes")
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_that_is_older_than_settings_keeps_its_values(name, tokens, tmp_path):
+    """The same command extends it as it was started: all weights decay, masks are independent."""
+    earlier = {"weight_decay_on": "all", "mask_count": "bernoulli"}
+    earlier |= {"lr_floor": 1.0} if name == "halton" else {}
+    run = train(tokens, tmp_path / "run", FEW | earlier, recipe=name, device="cpu")
+    whole = train(tokens, tmp_path / "whole", FEW | earlier | {"steps": 3}, recipe=name, device="cpu")
+    as_older_versions_wrote(run, name)
+    train(tokens, run, FEW | {"steps": 3}, recipe=name, device="cpu")
+    settings = record_of(run)["settings"]
+    assert settings["weight_decay_on"] == "all"
+    assert (settings["mask_count"], settings["mask_min"], settings["decay_start"]) == ("bernoulli", 0.0, 0.0)
+    assert settings["lr_floor"] == (0.05 if name == "small" else 1.0)
+    assert settings["init"] == TRANSFORMERS[record_of(run)["network"]].inits[0]
+    if name != "small":  # whose warmup follows from the steps
+        for file in (whole / "checkpoints" / "step-00000003").iterdir():
+            assert (run / "checkpoints" / "step-00000003" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(OutputError, match="--weight-decay-on all, not matrices"):
+        train(tokens, run, FEW | {"steps": 4, "weight_decay_on": "matrices"}, recipe=name, device="cpu")
+
+
+# --- initial weights --------------------------------------------------------------------------------
+
+
+def built(name, init, seed=0):
+    entry = TRANSFORMERS[name]
+    sizes = {"width": 96, "depth": 2, "heads": 4, "mlp_width": 384}
+    sizes |= {"head_width": 24} if name == "halton" else {}
+    torch.manual_seed(seed)
+    config = entry.config(**sizes, codebook_size=1000, classes=20, grid=8)
+    return InitialWeights(entry, config, init=init).build()
+
+
+def test_published_weights_are_those_of_torchs_layers():
+    """Standard deviations and ranges of PyTorch's documentation, for D inputs and as many outputs."""
+    weights, d, hidden = built("maskgit", "published").state_dict(), 96, 384
+    assert float(weights["embedding.weight"].std()) == pytest.approx(1, rel=0.01)
+    assert float(weights["embedding.weight"].abs().max()) > 3.5, "not truncated"
+    assert float(weights["positions"].std()) == pytest.approx(0.02, rel=0.05)
+    for name, bound in (
+        ("blocks.1.qkv.weight", (6 / (d + 3 * d)) ** 0.5),
+        ("blocks.1.out.weight", d**-0.5),
+        ("blocks.1.mlp.0.weight", d**-0.5),
+        ("blocks.1.mlp.3.weight", hidden**-0.5),
+        ("blocks.1.mlp.3.bias", hidden**-0.5),
+        ("input_mlp.2.weight", d**-0.5),
+        ("output_mlp.2.bias", d**-0.5),
+    ):
+        largest, std = float(weights[name].abs().max()), float(weights[name].std())
+        assert 0.9 * bound < largest <= bound, name
+        assert std == pytest.approx(bound / 3**0.5, rel=0.15), name
+    for name in ("blocks.0.qkv.bias", "blocks.0.out.bias", "bias", "blocks.0.mlp_norm.bias"):
+        assert not weights[name].any(), name
+    assert weights["blocks.0.mlp_norm.weight"].eq(1).all()
+
+
+def test_published_weights_begin_at_a_high_loss():
+    """Logits have a deviation of about √D, where truncated ones are near those of a uniform guess."""
+    tokens = torch.randint(0, 1001, (8, 8, 8), generator=torch.Generator().manual_seed(1))
+    losses = {}
+    for init in ("truncated", "published"):
+        logits = built("maskgit", init).eval()(tokens, torch.arange(8)).flatten(0, 1)
+        losses[init] = float(F.cross_entropy(logits, tokens.flatten()).detach())
+    assert losses["truncated"] == pytest.approx(math.log(1001), rel=0.03)
+    assert losses["published"] > 2 * losses["truncated"]
+
+
+@pytest.mark.parametrize("name", ["halton", "google"])
+def test_other_networks_have_their_published_weights_only(name, tokens, tmp_path):
+    for default, named in zip(
+        built(name, None).parameters(), built(name, "published").parameters(), strict=True
+    ):
+        assert torch.equal(default, named)
+    with pytest.raises(ConfigError, match=f"--init truncated: .*--network {name}"):
+        train(tokens, tmp_path / "run", {"network": name, "init": "truncated"}, device="cpu")
+
+
+@pytest.mark.usefixtures("tiny_sizes")
+def test_initial_weights_are_a_setting_of_the_run(run, tokens, tmp_path):
+    other = train(tokens, tmp_path / "other", FEW | {"init": "published"}, device="cpu")
+    assert record_of(other)["settings"]["init"] == "published"
+    with pytest.raises(OutputError, match="--init published, not truncated"):
+        train(tokens, other, FEW | {"steps": 3}, device="cpu")
+    with pytest.raises(ConfigError, match=r"--init published: .*--init-from"):
+        train(tokens, tmp_path / "next", FEW | {"init": "published"}, init_from=run, device="cpu")
+    tuned = train(tokens, tmp_path / "tuned", FEW, init_from=run, device="cpu")
+    assert record_of(tuned)["settings"]["init"] is None
+
+
+def test_a_shape_of_a_decay_without_one_is_refused(tokens, tmp_path):
+    for changes in ({"decay_start": 0.5}, {"lr_schedule": "linear"}):
+        option = "--" + next(iter(changes)).replace("_", "-")
+        with pytest.raises(ConfigError, match=f"{option} .*--lr-floor"):
+            train(tokens, tmp_path / "run", changes, device="cpu")
+    assert resolve_recipe("halton", 100, {"lr_floor": 1.0}).decay_start == 0
 
 
 @pytest.mark.usefixtures("tiny_sizes")
