@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,8 @@ if TYPE_CHECKING:  # `maskgit info` reads records without torch
     from torch import Tensor
 
 RUN_FORMAT, RUN_VERSION = "maskgit-run", 2
+# How the images of an epoch are shuffled, as records say; those without it are of an earlier order.
+ORDER = "feistel"
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 2
 WEIGHTS_FILE, WEIGHTS_DIGEST = "model.safetensors", "weights_sha256"
@@ -233,10 +236,12 @@ def derived_values(old: Record, new: Record) -> dict[str, Any]:
 
 
 def _with_newer_settings(record: Record) -> Record:
-    """A training's record with the settings that are newer than it.
+    """A training's record with what is newer than it.
 
-    The perceptual distance of a tokenizer's training was LPIPS where it had a weight.
+    The perceptual distance of a tokenizer's training was LPIPS where it had a weight. A training with another
+    order of its images continues in this one.
     """
+    record = {"order": ORDER, **record}
     settings = record.get("settings", {})
     if "perceptual_weight" not in settings or "perceptual" in settings:
         return record
@@ -268,12 +273,28 @@ def prepare_to_resume(path: Path, record: Record) -> Record:
             "step": _weights_step(path, old)
         }
     _check_steps(path, settings["steps"], weights.get("step"))
+    if "order" not in stored:
+        record = _with_order(path, record)
     remove_leftovers_below(path)
     remove_old_checkpoints(path, settings["keep"])
     if weights.get("step") == settings["steps"]:
         return record  # nothing of a finished tokenizer changes any more
     if stored != {**record, **weights}:
         write_json(config, {**record, **weights})
+    return record
+
+
+def _with_order(path: Path, record: Record) -> Record:
+    """The record of a training that began in an earlier order of its images, with a warning if it goes on."""
+    done = _checkpointed(path)
+    if done >= record["settings"]["steps"]:  # nothing is trained any more, so it keeps its order
+        return {key: value for key, value in record.items() if key != "order"}
+    if done:
+        warnings.warn(
+            f"{path} was begun by a version that shuffled images in another order; from step {done + 1} on "
+            "it uses today's",
+            stacklevel=2,
+        )
     return record
 
 

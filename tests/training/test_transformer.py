@@ -77,7 +77,7 @@ def steps_of(run):
 @pytest.fixture(scope="module")
 def batch(tokens):
     config = TrainConfig(batch_size=12_000, drop_label=0.1)
-    return objective.make_batch(3, open_tokens(tokens), config, CPU)
+    return batches.make_batch(3, open_tokens(tokens), config, CPU)
 
 
 def test_masked_tokens_and_no_others_become_the_mask(batch):
@@ -112,7 +112,7 @@ def test_label_dropout_has_its_probability(batch):
 def test_an_epoch_takes_every_image_once(tokens):
     data = open_tokens(tokens)
     config = TrainConfig(batch_size=8, drop_label=0.1)
-    batches = [objective.make_batch(step, data, config, CPU) for step in (1, 2, 3)]
+    batches = [batches.make_batch(step, data, config, CPU) for step in (1, 2, 3)]
     tokens = torch.cat([part.tokens for part in batches]).flatten(1)
     labels = torch.cat([part.labels for part in batches])
     assert sorted(labels.tolist()) == sorted(data.labels.tolist())
@@ -124,10 +124,10 @@ def test_an_epoch_takes_every_image_once(tokens):
 
 def test_processes_share_a_batch(tokens, monkeypatch):
     data, config = open_tokens(tokens), TrainConfig(batch_size=8, drop_label=0.1)
-    whole = objective.make_batch(5, data, config, CPU)
+    whole = batches.make_batch(5, data, config, CPU)
     for rank in (0, 1):
-        monkeypatch.setattr(objective, "world", lambda rank=rank: World(rank, 2))
-        part = objective.make_batch(5, data, config, CPU)
+        monkeypatch.setattr(batches, "world", lambda rank=rank: World(rank, 2))
+        part = batches.make_batch(5, data, config, CPU)
         for mine, all_of_them in zip(part, whole, strict=True):
             assert torch.equal(mine, all_of_them[4 * rank : 4 * rank + 4])
 
@@ -135,7 +135,7 @@ def test_processes_share_a_batch(tokens, monkeypatch):
 def test_views_are_chosen_at_random(tokenizer, tmp_path):
     codes = np.broadcast_to(np.arange(2).reshape(1, 2, 1, 1), (4, 2, GRID, GRID))
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="flip")
-    batch = objective.make_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
+    batch = batches.make_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
     assert batch.tokens.double().mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -143,7 +143,7 @@ def test_every_random_view_of_an_image_is_used(tokenizer, tmp_path):
     codes = np.broadcast_to(np.arange(7).reshape(1, 7, 1, 1), (4, 7, GRID, GRID))
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="random:7")
     data, config = open_tokens(path), TrainConfig(batch_size=4, drop_label=0.1)
-    epochs = [objective.make_batch(step, data, config, CPU).tokens[:, 0, 0] for step in range(1, 201)]
+    epochs = [batches.make_batch(step, data, config, CPU).tokens[:, 0, 0] for step in range(1, 201)]
     counts = torch.cat(epochs).bincount(minlength=7)
     assert len(counts) == 7
     assert counts.min() > 80  # 114 on average
@@ -163,7 +163,7 @@ def test_training_on_a_part_warns(tokenizer, tmp_path):
 
 
 def test_label_smoothing_spreads_over_the_tokens_and_the_mask(batch):
-    batch = objective.Batch(*(part[:5] for part in batch))
+    batch = batches.Batch(*(part[:5] for part in batch))
     logits = torch.randn(5, GRID**2, CODES + 1)
     target = F.one_hot(batch.tokens.flatten(1), CODES + 1) * 0.9 + 0.1 / (CODES + 1)
     by_position = -(target * logits.log_softmax(-1)).sum(-1)
@@ -178,7 +178,7 @@ def test_label_smoothing_spreads_over_the_tokens_and_the_mask(batch):
 def test_the_loss_is_a_mean_over_the_positions_it_is_on(tokens, tmp_path, loss_on):
     run = train_tiny(tokens, tmp_path / "run", steps=1, dropout=0.0, loss_on=loss_on, seed=4)
     config = TrainConfig(**RESOLVED | {"loss_on": loss_on, "seed": 4, "dropout": 0.0})
-    batch = objective.make_batch(1, open_tokens(tokens), config, CPU)
+    batch = batches.make_batch(1, open_tokens(tokens), config, CPU)
     logits = initial(run, 4)(batch.inputs, batch.labels, batch.drop)
     positions = batch.masked.numel() if loss_on == "all" else int(batch.masked.sum())
     wanted = float(objective.masked_loss(logits, batch, config).detach()) / positions
@@ -194,7 +194,7 @@ def test_the_steps_are_those_of_a_plain_loop(tokens, tmp_path):
     ema = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.96), weight_decay=0.5, foreach=False)
     for step in range(1, 5):
-        batch = objective.make_batch(step, data, config, CPU)
+        batch = batches.make_batch(step, data, config, CPU)
         logits = network(batch.inputs, batch.labels, batch.drop)
         F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), label_smoothing=0.1).backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.2)
@@ -332,7 +332,7 @@ def test_a_batch_of_some_rows(tokens):
     data, rows = open_tokens(tokens), np.array([3, 4, 9, 13, 22])
     config = TrainConfig(batch_size=5, drop_label=0.1)
     for step in (1, 2):
-        batch = objective.make_batch(step, data, config, CPU, rows)
+        batch = batches.make_batch(step, data, config, CPU, rows)
         assert sorted(batch.labels.tolist()) == sorted(data.labels[rows].tolist())
 
 
@@ -589,7 +589,7 @@ def test_dropout_differs_between_processes_and_steps(tokens, tmp_path, monkeypat
 
     monkeypatch.setattr(objective, "masked_loss", spy)
     for rank in (0, 1):
-        monkeypatch.setattr(objective, "world", lambda rank=rank: World(rank, 2))
+        monkeypatch.setattr(batches, "world", lambda rank=rank: World(rank, 2))
         train_tiny(tokens, tmp_path / str(rank), steps=3)
     assert len(set(seeds)) == 6
 
