@@ -41,7 +41,7 @@ from maskgit_cli.networks.loading import load_model
 from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.runtime.distributed import World, make_accelerator
 from maskgit_cli.runtime.progress import SILENT
-from maskgit_cli.training import objective
+from maskgit_cli.training import batches, objective
 from maskgit_cli.training import transformer as training
 
 CPU = torch.device("cpu")
@@ -112,14 +112,14 @@ def test_label_dropout_has_its_probability(batch):
 def test_an_epoch_takes_every_image_once(tokens):
     data = open_tokens(tokens)
     config = TrainConfig(batch_size=8, drop_label=0.1)
-    batches = [batches.make_batch(step, data, config, CPU) for step in (1, 2, 3)]
-    tokens = torch.cat([part.tokens for part in batches]).flatten(1)
-    labels = torch.cat([part.labels for part in batches])
+    parts = [batches.make_batch(step, data, config, CPU) for step in (1, 2, 3)]
+    tokens = torch.cat([part.tokens for part in parts]).flatten(1)
+    labels = torch.cat([part.labels for part in parts])
     assert sorted(labels.tolist()) == sorted(data.labels.tolist())
     # The images differ in their label alone.
     assert torch.equal(tokens, torch.from_numpy(data.codes[labels.numpy(), 0].astype("int64")).flatten(1))
-    assert not torch.equal(batches[0].masked, batches[1].masked)
-    assert not torch.equal(labels, torch.cat([batches[1].labels, batches[2].labels, batches[0].labels]))
+    assert not torch.equal(parts[0].masked, parts[1].masked)
+    assert not torch.equal(labels, torch.cat([parts[1].labels, parts[2].labels, parts[0].labels]))
 
 
 def test_processes_share_a_batch(tokens, monkeypatch):
@@ -589,7 +589,8 @@ def test_dropout_differs_between_processes_and_steps(tokens, tmp_path, monkeypat
 
     monkeypatch.setattr(objective, "masked_loss", spy)
     for rank in (0, 1):
-        monkeypatch.setattr(batches, "world", lambda rank=rank: World(rank, 2))
+        for module in (batches, objective):
+            monkeypatch.setattr(module, "world", lambda rank=rank: World(rank, 2))
         train_tiny(tokens, tmp_path / str(rank), steps=3)
     assert len(set(seeds)) == 6
 
