@@ -16,6 +16,7 @@ EXAMPLES = """
 maskgit train tokens.h5 --size base --res 256
 maskgit train tokens.h5 --recipe small
 maskgit train tokens512.h5 --init-from maskgit-256
+maskgit train part-0.h5 part-1.h5 --val-split 0.01
 maskgit --procs 8 train tokens.h5
 """
 
@@ -26,7 +27,13 @@ maskgit --procs 8 train tokens.h5
     parallel=True,
     appendix=lambda: options.sizes(transformer_table(), TRANSFORMER_NOTE),
 )
-@options.path_argument("tokens", "Token file, from `maskgit tokenize`.", metavar="TOKENS.h5")
+@options.path_argument(
+    "tokens",
+    "Token file, from `maskgit tokenize`; several of one tokenizer and set of classes are one training set.",
+    nargs=-1,
+    required=True,
+    metavar="TOKENS.h5...",
+)
 @options.path("--out", "Run directory.", unset="runs/TOKENS-SIZE-RES")
 @options.plain_option(
     "--res",
@@ -50,8 +57,8 @@ maskgit --procs 8 train tokens.h5
 @options.dtype
 @options.overwrite
 @options.output
-def command(tokens: Path, as_json: bool, quiet: bool, **values: Any) -> None:
-    """Train a transformer on a token file.
+def command(tokens: tuple[Path, ...], as_json: bool, quiet: bool, **values: Any) -> None:
+    """Train a transformer on token files.
 
     Writes a run directory. The defaults shown are those of the recipe `paper`. Run the same command again
     to resume an interrupted training, or with more --steps to extend it.

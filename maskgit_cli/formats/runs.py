@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # `maskgit info` reads records without torch
     from torch import Tensor
 
 RUN_FORMAT, RUN_VERSION = "maskgit-run", 2
+# How the images of an epoch are shuffled, as records say; those without it are of an earlier order.
+ORDER = "feistel"
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "maskgit-checkpoint", 2
 WEIGHTS_FILE, WEIGHTS_DIGEST = "model.safetensors", "weights_sha256"
@@ -309,11 +311,12 @@ def derived_values(old: Record, new: Record) -> dict[str, Any]:
 
 
 def _with_newer_settings(record: Record) -> Record:
-    """A training's record with the settings that are newer than it, and the values they always had.
+    """A training's record with what is newer than it, and the values that its settings always had.
 
     A tokenizer's training accumulated no gradients; its perceptual distance was LPIPS where it had a weight.
     In a transformer's, all weights decayed along a cosine, every token was masked independently, and the
-    initial weights were those that are the default still.
+    initial weights were those that are the default still. A training with another order of its images
+    continues in this one.
     """
     settings, network = record.get("settings", {}), record.get("network")
     newer: dict[str, Any] = {}
@@ -326,15 +329,20 @@ def _with_newer_settings(record: Record) -> Record:
         newer |= {"mask_count": "bernoulli", "mask_min": 0.0}
         random = network in TRANSFORMERS and "init_from" not in settings
         newer["init"] = TRANSFORMERS[str(network)].inits[0] if random else None
-    record = {**record, "settings": {**settings, **newer}}
+    record = {"order": ORDER, **record, "settings": {**settings, **newer}}
     # They were not asked for, so another value of the same command is none that differs. Nothing decayed in
     # a training of recipe halton.
     kept = [*newer, *(["lr_floor", "decay_steps"] if newer and settings.get("recipe") == "halton" else [])]
     return record | ({"derived": [*record["derived"], *kept]} if kept and "derived" in record else {})
 
 
-def prepare_to_resume(path: Path, record: Record) -> Record:
+def prepare_to_resume(path: Path, record: Record, warn: Callable[[str], None]) -> Record:
     """Remove what killed processes left in a training directory, and store the settings that have changed.
+
+    Args:
+        path: the training directory.
+        record: what is asked for.
+        warn: receives a line where the training continues in another order of its images.
 
     Returns:
         the record with which the training continues: ``record`` with the earlier derived settings.
@@ -356,6 +364,8 @@ def prepare_to_resume(path: Path, record: Record) -> Record:
             "step": _weights_step(path, old)
         }
     _check_steps(path, settings["steps"], weights.get("step"))
+    if "order" not in stored:
+        record = _with_order(path, record, warn)
     remove_leftovers_below(path)
     # The newest may turn out to be damaged when it is read: the one before it stays until then.
     remove_old_checkpoints(path, max(2, settings["keep"]))
@@ -363,6 +373,19 @@ def prepare_to_resume(path: Path, record: Record) -> Record:
         return record  # nothing of a finished tokenizer changes any more
     if stored != {**record, **weights}:
         write_json(config, {**record, **weights})
+    return record
+
+
+def _with_order(path: Path, record: Record, warn: Callable[[str], None]) -> Record:
+    """The record of a training that began in an earlier order of its images, with a warning if it goes on."""
+    done = _checkpointed(path)
+    if done >= record["settings"]["steps"]:  # nothing is trained any more, so it keeps its order
+        return {key: value for key, value in record.items() if key != "order"}
+    if done:
+        warn(
+            f"{path} was begun by a version that shuffled images in another order; from step {done + 1} on "
+            "it uses today's"
+        )
     return record
 
 

@@ -177,6 +177,24 @@ class TokenFile:
         # Pickling a memory map would copy all of it; cached values are read again.
         return {key: self.__dict__[key] for key in ("path", "meta", "labels", "_datasets")}
 
+    @property
+    def files(self) -> tuple[TokenFile]:
+        """The file itself: a set of one."""
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix."""
+        return self.path.stem
+
+    def view_counts(self, rows: np.ndarray) -> np.ndarray:
+        """Number of views of each row (B,): int64 (B,)."""
+        return np.full(len(rows), self.codes.shape[1])
+
+    def take(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Tokens uint16 (B, h, w) of one view (B,) of each row (B,)."""
+        return np.asarray(self.codes)[rows, views]
+
     @functools.cached_property
     def codes(self) -> np.memmap:
         """Tokens uint16 (N, V, h, w), a read-only memory map."""

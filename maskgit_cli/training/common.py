@@ -94,7 +94,7 @@ def claim_training(
             reporter.info(f"the finished training is kept as {replaced_path(out)} until this one is finished")
         continued = record
         if claimed.outcome in (Outcome.RESUME, Outcome.COMPLETE):
-            continued = on_main(lambda: prepare_to_resume(out, record))
+            continued = on_main(lambda: prepare_to_resume(out, record, reporter.warn))
         yield TrainingClaim(claimed.outcome, continued, on_main(finished))
         on_main(lambda: claimed.finish() if finished() else None)
 

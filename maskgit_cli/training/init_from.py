@@ -23,7 +23,7 @@ from maskgit_cli.data.imagenet import same_classes
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.models import find_named, weights_of
-from maskgit_cli.formats.tokens import TokenFile
+from maskgit_cli.formats.token_set import Tokens
 from maskgit_cli.networks.base import MaskedTransformer
 from maskgit_cli.networks.loading import Model, load_model
 from maskgit_cli.networks.registry import build
@@ -66,7 +66,7 @@ class InitialWeights(NamedTuple):
         return [path / "tokenizer" for path in (tokens.parent, self.directory) if path]
 
 
-def from_scratch(tokens: TokenFile, config: TrainConfig) -> InitialWeights:
+def from_scratch(tokens: Tokens, config: TrainConfig) -> InitialWeights:
     """Random weights of the network and size of a config, for a token file.
 
     Raises:
@@ -98,7 +98,7 @@ def default_size(entry: TransformerEntry) -> str:
     return "base" if "base" in entry.sizes else next(iter(entry.sizes))
 
 
-def from_model(path: Path, tokens: TokenFile, config: TrainConfig) -> InitialWeights:
+def from_model(path: Path, tokens: Tokens, config: TrainConfig) -> InitialWeights:
     """The weights of a model, for a token file.
 
     Args:
@@ -151,7 +151,7 @@ def check_elsewhere(path: Path | None, directory: Path | None, out: Path) -> Non
         )
 
 
-def _check_tokenizer(path: Path, model: Model, tokens: TokenFile) -> None:
+def _check_tokenizer(path: Path, model: Model, tokens: Tokens) -> None:
     meta = tokens.meta
     if model.tokenizer_sha256 != meta.tokenizer_sha256:
         raise ConfigError(
@@ -160,7 +160,7 @@ def _check_tokenizer(path: Path, model: Model, tokens: TokenFile) -> None:
         )
 
 
-def _check_classes(path: Path, model: Model, tokens: TokenFile) -> None:
+def _check_classes(path: Path, model: Model, tokens: Tokens) -> None:
     """Check that model and token file have the same classes, in the same order."""
     classes, names, wanted = model.config.classes, list(model.class_names), tokens.meta.class_names
     highest = int(tokens.labels.max(initial=-1)) + 1
@@ -176,7 +176,7 @@ def _check_classes(path: Path, model: Model, tokens: TokenFile) -> None:
         )
 
 
-def _check_labels(option: str, has_null_class: bool, tokens: TokenFile) -> None:
+def _check_labels(option: str, has_null_class: bool, tokens: Tokens) -> None:
     if not has_null_class and tokens.labels.min(initial=0) < 0:
         raise ConfigError(
             f"{option}: this network has no null class, and {tokens.path} has images without a label"

@@ -1,4 +1,4 @@
-"""The objective of ``train``: masking, masked cross-entropy, one optimizer step, and validation loss."""
+"""The objective of ``train``: masked cross-entropy, one optimizer step, and validation loss."""
 
 from __future__ import annotations
 
@@ -11,90 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskgit_cli.config.stages import TrainConfig
-from maskgit_cli.formats.tokens import TokenFile
+from maskgit_cli.formats.token_set import Tokens
 from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import gather_objects, plain_attention, world
-from maskgit_cli.sampling.schedules import mask_ratio
+from maskgit_cli.training.batches import Batch, draw_masks
 from maskgit_cli.training.common import Trained
 from maskgit_cli.training.measures import BINS, accuracy_counts
 from maskgit_cli.training.optim import EMA, decay_factor, set_lr, warmup_factor
 from maskgit_cli.training.spikes import SpikeDetector, step_unless
-
-
-class Batch(NamedTuple):
-    """Network inputs and targets of B images of N = h·w tokens.
-
-    Attributes:
-        inputs: int64 (B, h, w), with the mask token at masked positions.
-        tokens: int64 (B, h, w), the targets.
-        masked: bool (B, h, w).
-        labels: int64 (B,), -1 for none.
-        drop: bool (B,), label dropout.
-        seeds: int64 (B,), what is dropped in the network.
-    """
-
-    inputs: Tensor
-    tokens: Tensor
-    masked: Tensor
-    labels: Tensor
-    drop: Tensor
-    seeds: Tensor
-
-
-def make_batch(
-    step: int, data: TokenFile, config: TrainConfig, device: torch.device, rows: np.ndarray | None = None
-) -> Batch:
-    """This rank's share of the batch of a step (from 1), a pure function of (seed, step).
-
-    Every epoch takes each row once, in an order of its own, and of each a view drawn at random. ``rows`` are
-    those that may be taken; None is all.
-
-    For the masks see :func:`draw_masks`.
-    """
-    assert config.batch_size is not None
-    assert config.drop_label is not None
-    share = config.batch_size // world().size
-    mine = slice(world().rank * share, (world().rank + 1) * share)
-    count = len(data) if rows is None else len(rows)
-    chosen = rng.batch_rows(config.seed, count, (step - 1) * config.batch_size + mine.start, share)
-    chosen = chosen if rows is None else rows[chosen]
-
-    def uniform(stream: int, n: int = 1) -> Tensor:
-        """This rank's rows (B, n) of the step's random numbers, float64 on the CPU."""
-        return rng.batch_uniform(config.seed, step, config.batch_size or 0, n, stream)[mine]
-
-    view = (uniform(rng.VIEW)[:, 0] * data.codes.shape[1]).long().numpy()
-    tokens = torch.from_numpy(data.codes[chosen, view].astype("int64"))  # (B, h, w)
-    labels = torch.from_numpy(data.labels[chosen].astype("int64"))
-    masked = draw_masks(uniform(rng.RATIO), uniform(rng.MASK, tokens[0].numel()), config).view(tokens.shape)
-    drop = uniform(rng.LABEL_DROPOUT)[:, 0] < config.drop_label
-    inputs = tokens.masked_fill(masked, data.meta.codebook_size)
-    seeds = rng.row_seeds(config.seed, step, config.batch_size)[mine]
-    # Integers and booleans alone go to the device: Apple GPUs have no float64.
-    return Batch(*(t.to(device, non_blocking=True) for t in (inputs, tokens, masked, labels, drop, seeds)))
-
-
-def draw_masks(u: Tensor, v: Tensor, config: TrainConfig) -> Tensor:
-    """Which tokens of each image are masked, from uniform numbers.
-
-    The mask ratio is the schedule's function of u, at least ``mask_min``. With ``bernoulli`` each token is
-    masked independently with that probability (arXiv 2310.14400, section 3.2, and the released code). With
-    ``exact`` ⌈ratio·N⌉ of the N tokens are, all choices being alike (arXiv 2202.04200, section 3.2), so at
-    least one is.
-
-    Args:
-        u: float64 (B, 1).
-        v: float64 (B, N).
-        config: ``mask_schedule``, ``mask_count`` and ``mask_min`` are read.
-
-    Returns:
-        bool (B, N).
-    """
-    ratio = mask_ratio(u, config.mask_schedule).clamp(min=config.mask_min)  # (B, 1)
-    if config.mask_count == "bernoulli":
-        return v < ratio
-    count = (ratio * v.shape[1]).ceil().clamp(min=1)  # (B, 1)
-    return v.argsort(dim=1).argsort(dim=1) < count  # the tokens with the smallest numbers
 
 
 def masked_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
@@ -140,15 +64,14 @@ class StepValues(NamedTuple):
 
 def train_step(
     step: int,
-    data: TokenFile,
+    batch: Batch,
     config: TrainConfig,
     trained: Trained,
     ema: EMA,
     accelerator: Any,
-    rows: np.ndarray | None = None,
     spikes: SpikeDetector | None = None,
 ) -> StepValues:
-    """One optimizer step, on ``rows`` of the file; None is all.
+    """One optimizer step on this rank's share of a batch.
 
     The sum over positions is divided by their number in the global batch, so the gradient is the same
     however the batch is split into processes and micro-batches. A step that ``spikes`` finds leaves the
@@ -156,7 +79,6 @@ def train_step(
     """
     bf16 = accelerator.mixed_precision == "bf16"
     set_lr(trained.optimizer, learning_rate(step, config))
-    batch = make_batch(step, data, config, accelerator.device, rows)
     counted = torch.ones_like(batch.masked) if config.loss_on == "all" else batch.masked
     positions = accelerator.reduce(counted.sum(), reduction="sum").clamp(min=1)
     total = torch.zeros((), device=accelerator.device)
@@ -188,7 +110,7 @@ def train_step(
 @torch.no_grad()
 def validation_loss(
     network: nn.Module,
-    data: TokenFile,
+    data: Tokens,
     config: TrainConfig,
     accelerator: Any,
     rows: np.ndarray | None = None,
@@ -205,9 +127,9 @@ def validation_loss(
     for first in range(world().rank * size, len(rows), size * world().size):
         batch = rows[first : first + size]
         device = accelerator.device
-        tokens = torch.from_numpy(data.codes[batch, 0].astype("int64")).to(device)
+        tokens = torch.from_numpy(data.take(batch, np.zeros_like(batch)).astype("int64")).to(device)
         labels = torch.from_numpy(data.labels[batch].astype("int64")).to(device)
-        u = rng.uniform(config.seed, batch, 0, 1, rng.RATIO)
+        u = rng.uniform(config.seed, batch, 0, 1, rng.RATIO)[:, 0]
         v = rng.uniform(config.seed, batch, 0, tokens[0].numel(), rng.MASK)
         masked = draw_masks(u, v, config).view(tokens.shape).to(device)
         with accelerator.autocast():

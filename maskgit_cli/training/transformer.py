@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from maskgit_cli.config.arguments import PathArgument, checked, optional_path
+from maskgit_cli.config.arguments import PathArgument, checked, optional_path, path_list
 from maskgit_cli.config.recipes import derived_settings, resolve_recipe
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.data.splitting import held_out
@@ -19,13 +19,15 @@ from maskgit_cli.data.tokenizing import tokens_at
 from maskgit_cli.errors import ConfigError, InputError
 from maskgit_cli.formats.atomic import CREATED_BY, parent
 from maskgit_cli.formats.models import copy_tokenizer, find_tokenizer
-from maskgit_cli.formats.runs import RUN_FORMAT, RUN_VERSION
+from maskgit_cli.formats.runs import ORDER, RUN_FORMAT, RUN_VERSION
+from maskgit_cli.formats.token_set import Tokens, join_tokens
 from maskgit_cli.formats.tokens import TokenFile, open_tokens, split_range
 from maskgit_cli.networks.base import MaskedTransformer
 from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, resolve_dtype, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
+from maskgit_cli.training.batches import Batches
 from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.common import (
     Meter,
@@ -57,7 +59,7 @@ FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every"
 
 @checked
 def train(
-    tokens: PathArgument,
+    tokens: PathArgument | Sequence[PathArgument],
     out: PathArgument | None = None,
     config: TrainConfig | Mapping[str, Any] | None = None,
     *,
@@ -75,8 +77,9 @@ def train(
     """Train a transformer; a repeated call resumes, and extends the training where it has more steps.
 
     Args:
-        tokens: the token file.
-        out: the run directory; None is ``runs/TOKENS-SIZE-RES``.
+        tokens: the token file, or several whose rows are one training set; see
+            :func:`~maskgit_cli.formats.token_set.join_tokens`.
+        out: the run directory; None is ``runs/TOKENS-SIZE-RES``, with ``TOKENS+1`` for two files and so on.
         config: all settings, or those that differ from the recipe's.
         recipe: a key of :data:`~maskgit_cli.config.recipes.RECIPES`; a whole ``config`` replaces it.
         res: resolution in pixels; images of a token file at another one are tokenized again first.
@@ -98,9 +101,9 @@ def train(
     """
     out, tokenizer, init_from = optional_path(out), optional_path(tokenizer), optional_path(init_from)
     check_reference(config, optional_path(fid_ref))
-    data, split = _open_data(Path(tokens), optional_path(val), config, res, tokenizer, device, reporter)
+    data, split = _open_data(path_list(tokens), optional_path(val), config, res, tokenizer, device, reporter)
     initial, config, derived = _resolve(data, split, config, recipe, init_from, reporter)
-    out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
+    out = out or Path("runs") / f"{data.name}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
     add_tracker(accelerator, config.log_with)
     check_elsewhere(init_from, initial.directory, out)
@@ -125,7 +128,7 @@ def train(
 
 def _train(
     out: Path,
-    data: TokenFile,
+    data: Tokens,
     split: _Split,
     config: TrainConfig,
     initial: InitialWeights,
@@ -154,11 +157,12 @@ def _train(
                 evaluation.log(step, log, previews.network(ema), previews.tokenizer, initial)
 
     progress, writer = reporter.task("train", steps, step, unit="steps"), CheckpointWriter(reporter, step)
-    with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task:
+    coming = Batches(data, config, accelerator.device, split.trained)
+    with Interrupts(accelerator, reporter) as interrupts, log, writer, progress as task, coming:
         evaluate()  # what a kill after the checkpoint has left out
         while step < steps:
             step += 1
-            values = train_step(step, data, config, trained, ema, accelerator, split.trained, spikes)
+            values = train_step(step, coming.take(step), config, trained, ema, accelerator, spikes)
             meter.add(values.means, batch_size, values.counts)
             task.advance(1, loss=values.means["loss"])
             line, checkpoint, preview = due(step, config)
@@ -185,19 +189,21 @@ def _train(
 
 
 def _open_data(
-    tokens: Path,
+    tokens: Sequence[Path],
     val: Path | None,
     config: TrainConfig | Mapping[str, Any] | None,
     res: int | None,
     tokenizer: Path | None,
     device: str,
     reporter: Reporter,
-) -> tuple[TokenFile, _Split]:
-    """The token file to train on, of the resolution asked for, and its rows; see :func:`train`."""
+) -> tuple[Tokens, _Split]:
+    """The tokens to train on, of the resolution asked for, and their rows; see :func:`train`."""
+    if not tokens:
+        raise ConfigError("train: tokens is an empty list; name at least one token file")
     if res is not None:
-        tokens = tokens_at(tokens, res, tokenizer, device=device, reporter=reporter)
+        tokens = [tokens_at(path, res, tokenizer, device=device, reporter=reporter) for path in tokens]
         val = tokens_at(val, res, tokenizer, device=device, reporter=reporter) if val else None
-    data = open_tokens(tokens)
+    data = join_tokens([open_tokens(path) for path in tokens])
     return data, _split(data, val, config)
 
 
@@ -205,13 +211,13 @@ class _Split(NamedTuple):
     """Rows that are trained on, and those whose loss is measured.
 
     Attributes:
-        trained: rows of the token file (R,).
-        val: the file of the others: the token file itself, another, or None.
-        held_out: rows of that file; None is all.
+        trained: rows of the tokens (R,).
+        val: the tokens of the others: those that are trained on, another file, or None.
+        held_out: rows of those; None is all.
     """
 
     trained: np.ndarray
-    val: TokenFile | None
+    val: Tokens | None
     held_out: np.ndarray | None
 
     def loss(self, network: MaskedTransformer, config: TrainConfig, accelerator: Any) -> float:
@@ -226,7 +232,7 @@ class _Split(NamedTuple):
         return self.trained[rng.batch_rows(config.seed, len(self.trained), first, config.batch_size)]
 
 
-def _split(data: TokenFile, val: Path | None, config: TrainConfig | Mapping[str, Any] | None) -> _Split:
+def _split(data: Tokens, val: Path | None, config: TrainConfig | Mapping[str, Any] | None) -> _Split:
     """The rows to train on and to validate on.
 
     Raises:
@@ -243,7 +249,7 @@ def _split(data: TokenFile, val: Path | None, config: TrainConfig | Mapping[str,
 
 
 def _resolve(
-    data: TokenFile,
+    data: Tokens,
     split: _Split,
     config: TrainConfig | Mapping[str, Any] | None,
     recipe: str,
@@ -261,13 +267,7 @@ def _resolve(
         config = resolve_recipe(recipe, images, config or {}, from_model=init_from is not None)
     check_decay(config)
     meta = data.meta
-    part = split_range(meta)
-    if part is not None:
-        (_, (first, stop), listed) = part
-        reporter.warn(
-            f"{data.path} is a part with the images {first}:{stop} of {listed:,}; `maskgit merge` makes the "
-            "whole"
-        )
+    _warn_of_parts(data.files, reporter)
     if len(data) == 0:
         raise InputError(f"{data.path} holds no images")
     if split.val is not None:
@@ -306,8 +306,19 @@ def _resolve(
     return initial, config, derived
 
 
+def _warn_of_parts(files: Sequence[TokenFile], reporter: Reporter) -> None:
+    """Warn of each file that holds a part of some images whose other parts are not among the files."""
+    parts = [(file, found) for file in files if (found := split_range(file.meta))]
+    for file, (_, (first, stop), listed) in parts:
+        if sum(b - a for _, (_, (a, b), total) in parts if total == listed) < listed:
+            reporter.warn(
+                f"{file.path} is a part with the images {first}:{stop} of {listed:,}; give all parts, or the "
+                "whole that `maskgit merge` makes"
+            )
+
+
 def _find_tokenizer(
-    data: TokenFile, initial: InitialWeights, tokenizer: Path | None, out: Path, overwrite: bool
+    data: Tokens, initial: InitialWeights, tokenizer: Path | None, out: Path, overwrite: bool
 ) -> Path:
     """The directory of the tokenizer of a token file, the same on all ranks."""
     near = [out / "tokenizer", *initial.tokenizer_paths(data.path)]
@@ -321,9 +332,7 @@ def _copy_tokenizer_once(source: Path, out: Path) -> None:
         copy_tokenizer(source, out / "tokenizer")
 
 
-def _record(
-    data: TokenFile, config: TrainConfig, initial: InitialWeights, derived: list[str]
-) -> dict[str, Any]:
+def _record(data: Tokens, config: TrainConfig, initial: InitialWeights, derived: list[str]) -> dict[str, Any]:
     """The run's ``config.json``."""
     settings = config.to_json()
     del settings["network"]  # the record itself has it
@@ -335,11 +344,16 @@ def _record(
         "network": initial.entry.name,
         initial.entry.key: initial.config.to_json(),
         "resolution": data.meta.resolution,
+        "order": ORDER,
         "class_names": data.meta.class_names or list(initial.class_names),
         "tokenizer_sha256": data.meta.tokenizer_sha256,
         "settings": {**settings, **origin},
         "derived": derived,
-        "parents": [parent("tokens", data.path, data.sha256), *initial.parents, *data.meta.parents],
+        "parents": [
+            *(parent("tokens", file.path, file.sha256) for file in data.files),
+            *initial.parents,
+            *data.meta.parents,
+        ],
     }
 
 

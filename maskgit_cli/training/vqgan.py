@@ -18,7 +18,7 @@ from maskgit_cli.errors import ConfigError, WeightsError
 from maskgit_cli.formats.atomic import CREATED_BY, parent, write_json
 from maskgit_cli.formats.claim import Outcome
 from maskgit_cli.formats.models import TOKENIZER_FORMAT, TOKENIZER_VERSION, write_weights
-from maskgit_cli.formats.runs import CONFIG_FILE
+from maskgit_cli.formats.runs import CONFIG_FILE, ORDER
 from maskgit_cli.networks.discriminator import PatchDiscriminator
 from maskgit_cli.networks.pixels import to_model
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, world
@@ -174,6 +174,7 @@ def _record(
         "created_by": CREATED_BY,
         "network": initial.entry.name,
         initial.entry.key: initial.config.to_json(),
+        "order": ORDER,
         "settings": {**config.to_json(), **origin},
         "derived": derived,
         "parents": [parent("images", images.resolve(), source_digest(source)), *initial.parents],

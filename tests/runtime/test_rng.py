@@ -96,7 +96,7 @@ def test_a_seed_has_64_bits(seed):
     for draw in (
         lambda: rng.uniform(seed, [0], 0, 1),
         lambda: rng.batch_uniform(seed, 0, 1, 1, 0),
-        lambda: rng.permutation(seed, 0, 3),
+        lambda: rng.batch_rows(seed, 3, 0, 3),
         lambda: rng.row_seeds(seed, 1, 1),
         lambda: rng.seeds_of_images([0, seed]),
     ):
@@ -111,14 +111,51 @@ def test_every_row_of_every_step_has_a_seed():
     assert (seeds < 0).double().mean() == pytest.approx(0.5, abs=0.3), "all 64 bits are used"
 
 
-def test_permutation_is_a_pure_function_of_seed_and_epoch():
-    order = rng.permutation(0, 0, 100)
-    assert sorted(order) == list(range(100))
-    assert np.array_equal(order, rng.permutation(0, 0, 100))
-    assert not np.array_equal(order, rng.permutation(0, 1, 100))
-    assert not np.array_equal(order, rng.permutation(1, 0, 100))
-    # Written down once: a seed must mean the same order in every release.
-    assert rng.permutation(2, 3, 8).tolist() == [2, 6, 3, 5, 0, 4, 7, 1]
+def order(seed, epoch, n):
+    """The whole order of an epoch."""
+    return rng.shuffled(seed, np.full(n, epoch), np.arange(n), n)
+
+
+@pytest.mark.parametrize("n", [*range(1, 70), 97, 128, 129, 255, 256, 257, 997, 4096, 4097, 65537])
+def test_every_epoch_is_a_permutation(n):
+    assert np.array_equal(np.sort(order(3, 5, n)), np.arange(n))
+
+
+def test_an_order_is_a_pure_function_of_seed_and_epoch():
+    whole = order(0, 0, 100)
+    assert np.array_equal(whole, order(0, 0, 100))
+    assert not np.array_equal(whole, order(0, 1, 100))
+    assert not np.array_equal(whole, order(1, 0, 100))
+
+
+def test_an_item_is_at_every_position_equally_often():
+    """Chi-square with 81 degrees of freedom: 81 on average, with a standard deviation of 12.7."""
+    n, epochs = 10, 5000
+    found = rng.shuffled(7, np.repeat(np.arange(epochs), n), np.tile(np.arange(n), epochs), n)
+    counts = np.zeros((n, n))
+    np.add.at(counts, (np.tile(np.arange(n), epochs), found), 1)
+    assert ((counts - epochs / n) ** 2 / (epochs / n)).sum() < 81 + 4 * 12.7
+
+
+def test_a_batch_of_a_billion_rows_takes_no_memory_for_them():
+    rows = rng.batch_rows(0, 10**9, 10**9 - 3, 6)
+    assert len(set(rows.tolist())) == 6
+    assert rows.min() >= 0
+    assert rows.max() < 10**9
+
+
+def test_a_batch_may_be_larger_than_an_epoch():
+    assert np.array_equal(np.bincount(rng.batch_rows(1, 4, 0, 12)), [3, 3, 3, 3])
+
+
+def test_rows_of_a_batch_are_those_of_the_whole():
+    whole = rng.batch_uniform(5, 9, 8, 7, rng.MASK)
+    p = np.linspace(0, 1, 8)
+    for first in range(8):
+        part = rng.batch_uniform(5, 9, 8 - first, 7, rng.MASK, first=first)
+        assert torch.equal(part, whole[first:])
+        below = rng.batch_below(5, 9, p[first:], 7, rng.MASK, first=first)
+        assert np.array_equal(below, whole[first:].numpy() < p[first:, None])
 
 
 def test_a_seed_for_each_image():

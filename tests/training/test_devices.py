@@ -17,6 +17,7 @@ from maskgit_cli.networks.discriminator import PatchDiscriminator
 from maskgit_cli.networks.vqgan import VQGAN
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.training import common, previews
+from maskgit_cli.training.batches import make_batch
 from maskgit_cli.training.init_from import InitialWeights
 from maskgit_cli.training.objective import train_step
 from maskgit_cli.training.optim import EMA
@@ -75,7 +76,8 @@ def test_a_step_of_train_makes_no_float64_on_the_device(tokens, loss_on):
     config = TrainConfig(**TRAINING | {"drop_label": 0.1, "loss_on": loss_on})
     trained = prepared(tiny_transformer().train().requires_grad_(True))
     with NoFloat64():
-        values = train_step(1, open_tokens(tokens), config, trained, EMA(trained.network, 0.9), OnMeta())
+        batch = make_batch(1, open_tokens(tokens), config, META)
+        values = train_step(1, batch, config, trained, EMA(trained.network, 0.9), OnMeta())
         meter = common.Meter(META, {"loss": "losses", "grad_norm": "norms"})
         meter.add(values, 8)
         assert meter.tensors()["losses"].device == META

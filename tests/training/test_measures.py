@@ -11,7 +11,7 @@ from tiny_training import in_processes, metrics, train_tiny
 from maskgit_cli.config.stages import TrainConfig
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.formats.tokens import open_tokens
-from maskgit_cli.training import objective
+from maskgit_cli.training.batches import make_batch
 from maskgit_cli.training.common import Meter
 from maskgit_cli.training.measures import BINS, Utilization, accuracies, accuracy_counts, ema_distance
 
@@ -67,7 +67,7 @@ def test_a_line_has_the_means_of_its_steps(tokens, tmp_path):
     run = train_tiny(tokens, tmp_path / "run", steps=1)
     (line,) = (json.loads(line) for line in (run / "metrics.jsonl").open())
     config = TrainConfig(batch_size=8, drop_label=0.1, dropout=0.1)
-    batch = objective.make_batch(1, open_tokens(tokens), config, CPU)
+    batch = make_batch(1, open_tokens(tokens), config, CPU)
     ratios = batch.masked.flatten(1).double().mean(1)
     for i in range(BINS):
         some = ((ratios * BINS).long().clamp(max=BINS - 1) == i).any()

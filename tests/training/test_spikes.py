@@ -10,7 +10,7 @@ from tiny_training import Warnings, contents, metrics, train_tiny
 from maskgit_cli.errors import ConfigError, MaskGITError
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.runtime.distributed import make_accelerator
-from maskgit_cli.training import objective, spikes
+from maskgit_cli.training import objective, spikes, transformer
 from maskgit_cli.training.spikes import SpikeDetector, step_unless
 
 CPU = torch.device("cpu")
@@ -143,14 +143,13 @@ def test_a_stop_names_step_rows_and_checkpoint(tokens, tmp_path, monkeypatch):
 
 def test_the_rows_are_those_of_the_batch(tokens, tmp_path, monkeypatch):
     """Images differ in their label alone."""
-    seen, whole = [], objective.make_batch
+    seen, whole = [], transformer.train_step
 
-    def spy(*arguments):
-        batch = whole(*arguments)
+    def spy(step, batch, *others):
         seen.append(sorted(batch.labels.tolist()))
-        return batch
+        return whole(step, batch, *others)
 
-    monkeypatch.setattr(objective, "make_batch", spy)
+    monkeypatch.setattr(transformer, "train_step", spy)
     spoil(monkeypatch, {2}, not_a_number)
     with pytest.raises(MaskGITError):
         train_tiny(tokens, tmp_path / "run", val_split=0.25)

@@ -41,7 +41,7 @@ from maskgit_cli.networks.loading import load_model
 from maskgit_cli.networks.maskgit import MaskGIT
 from maskgit_cli.runtime.distributed import World, make_accelerator
 from maskgit_cli.runtime.progress import SILENT
-from maskgit_cli.training import objective
+from maskgit_cli.training import batches, objective
 from maskgit_cli.training import transformer as training
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def steps_of(run):
 @pytest.fixture(scope="module")
 def batch(tokens):
     config = TrainConfig(batch_size=12_000, drop_label=0.1)
-    return objective.make_batch(3, open_tokens(tokens), config, CPU)
+    return batches.make_batch(3, open_tokens(tokens), config, CPU)
 
 
 def test_masked_tokens_and_no_others_become_the_mask(batch):
@@ -111,15 +111,15 @@ def test_an_exact_count_is_masked(schedule, n):
     """⌈γ(r)·N⌉ of each image, at least one (arXiv 2202.04200, section 3.2), all places being alike."""
     config = TrainConfig(mask_schedule=schedule, mask_count="exact")
     torch.manual_seed(0)
-    u, v = torch.rand(4000, 1, dtype=torch.float64), torch.rand(4000, n, dtype=torch.float64)
+    u, v = torch.rand(4000, dtype=torch.float64), torch.rand(4000, n, dtype=torch.float64)
     u[0] = 1 - 1e-12  # a ratio near zero
-    masked = objective.draw_masks(u, v, config)
+    masked = batches.draw_masks(u, v, config)
     wanted = {
         "cosine": lambda r: math.cos(math.pi / 2 * r),
         "arccos": lambda r: math.acos(r) / (math.pi / 2),
         "square": lambda r: 1 - r**2,
     }[schedule]
-    assert masked.sum(1).tolist() == [max(1, math.ceil(wanted(r) * n)) for r in u[:, 0].tolist()]
+    assert masked.sum(1).tolist() == [max(1, math.ceil(wanted(r) * n)) for r in u.tolist()]
     shares = masked.double().mean(0)
     assert (shares - shares.mean()).abs().max() < 4.5 * (0.25 / 4000) ** 0.5
 
@@ -128,9 +128,9 @@ def test_an_exact_count_is_masked(schedule, n):
 def test_the_mask_ratio_has_a_minimum(count):
     config = TrainConfig(mask_min=0.5, mask_count=count)
     torch.manual_seed(0)
-    u, v = torch.rand(2000, 1, dtype=torch.float64), torch.rand(2000, 64, dtype=torch.float64)
-    masked, free = (objective.draw_masks(u, v, c) for c in (config, TrainConfig(mask_count=count)))
-    low = torch.arccos(u[:, 0]) / (math.pi / 2) < 0.5
+    u, v = torch.rand(2000, dtype=torch.float64), torch.rand(2000, 64, dtype=torch.float64)
+    masked, free = (batches.draw_masks(u, v, c) for c in (config, TrainConfig(mask_count=count)))
+    low = torch.arccos(u) / (math.pi / 2) < 0.5
     assert float(masked[low].double().mean()) == pytest.approx(0.5, abs=0.01)
     assert torch.equal(masked[~low], free[~low])
     if count == "exact":
@@ -154,22 +154,22 @@ def test_label_dropout_has_its_probability(batch):
 def test_an_epoch_takes_every_image_once(tokens):
     data = open_tokens(tokens)
     config = TrainConfig(batch_size=8, drop_label=0.1)
-    batches = [objective.make_batch(step, data, config, CPU) for step in (1, 2, 3)]
-    tokens = torch.cat([part.tokens for part in batches]).flatten(1)
-    labels = torch.cat([part.labels for part in batches])
+    parts = [batches.make_batch(step, data, config, CPU) for step in (1, 2, 3)]
+    tokens = torch.cat([part.tokens for part in parts]).flatten(1)
+    labels = torch.cat([part.labels for part in parts])
     assert sorted(labels.tolist()) == sorted(data.labels.tolist())
     # The images differ in their label alone.
     assert torch.equal(tokens, torch.from_numpy(data.codes[labels.numpy(), 0].astype("int64")).flatten(1))
-    assert not torch.equal(batches[0].masked, batches[1].masked)
-    assert not torch.equal(labels, torch.cat([batches[1].labels, batches[2].labels, batches[0].labels]))
+    assert not torch.equal(parts[0].masked, parts[1].masked)
+    assert not torch.equal(labels, torch.cat([parts[1].labels, parts[2].labels, parts[0].labels]))
 
 
 def test_processes_share_a_batch(tokens, monkeypatch):
     data, config = open_tokens(tokens), TrainConfig(batch_size=8, drop_label=0.1)
-    whole = objective.make_batch(5, data, config, CPU)
+    whole = batches.make_batch(5, data, config, CPU)
     for rank in (0, 1):
-        monkeypatch.setattr(objective, "world", lambda rank=rank: World(rank, 2))
-        part = objective.make_batch(5, data, config, CPU)
+        monkeypatch.setattr(batches, "world", lambda rank=rank: World(rank, 2))
+        part = batches.make_batch(5, data, config, CPU)
         for mine, all_of_them in zip(part, whole, strict=True):
             assert torch.equal(mine, all_of_them[4 * rank : 4 * rank + 4])
 
@@ -177,7 +177,7 @@ def test_processes_share_a_batch(tokens, monkeypatch):
 def test_views_are_chosen_at_random(tokenizer, tmp_path):
     codes = np.broadcast_to(np.arange(2).reshape(1, 2, 1, 1), (4, 2, GRID, GRID))
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="flip")
-    batch = objective.make_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
+    batch = batches.make_batch(1, open_tokens(path), TrainConfig(batch_size=4000, drop_label=0.1), CPU)
     assert batch.tokens.double().mean() == pytest.approx(0.5, abs=0.03)
 
 
@@ -185,7 +185,7 @@ def test_every_random_view_of_an_image_is_used(tokenizer, tmp_path):
     codes = np.broadcast_to(np.arange(7).reshape(1, 7, 1, 1), (4, 7, GRID, GRID))
     path = write_tokens(tmp_path / "t.h5", tokenizer, codes, np.zeros(4, np.int32), views="random:7")
     data, config = open_tokens(path), TrainConfig(batch_size=4, drop_label=0.1)
-    epochs = [objective.make_batch(step, data, config, CPU).tokens[:, 0, 0] for step in range(1, 201)]
+    epochs = [batches.make_batch(step, data, config, CPU).tokens[:, 0, 0] for step in range(1, 201)]
     counts = torch.cat(epochs).bincount(minlength=7)
     assert len(counts) == 7
     assert counts.min() > 80  # 114 on average
@@ -205,7 +205,7 @@ def test_training_on_a_part_warns(tokenizer, tmp_path):
 
 
 def test_label_smoothing_spreads_over_the_tokens_and_the_mask(batch):
-    batch = objective.Batch(*(part[:5] for part in batch))
+    batch = batches.Batch(*(part[:5] for part in batch))
     logits = torch.randn(5, GRID**2, CODES + 1)
     target = F.one_hot(batch.tokens.flatten(1), CODES + 1) * 0.9 + 0.1 / (CODES + 1)
     by_position = -(target * logits.log_softmax(-1)).sum(-1)
@@ -220,7 +220,7 @@ def test_label_smoothing_spreads_over_the_tokens_and_the_mask(batch):
 def test_the_loss_is_a_mean_over_the_positions_it_is_on(tokens, tmp_path, loss_on):
     run = train_tiny(tokens, tmp_path / "run", steps=1, dropout=0.0, loss_on=loss_on, seed=4)
     config = TrainConfig(**RESOLVED | {"loss_on": loss_on, "seed": 4, "dropout": 0.0})
-    batch = objective.make_batch(1, open_tokens(tokens), config, CPU)
+    batch = batches.make_batch(1, open_tokens(tokens), config, CPU)
     logits = initial(run, 4)(batch.inputs, batch.labels, batch.drop)
     positions = batch.masked.numel() if loss_on == "all" else int(batch.masked.sum())
     wanted = float(objective.masked_loss(logits, batch, config).detach()) / positions
@@ -236,7 +236,7 @@ def test_the_steps_are_those_of_a_plain_loop(tokens, tmp_path):
     ema = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.96), weight_decay=0.5, foreach=False)
     for step in range(1, 5):
-        batch = objective.make_batch(step, data, config, CPU)
+        batch = batches.make_batch(step, data, config, CPU)
         logits = network(batch.inputs, batch.labels, batch.drop)
         F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), label_smoothing=0.1).backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.2)
@@ -376,7 +376,7 @@ def test_a_batch_of_some_rows(tokens):
     data, rows = open_tokens(tokens), np.array([3, 4, 9, 13, 22])
     config = TrainConfig(batch_size=5, drop_label=0.1)
     for step in (1, 2):
-        batch = objective.make_batch(step, data, config, CPU, rows)
+        batch = batches.make_batch(step, data, config, CPU, rows)
         assert sorted(batch.labels.tolist()) == sorted(data.labels[rows].tolist())
 
 
@@ -635,7 +635,7 @@ def test_a_batch_may_be_split_in_any_way(tokens, tmp_path, loss_on, dropout):
 
 def test_dropout_differs_between_rows_and_steps(tokens):
     data, config = open_tokens(tokens), TrainConfig(batch_size=8, drop_label=0.1)
-    seeds = torch.cat([objective.make_batch(step, data, config, CPU).seeds for step in (1, 2, 3)])
+    seeds = torch.cat([batches.make_batch(step, data, config, CPU).seeds for step in (1, 2, 3)])
     assert len(seeds.unique()) == 24
 
 
