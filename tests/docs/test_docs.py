@@ -222,7 +222,7 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     train_tiny(tokens, root / "validated", measured, **between_lines, **scores)
     with (
         mock.patch.object(objective, "masked_loss", lambda logits, *rest: logits.sum() * float("nan")),
-        mock.patch.object(measures, "peak_tflops", lambda *arguments: 1.0),
+        mock.patch.object(measures, "peak_tflops", return_value=1.0),
     ):
         train_tiny(tokens, root / "spiked", on_spike="skip", steps=2)
     everything = {"size": None, "preview_every": 6, "smoothness_weight": 0.1} | between_lines
