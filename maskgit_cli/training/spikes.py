@@ -16,7 +16,7 @@ WINDOW = 100
 LEAST_SIGMA = 0.01
 # Steps in a row that are left out at most. Leaving out more of them would not bring the training back.
 MOST_SKIPPED = 10
-# Steps by which a GPU is read late, so that it always has work queued.
+# Steps by which a CUDA device is read late, so that it always has work queued.
 LATE = 2
 
 
@@ -71,7 +71,8 @@ class SpikeDetector:
         self.sigma = sigma
         # Number of losses, mean, variance; float32, as Apple GPUs have no float64.
         self.state = torch.zeros(3, device=device)
-        self._late = LATE if device.type == "cuda" else 0
+        # Other GPUs have no way to read a value but to wait for all queued work: they are read on demand.
+        self._late: float = {"cpu": 0, "cuda": LATE}.get(device.type, math.inf)
         self._reads: deque[_Read] = deque()
         self._last, self._in_row = 0, 0
 
@@ -116,7 +117,8 @@ class SpikeDetector:
         """The steps found since the last call.
 
         Args:
-            wait: for the last step; else those of a GPU are read :data:`LATE` steps late.
+            wait: for the last step; else a CUDA device is read :data:`LATE` steps late, and an Apple GPU not
+                at all.
         """
         found = []
         while len(self._reads) > (0 if wait else self._late):

@@ -45,6 +45,7 @@ from maskgit_cli.sampling.inpaint.inpainting import inpaint
 from maskgit_cli.scoring import perceptual
 from maskgit_cli.scoring.details import details_of
 from maskgit_cli.scoring.stages import fid_stats, score
+from maskgit_cli.training import measures, objective
 from maskgit_cli.weights.exporting import export
 from maskgit_cli.weights.importing import import_weights
 
@@ -219,6 +220,11 @@ def make_tokens_and_models(root, tokenizer, tokens, run, images):
     scores = {"fid_every": 6, "fid_n": 4, "fid_features": "vqgan"}
     measured = {"val": tokens, "init_from": run, "fid_ref": images}
     train_tiny(tokens, root / "validated", measured, **between_lines, **scores)
+    with (
+        mock.patch.object(objective, "masked_loss", lambda logits, *rest: logits.sum() * float("nan")),
+        mock.patch.object(measures, "peak_tflops", return_value=1.0),
+    ):
+        train_tiny(tokens, root / "spiked", on_spike="skip", steps=2)
     everything = {"size": None, "preview_every": 6, "smoothness_weight": 0.1} | between_lines
     train_tiny_vqgan(images, root / "vqgan", {"val": images, "init_from": tokenizer}, **everything)
     measured = {"perceptual_weight": 1.0, "val_features": "vqgan", "steps": 1}
@@ -334,7 +340,7 @@ def test_formats_and_versions():
 def test_records(made, run, tokenizer):
     """Every key of every JSON record is in its table, and every row of these tables is such a key."""
     held = Specification(FORMATS)
-    for path in (run, made / "validated"):
+    for path in (run, made / "validated", made / "spiked"):
         held.check(read(path / "config.json"), "record-of-a-run")
         lines = (path / "metrics.jsonl").read_text().splitlines()
         for line in lines:
@@ -472,7 +478,7 @@ def test_files_and_columns_of_a_sweep(made):
 
 def test_checkpoints_hold_the_files_and_tensors(made, run):
     rows = FORMATS.rows("files-of-a-checkpoint")
-    for root, of in ((run, ("both",)), (made / "vqgan", ("both", "train-vqgan"))):
+    for root, of in ((run, ("both", "train")), (made / "vqgan", ("both", "train-vqgan"))):
         folder = max(root.glob("checkpoints/*"))
         assert {f.name for f in folder.iterdir()} == {row[0].strip("`") for row in rows if row[1] in of}
         for name in ("", "discriminator_") if "train-vqgan" in of else ("",):
