@@ -138,7 +138,7 @@ class TrainConfig(Settings):
     init: str | None = setting(
         None,
         among("truncated", "published"),
-        help="Law of the initial weights: truncated normal, or that of the network's published code.",
+        help="Initial weights: truncated normal, or as in the network's published code.",
         unset="truncated; published for networks other than maskgit; none with --init-from",
         panel="Model",
     )
@@ -157,10 +157,7 @@ class TrainConfig(Settings):
     beta2: float = setting(0.96, below_one(), help="AdamW beta2.", panel="Optimizer")
     weight_decay: float = setting(1e-5, at_least(0), help="AdamW weight decay.", panel="Optimizer")
     weight_decay_on: str = setting(
-        "all",
-        among("all", "matrices"),
-        help="Weights that decay: all (the paper), or matrices of linear layers only.",
-        panel="Optimizer",
+        "all", among("all", "matrices"), help="Weights that decay: all, or matrices only.", panel="Optimizer"
     )
     warmup: int = setting(2500, at_least(0), help="Steps of linear warmup.", panel="Optimizer")
     lr_floor: float = setting(
@@ -177,10 +174,7 @@ class TrainConfig(Settings):
         panel="Optimizer",
     )
     decay_start: float = setting(
-        0.0,
-        below_one(),
-        help="Where the decay begins, as a fraction of --decay-steps; before it the LR is constant.",
-        panel="Optimizer",
+        0.0, below_one(), help="Start of the decay as a fraction of --decay-steps.", panel="Optimizer"
     )
     lr_schedule: str = setting(
         "cosine", among("cosine", "linear"), help="Shape of the decay.", panel="Optimizer"
@@ -199,10 +193,7 @@ class TrainConfig(Settings):
         "arccos", a_schedule(), help="Distribution of the mask ratio.", panel="Objective"
     )
     mask_count: str = setting(
-        "bernoulli",
-        among("bernoulli", "exact"),
-        help="Masked tokens: each with the mask ratio's probability (bernoulli), or exactly that share.",
-        panel="Objective",
+        "bernoulli", among("bernoulli", "exact"), help="How the mask ratio is met.", panel="Objective"
     )
     mask_min: float = setting(0.0, below_one(), help="Minimum of the mask ratio.", panel="Objective")
     loss_on: str = setting(
@@ -224,7 +215,6 @@ class TrainConfig(Settings):
     log_every: int = setting(
         50, at_least(1), help="Steps between lines of metrics.jsonl.", panel="Logging and checkpoints"
     )
-
     fid_every: int = setting(
         0,
         at_least(0),
