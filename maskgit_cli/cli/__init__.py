@@ -139,7 +139,9 @@ def _completion(flag: str, callback: Any, text: str) -> Any:
 )
 @click.option("--procs", type=int, metavar="N", help="Number of local processes (one per GPU).")
 @click.option(
-    "--nccl-timeout", type=float, metavar="MINUTES",
+    "--nccl-timeout",
+    type=float,
+    metavar="MINUTES",
     help="Minutes that a process waits for the others, over NCCL or gloo. [default: 10 on GPUs, 30 on CPUs]",
 )
 @_completion("--install-completion", _install_completion, "Install completion for your shell.")

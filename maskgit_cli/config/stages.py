@@ -139,6 +139,16 @@ class TrainConfig(Settings):
     accumulate: int = setting(
         1, at_least(1, LARGEST_BATCH), help="Gradient-accumulation steps per optimizer step."
     )
+    grad_checkpointing: bool = setting(
+        False,
+        help="Recompute each block's activations in the backward pass: less memory, about a third slower.",
+        panel="Device and speed",
+    )
+    fsdp: bool = setting(
+        False,
+        help="Shard weights, gradients, AdamW and EMA over the processes (FSDP2).",
+        panel="Device and speed",
+    )
     lr: float = setting(1e-4, above(0), help="Peak learning rate of AdamW.", panel="Optimizer")
     beta1: float = setting(0.9, below_one(), help="AdamW beta1.", panel="Optimizer")
     beta2: float = setting(0.96, below_one(), help="AdamW beta2.", panel="Optimizer")

@@ -24,8 +24,8 @@ T = TypeVar("T")
 # Types of devices without float64: Apple's GPUs.
 WITHOUT_FLOAT64 = {"mps"}
 
-# Seconds for which a rank looks for a file of rank 0: NFS shows new files within its attribute cache's time, at
-# most 60 seconds for directories by default (nfs(5), acdirmax).
+# Seconds for which a rank looks for a file of rank 0: by default NFS caches a directory for at most 60
+# seconds (nfs(5), acdirmax).
 VISIBLE_WITHIN = 60.0
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -162,7 +162,7 @@ def check_shared_disk(output: Path) -> None:
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file is there, now or within :data:`VISIBLE_WITHIN` seconds; the others wait for this rank."""
+    """Whether a file is there, now or within :data:`VISIBLE_WITHIN` seconds; all ranks wait for this one."""
     until = time.monotonic() + VISIBLE_WITHIN
     while not path.exists():
         if time.monotonic() >= until:
@@ -302,6 +302,4 @@ def make_accelerator(device: torch.device, dtype: torch.dtype) -> Any:
         torch.cuda.set_device(device)
     # Gradients are views of the buckets that are reduced, which saves a copy of them all.
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    return Accelerator(
-        cpu=device.type == "cpu", mixed_precision=names[dtype], kwargs_handlers=[views]
-    )
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=names[dtype], kwargs_handlers=[views])

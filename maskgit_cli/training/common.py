@@ -29,6 +29,7 @@ from maskgit_cli.runtime.distributed import claim_on_main, on_main, world
 from maskgit_cli.runtime.progress import Reporter
 from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
 from maskgit_cli.training.reconstruction import codebook_use
+from maskgit_cli.training.sharding import gathered_on_main, is_sharded, load_weights
 
 C = TypeVar("C", TrainConfig, VQGANTrainConfig)
 
@@ -145,6 +146,9 @@ def prepare(
         accelerator: an ``accelerate.Accelerator``.
         files: names of the checkpoint files of network and optimizer.
     """
+    if is_sharded(network):  # it synchronizes by itself, so Accelerate adds the precision alone
+        wrapped = accelerator.prepare_model(network, evaluation_mode=True)
+        return Trained(network, wrapped, accelerator.prepare_optimizer(optimizer), files)
     wrapped, prepared = accelerator.prepare(network, optimizer)
     return Trained(network, wrapped, prepared, files)
 
@@ -179,6 +183,7 @@ def save_state(out: Path, step: int, state: TrainState, keep: int) -> None:
     window = state.meter.tensors()
     if window:
         groups["window"] = window
+    groups = {name: gathered_on_main(tensors) for name, tensors in groups.items()}
     on_main(lambda: save_checkpoint(out, step, groups, keep))
 
 
@@ -194,7 +199,7 @@ def load_state(out: Path, state: TrainState) -> int:
     groups = checkpoint.tensors
     for part in state.trained:
         model, optimizer = part.files
-        part.network.load_state_dict(groups[model])
+        load_weights(part.network, groups[model])
         load_optimizer(part.optimizer, part.network, groups[optimizer])
     state.ema.load(groups["ema"])
     for file, tensors in state.extra.items():

@@ -17,6 +17,7 @@ from maskgit_cli.runtime.distributed import gather_objects, plain_attention, wor
 from maskgit_cli.sampling.schedules import mask_ratio
 from maskgit_cli.training.common import Trained
 from maskgit_cli.training.optim import EMA, cosine_factor, set_lr, warmup_factor
+from maskgit_cli.training.sharding import whole
 
 
 class Batch(NamedTuple):
@@ -127,14 +128,15 @@ def train_step(
     micro = [Batch(*parts) for parts in zip(*(t.chunk(config.accumulate) for t in batch), strict=True)]
     for i, part in enumerate(micro):
         last = i == len(micro) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(trained.wrapped):
-            with plain_attention(accelerator.device, bf16, part.inputs[0].numel()):
-                logits = trained.wrapped(part.inputs, part.labels, part.drop)  # (B, N, K+1)
+        synchronized = contextlib.nullcontext() if last else accelerator.no_sync(trained.wrapped)
+        with synchronized, plain_attention(accelerator.device, bf16, part.inputs[0].numel()):
+            logits = trained.wrapped(part.inputs, part.labels, part.drop)  # (B, N, K+1)
             loss = masked_loss(logits, part, config) / positions
-            # Accelerate averages gradients over the processes; the sum is wanted.
+            # Gradients are averaged over the processes; the sum is wanted. Gradient checkpointing computes
+            # the attention again here, with the same kernel.
             accelerator.backward(loss * world().size)
         total += loss.detach()
-    norm = accelerator.clip_grad_norm_(trained.wrapped.parameters(), config.clip)
+    norm = whole(accelerator.clip_grad_norm_(trained.wrapped.parameters(), config.clip))
     trained.optimizer.step()
     trained.optimizer.zero_grad()
     ema.update(trained.network, step)

@@ -43,10 +43,11 @@ from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
 from maskgit_cli.training.optim import EMA
 from maskgit_cli.training.previews import Previews
+from maskgit_cli.training.sharding import shard
 
 # Settings that may change when resuming; the recipe is only a name for the others.
 FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"} | {
-    "fid_every", "fid_n", "fid_features"
+    "fid_every", "fid_n", "fid_features", "fsdp", "grad_checkpointing"
 }  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def _train(
                 log.append(step=step, epoch=epoch, lr=learning_rate(step, config), **meter.flush())
             if checkpoint and split.val is not None:
                 log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
-            if preview and world().main:
+            if preview:
                 previews.save(step, ema)
             if checkpoint or stop:  # after these, so that a kill repeats the lines and the preview as well
                 save_state(out, step, state, config.keep)
@@ -324,6 +325,9 @@ def _build(config: TrainConfig, initial: InitialWeights, accelerator: Any) -> Tr
     """Network and optimizer, from the seed or with the initial weights of a model."""
     torch.manual_seed(config.seed)
     network = initial.build().to(accelerator.device)
+    network.grad_checkpointing = config.grad_checkpointing
+    if config.fsdp:
+        shard(network, accelerator)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=config.lr,
