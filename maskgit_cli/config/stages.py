@@ -134,7 +134,10 @@ class TrainConfig(Settings):
         None, at_least(1, LARGEST_COUNT), help="Total number of optimizer steps.", unset="from --epochs"
     )
     batch_size: int | None = setting(
-        None, at_least(1, LARGEST_BATCH), help="Global batch size.", unset="512 up to 256 px, 128 above"
+        None,
+        {**at_least(1, LARGEST_BATCH), "auto": True},
+        help="Global batch size; auto: the default, in micro-batches that fit in memory.",
+        unset="512 up to 256 px, 128 above",
     )
     accumulate: int = setting(
         1, at_least(1, LARGEST_BATCH), help="Gradient-accumulation steps per optimizer step."

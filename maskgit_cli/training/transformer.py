@@ -42,6 +42,16 @@ from maskgit_cli.training.evaluation import Evaluation, check_reference
 from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from_model, from_scratch
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
 from maskgit_cli.training.optim import EMA
+from maskgit_cli.training.planning import (
+    CHECKPOINT_BYTES,
+    Plan,
+    available_memory,
+    fitting_accumulate,
+    measure_activations,
+    memory_errors,
+    state_bytes,
+    time_steps,
+)
 from maskgit_cli.training.previews import Previews
 from maskgit_cli.training.sharding import shard
 
@@ -63,6 +73,7 @@ def train(
     tokenizer: PathArgument | None = None,
     init_from: PathArgument | None = None,
     fid_ref: PathArgument | None = None,
+    auto_batch: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -80,6 +91,7 @@ def train(
         tokenizer: the tokenizer's directory, where it is not found automatically.
         init_from: run or model directory, or a name under ``models/``, with the initial weights.
         fid_ref: reference images or statistics for the scores of ``fid_every``.
+        auto_batch: choose ``accumulate`` so that a micro-batch fits in memory; the global batch stays.
         device: name of the device.
         dtype: precision of matrix products.
         overwrite: replace an earlier run.
@@ -98,6 +110,8 @@ def train(
     initial, config, derived = _resolve(data, split, config, recipe, init_from, reporter)
     out = out or Path("runs") / f"{data.path.stem}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
+    if auto_batch:
+        config, derived = _fit_batch(config, initial, derived, accelerator, reporter)
     check_elsewhere(init_from, initial.directory, out)
     source = _find_tokenizer(data, initial, tokenizer, out, overwrite)
     record = _record(data, config, initial, derived)
@@ -114,7 +128,8 @@ def train(
     with claim_training(out, record, overwrite, "a run directory", FREE, reporter) as claimed:
         config = claimed.settings(config)
         on_main(lambda: _copy_tokenizer_once(source, out))
-        _train(out, data, split, config, initial, accelerator, evaluation, reporter)
+        with memory_errors(config):
+            _train(out, data, split, config, initial, accelerator, evaluation, reporter)
     return out
 
 
@@ -338,3 +353,73 @@ def _build(config: TrainConfig, initial: InitialWeights, accelerator: Any) -> Tr
     trained = prepare(network, optimizer, accelerator)
     meter = Meter(accelerator.device, {"loss": "losses", "grad_norm": "norms"})
     return TrainState((trained,), EMA(network, config.ema), meter, {})
+
+
+def _fit_batch(
+    config: TrainConfig, initial: InitialWeights, derived: list[str], accelerator: Any, reporter: Reporter
+) -> tuple[TrainConfig, list[str]]:
+    """The settings with the ``accumulate`` that fits, and the names of the derived ones with it."""
+    if config.accumulate != 1:
+        raise ConfigError(f"--accumulate {config.accumulate}: not with --batch-size auto, which chooses it")
+    config = dataclasses.replace(config, accumulate=fitting_accumulate(initial.build, config, accelerator))
+    rows = (config.batch_size or 0) // (world().size * config.accumulate)
+    reporter.info(f"--batch-size auto: {config.batch_size} images per step, {rows} at a time in each process")
+    return config, [*derived, "accumulate"]
+
+
+@checked
+def dry_run(
+    tokens: PathArgument,
+    config: TrainConfig | Mapping[str, Any] | None = None,
+    *,
+    recipe: str = "paper",
+    val: PathArgument | None = None,
+    init_from: PathArgument | None = None,
+    auto_batch: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    reporter: Reporter = SILENT,
+) -> Plan:
+    """What :func:`train` with these arguments will take; ten steps are timed, and nothing is written.
+
+    Raises:
+        MaskGITError: as ``train``.
+    """
+    data, split = _open_data(Path(tokens), optional_path(val), config, None, None, device, reporter)
+    initial, config, derived = _resolve(data, split, config, recipe, optional_path(init_from), reporter)
+    accelerator = accelerator_for(device, dtype)
+    if auto_batch:
+        config, _ = _fit_batch(config, initial, derived, accelerator, reporter)
+    available, batch_size, size = available_memory(accelerator.device), config.batch_size or 0, world().size
+    rows = batch_size // (size * config.accumulate)
+    with memory_errors(config):
+        network = initial.build().to(accelerator.device)
+        network.grad_checkpointing = config.grad_checkpointing
+        activations = measure_activations(network, config, accelerator).of(rows)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        del network
+        (trained,), ema, *_ = _build(config, initial, accelerator)
+
+        def step(number: int, settings: TrainConfig) -> None:
+            """One optimizer step in memory, to its end."""
+            values = train_step(number, data, settings, trained, ema, accelerator, split.trained)
+            float(values["loss"])  # waits for the GPU
+
+        seconds, timed_images = time_steps(step, config)
+    return Plan(
+        network=initial.entry.name,
+        size=config.size,
+        parameters=parameters,
+        steps=config.steps or 0,
+        batch_size=batch_size,
+        accumulate=config.accumulate,
+        processes=size,
+        rows=rows,
+        state=state_bytes(parameters, config),
+        activations=activations,
+        available=available,
+        seconds=seconds,
+        timed_images=timed_images,
+        checkpoint=parameters * CHECKPOINT_BYTES,
+        kept=config.keep + 1,
+    )
