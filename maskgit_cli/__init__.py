@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.config.stages import ScoreConfig as ScoreConfig
     from maskgit_cli.config.stages import SweepConfig as SweepConfig
     from maskgit_cli.config.stages import TokenizeConfig as TokenizeConfig
-    from maskgit_cli.config.stages import TrainConfig as TrainConfig
-    from maskgit_cli.config.stages import VQGANTrainConfig as VQGANTrainConfig
+    from maskgit_cli.config.training import TrainConfig as TrainConfig
+    from maskgit_cli.config.training import VQGANTrainConfig as VQGANTrainConfig
     from maskgit_cli.data.decoding import decode as decode
     from maskgit_cli.data.merging import merge as merge
     from maskgit_cli.data.tokenizing import tokenize as tokenize
@@ -71,8 +71,8 @@ _HOMES = {
     "TransformerConfig": "config.networks",
     "VQGANConfig": "config.networks",
     "TokenizeConfig": "config.stages",
-    "TrainConfig": "config.stages",
-    "VQGANTrainConfig": "config.stages",
+    "TrainConfig": "config.training",
+    "VQGANTrainConfig": "config.training",
     "SamplerConfig": "config.samplers",
     "ConfidenceConfig": "config.samplers",
     "HaltonSamplerConfig": "config.samplers",

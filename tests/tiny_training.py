@@ -15,7 +15,7 @@ import pytest
 from tiny_models import CODES, GRID, NAMES, RESOLUTION, VQGAN_SIZES
 
 from maskgit_cli.config.networks import SIZES, TOKENIZER_SIZES, Size
-from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.token_writer import TokenWriter
 from maskgit_cli.formats.tokens import TokenMeta

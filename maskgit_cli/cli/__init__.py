@@ -138,11 +138,17 @@ def _completion(flag: str, callback: Any, text: str) -> Any:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--procs", type=int, metavar="N", help="Number of local processes (one per GPU).")
+@click.option(
+    "--nccl-timeout",
+    type=float,
+    metavar="MINUTES",
+    help="Minutes that a process waits for the others, over NCCL or gloo. [default: 10 on GPUs, 30 on CPUs]",
+)
 @_completion("--install-completion", _install_completion, "Install completion for your shell.")
 @_completion("--show-completion", _show_completion, "Print the completion script.")
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.pass_context
-def group(ctx: click.Context, procs: int | None) -> None:
+def group(ctx: click.Context, procs: int | None, nccl_timeout: float | None) -> None:
     """A file-based pipeline for masked generative image models.
 
     \b
@@ -150,14 +156,15 @@ def group(ctx: click.Context, procs: int | None) -> None:
     runs/NAME/ --sample, inpaint--> samples/ --fid--> scores.json
     """
     if ctx.invoked_subcommand is None:
-        if procs is not None:
+        if procs is not None or nccl_timeout is not None:
             raise click.UsageError("Missing command.", ctx)
         _show_overview()
         return
-    if procs is not None:
-        from maskgit_cli.cli.launch import check_procs
+    if procs is not None or nccl_timeout is not None:
+        from maskgit_cli.cli.launch import check_procs, check_timeout
 
-        check_procs(procs)
+        check_procs(1 if procs is None else procs)
+        check_timeout(1.0 if nccl_timeout is None else nccl_timeout)
     if "WORLD_SIZE" in os.environ:
         from maskgit_cli.cli.launch import end_with_launcher
 

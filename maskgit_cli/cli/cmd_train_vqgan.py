@@ -7,7 +7,7 @@ from typing import Any
 
 from maskgit_cli.cli import console, options
 from maskgit_cli.config.sizes import TOKENIZER_NOTE, tokenizer_table
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 
 EXAMPLES = """
 maskgit train-vqgan photos/ --out tokenizers/photos --steps 20000

@@ -118,7 +118,11 @@ class Command(Documented):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, in several processes where that was asked for; its arguments are parsed."""
-        procs = ctx.find_root().params.get("procs")
+        procs, timeout = (ctx.find_root().params.get(name) for name in ("procs", "nccl_timeout"))
+        if self.parallel and "ACCELERATE_MIXED_PRECISION" in os.environ:
+            from maskgit_cli.cli.launch import check_launcher
+
+            check_launcher()
         if self.parallel and procs is not None and "WORLD_SIZE" not in os.environ:
             from maskgit_cli.cli.launch import start_processes
 
@@ -127,6 +131,10 @@ class Command(Documented):
             from maskgit_cli.cli.launch import leave_other_processes
 
             leave_other_processes()
+        if self.parallel and timeout is not None and "WORLD_SIZE" in os.environ:
+            from maskgit_cli.runtime.distributed import join
+
+            join(timeout)
         with limited_threads(ctx.meta.get(THREADS)):
             return super().invoke(ctx)
 

@@ -20,6 +20,7 @@ import rich_click as click
 
 from maskgit_cli.cli.ending import ENDING, INTERRUPTED
 from maskgit_cli.config.base import require
+from maskgit_cli.errors import ConfigError
 
 # Seconds between polls of the processes, and the seconds they get to end after SIGTERM, as many as job
 # schedulers give.
@@ -27,6 +28,9 @@ POLL_EVERY = 0.1
 PATIENCE = 30.0
 # More processes than this per core slow one another down until nothing moves; a GPU needs a core to feed it.
 PROCS_PER_CORE = 4
+
+# Longest --nccl-timeout: a week, in minutes.
+MOST_MINUTES = 10_080
 
 # Environment variable with the number of the pipe's reading end, whose writing end the launcher holds.
 LIFELINE = "MASKGIT_LIFELINE"
@@ -39,6 +43,25 @@ def check_procs(procs: int) -> None:
     require(procs >= 1, "procs", procs, "1 or more")
     most = PROCS_PER_CORE * (os.cpu_count() or 1)
     require(procs <= most, "procs", procs, f"{most} or less, {PROCS_PER_CORE} per CPU core of this machine")
+
+
+def check_timeout(minutes: float) -> None:
+    """Raise ConfigError unless ranks can wait for one another so long."""
+    require(0 < minutes <= MOST_MINUTES, "nccl_timeout", minutes, f"above 0 and {MOST_MINUTES:,} or less")
+
+
+def check_launcher() -> None:
+    """Raise ConfigError if `accelerate launch` was asked for several processes and started one.
+
+    Without GPUs it starts one process, whatever its `--num_processes` says, and sets the address at which
+    the others would meet, but neither their number nor this one's rank.
+    """
+    alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if alone and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "accelerate launch: it started one process instead of --num_processes, as it does with --cpu; "
+            "use `maskgit --procs N` or `torchrun --nproc_per_node N -m maskgit_cli` instead"
+        )
 
 
 def leave_other_processes() -> None:

@@ -96,6 +96,22 @@ class CommaSeparated(click.ParamType):
         return matching_last(self.choices, incomplete)
 
 
+class OrAuto(click.ParamType):
+    """A number, or ``auto``, which stays text."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read an integer or ``auto``."""
+        return value if value == "auto" else click.INT.convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete ``auto``."""
+        return matching(["auto"], incomplete)
+
+
 class Interval(click.ParamType):
     """Two numbers, ``LOW:HIGH``."""
 
@@ -288,6 +304,8 @@ def settings_of(
 
 def type_of(kind: Any, metadata: Mapping[str, Any]) -> Any:
     """The click type of a field; a choice where it has choices, so that completion offers them."""
+    if metadata.get("auto"):
+        return OrAuto()
     if kind in (int, float):
         return kind
     if kind is str and metadata.get("choices"):
@@ -317,7 +335,7 @@ def metavar_of(found: Any, metadata: Mapping[str, Any]) -> str | None:
     """What the help page shows for a field's value; None shows the choices themselves, ``[a|b]``."""
     if isinstance(found, click.Choice):
         return "NAME" if len("|".join(found.choices)) > _LONGEST_CHOICES else None
-    names = {"list": "A,B,...", "interval": "LOW:HIGH", "text": "NAME"}
+    names = {"list": "A,B,...", "interval": "LOW:HIGH", "text": "NAME", "N|auto": "N|auto"}
     return metadata.get("metavar") or _METAVARS.get(found) or names[found.name]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskgit_cli.config.base import require
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 
 
 def paper(images: int, batch_size: int | None = None, steps: int | None = None) -> TrainConfig:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from maskgit_cli.config.networks import MaskedTransformerConfig, Pyramid
 
@@ -14,10 +15,27 @@ class MaskedTransformer(nn.Module):
     """Base of the transformers: masked tokens and class labels in, logits out."""
 
     config: Any
+    blocks: nn.ModuleList
+    # Whether blocks compute their activations again in the backward pass, instead of keeping them.
+    grad_checkpointing = False
 
     def __init__(self, config: MaskedTransformerConfig) -> None:
         super().__init__()
         self.config = config
+
+    def run_blocks(self, x: Tensor, *conditions: Tensor | None) -> Tensor:
+        """Hidden states (B, T, D) through all blocks, each of which is given the conditions, too.
+
+        Gradients are the same with gradient checkpointing (arXiv 1604.06174, section 4): dropout is a
+        function of the seeds.
+        """
+        recomputed = self.grad_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:
+            if recomputed:
+                x = checkpoint(block, x, *conditions, use_reentrant=False)
+            else:
+                x = block(x, *conditions)
+        return x
 
     @property
     def mask_token(self) -> int:

@@ -114,8 +114,7 @@ class GoogleMaskGIT(MaskedTransformer):
         rows = torch.cat([class_row, image_rows], dim=1)  # (B, 1+N)
         x = self.embedding_norm(self.embedding(rows) + self.positions.weight)  # (B, 1+N, D)
         x = self.dropout(x, seeds)
-        for block in self.blocks:
-            x = block(x, seeds)
+        x = self.run_blocks(x, seeds)
         x = x[:, 1:]  # (B, N, D): the class token predicts nothing
         x = self.output_norm(F.gelu(self.output(x), approximate="tanh"))
         return F.linear(x, self.embedding.weight[:k], self.bias[:k])  # (B, N, K): the table is tied

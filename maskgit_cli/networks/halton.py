@@ -159,7 +159,6 @@ class HaltonMaskGIT(MaskedTransformer):
         x = self.embedding(tokens.flatten(1)) + self.positions.weight  # (B, N, D)
         registers = self.registers.weight.expand(len(x), -1, -1)  # (B, R, D)
         x = torch.cat([x, registers], dim=1)  # (B, N+R, D)
-        for block in self.blocks:
-            x = block(x, condition, seeds)
+        x = self.run_blocks(x, condition, seeds)
         x = self.last_norm(x[:, : -self.config.registers], condition)  # (B, N, D)
         return F.linear(x, self.embedding.weight, self.bias)  # (B, N, K+1): the table is tied

@@ -136,7 +136,6 @@ class MaskGIT(MaskedTransformer):
         rows = torch.cat([tokens.flatten(1), class_token.unsqueeze(1)], dim=1)  # (B, N+1)
         x = self.embedding(rows) + self.positions  # (B, N+1, D)
         x = self.input_mlp(x, seeds)
-        for block in self.blocks:
-            x = block(x, seeds)
+        x = self.run_blocks(x, seeds)
         x = self.output_mlp(x[:, :-1], seeds)  # (B, N, D): the class token predicts nothing
         return x @ self.embedding.weight[: k + 1].T + self.bias[:-1, : k + 1]  # (B, N, K+1)

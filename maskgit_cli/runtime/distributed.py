@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from maskgit_cli.config.stages import DTYPES
-from maskgit_cli.errors import ConfigError, MaskGITError
+from maskgit_cli.errors import ConfigError, MaskGITError, OutputError
+from maskgit_cli.formats.atomic import disk_errors
 from maskgit_cli.formats.claim import Claim, OutputKind, claim
 from maskgit_cli.formats.records import Record
 from maskgit_cli.runtime.progress import Reporter
@@ -19,6 +23,10 @@ from maskgit_cli.runtime.progress import Reporter
 T = TypeVar("T")
 # Types of devices without float64: Apple's GPUs.
 WITHOUT_FLOAT64 = {"mps"}
+
+# Seconds for which a rank looks for a file of rank 0: by default NFS caches a directory for at most 60
+# seconds (nfs(5), acdirmax).
+VISIBLE_WITHIN = 60.0
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,6 +57,26 @@ def world() -> World:
     # Without GPUs, Accelerate initializes a process group only with cpu=True.
     state = PartialState(cpu=_forced_cpu() or not torch.cuda.is_available())
     return World(state.process_index, state.num_processes)
+
+
+def join(timeout_minutes: float) -> World:
+    """:func:`world`, whose process group waits so long for a rank; for the first call of a process.
+
+    Args:
+        timeout_minutes: after which a rank that waits for another fails, of NCCL and gloo alike.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        cpu = _forced_cpu() or not torch.cuda.is_available()
+        PartialState(cpu=cpu, timeout=timedelta(minutes=timeout_minutes))
+    return world()
+
+
+def several_nodes() -> bool:
+    """Whether the launcher started ranks on other machines, too."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size)) < size
 
 
 def _forced_cpu() -> bool:
@@ -100,6 +128,42 @@ def on_main(work: Callable[[], T]) -> T:
     return result
 
 
+def check_shared_disk(output: Path) -> None:
+    """Check that all ranks of a job on several nodes see what rank 0 writes next to an output.
+
+    Raises:
+        OutputError: some do not, or rank 0 cannot write there; on every rank.
+    """
+    if not several_nodes():
+        return
+    probe = output.parent / on_main(lambda: f".{output.name}.{secrets.token_hex(8)}.shared")
+
+    def write() -> None:
+        with disk_errors(probe):
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+
+    on_main(write)
+    seen = gather_objects(_appears(probe))
+    on_main(lambda: probe.unlink(missing_ok=True))
+    blind = [str(rank) for rank, found in enumerate(seen) if not found]
+    if blind:
+        raise OutputError(
+            f"{output}: ranks {', '.join(blind)} of {len(seen)} do not see the files of rank 0; "
+            "give a path on a disk that all nodes share, the same one on each"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, now or within :data:`VISIBLE_WITHIN` seconds; all ranks wait for this one."""
+    until = time.monotonic() + VISIBLE_WITHIN
+    while not path.exists():
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.5)
+    return True
+
+
 @contextmanager
 def claim_on_main(
     output: Path, kind: OutputKind, record: Record | Callable[[], Record], overwrite: bool, reporter: Reporter
@@ -107,8 +171,9 @@ def claim_on_main(
     """:func:`~maskgit_cli.formats.claim.claim` on rank 0, which holds the lock; every rank gets the claim.
 
     Raises:
-        As ``claim``, on every rank.
+        As ``claim``, on every rank; OutputError where the nodes share no disk.
     """
+    check_shared_disk(output)
     with ExitStack() as stack:
         opened = claim(output, kind, record, overwrite=overwrite, warn=reporter.warn)
         yield on_main(lambda: stack.enter_context(opened))
@@ -221,11 +286,13 @@ def make_accelerator(device: torch.device, dtype: torch.dtype) -> Any:
     Accelerate keeps its state for the whole process and refuses another precision; its state is reset, so
     that a script can train twice.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     names = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
     AcceleratorState._reset_state(reset_partial_state=False)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=names[dtype])
+    # Gradients are views of the buckets that are reduced, which saves a copy of them all.
+    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=names[dtype], kwargs_handlers=[views])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.formats.token_set import Tokens
 from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import world

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgit_cli.config.base import option
-from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import ConfigError, MaskGITError, counted
 from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.claim import Outcome, replaced_path
@@ -35,6 +35,7 @@ from maskgit_cli.runtime.distributed import claim_on_main, on_main, world
 from maskgit_cli.runtime.progress import Reporter
 from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.optim import EMA, load_optimizer, optimizer_tensors
+from maskgit_cli.training.sharding import gathered_on_main, is_sharded, load_weights
 from maskgit_cli.training.spikes import MOST_SKIPPED, Spike
 
 C = TypeVar("C", TrainConfig, VQGANTrainConfig)
@@ -157,6 +158,9 @@ def prepare(
         accelerator: an ``accelerate.Accelerator``.
         files: names of the checkpoint files of network and optimizer.
     """
+    if is_sharded(network):  # it synchronizes by itself, so Accelerate adds the precision alone
+        wrapped = accelerator.prepare_model(network, evaluation_mode=True)
+        return Trained(network, wrapped, accelerator.prepare_optimizer(optimizer), files)
     wrapped, prepared = accelerator.prepare(network, optimizer)
     return Trained(network, wrapped, prepared, files)
 
@@ -191,6 +195,7 @@ def save_state(out: Path, step: int, state: TrainState, keep: int, writer: Check
     window = state.meter.tensors()
     if window:
         groups["window"] = window
+    groups = {name: gathered_on_main(tensors) for name, tensors in groups.items()}
     writer.write(step, groups, lambda copies: save_checkpoint(out, step, copies, keep))
 
 
@@ -214,7 +219,7 @@ def load_state(out: Path, state: TrainState, keep: int, reporter: Reporter) -> i
     groups = checkpoint.tensors
     for part in state.trained:
         model, optimizer = part.files
-        part.network.load_state_dict(groups[model])
+        load_weights(part.network, groups[model])
         load_optimizer(part.optimizer, part.network, groups[optimizer])
     state.ema.load(groups["ema"])
     for file, tensors in state.extra.items():

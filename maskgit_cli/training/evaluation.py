@@ -12,7 +12,8 @@ from torch import Tensor
 
 from maskgit_cli.config.features import EXTRACTORS, FeatureSpace
 from maskgit_cli.config.metrics import METRICS, score_name
-from maskgit_cli.config.stages import SampleConfig, ScoreConfig, TrainConfig
+from maskgit_cli.config.stages import SampleConfig, ScoreConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.data.sources import ImageSource, Origin
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError
 from maskgit_cli.formats.feature_statistics import Statistics

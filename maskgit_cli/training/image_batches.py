@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 from maskgit_cli.data.loading import ImageDataset, load_batches
 from maskgit_cli.data.sources import ImageSource
 from maskgit_cli.errors import InputError

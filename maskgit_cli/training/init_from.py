@@ -18,7 +18,7 @@ from torch import Tensor
 
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import TRANSFORMERS, TransformerEntry
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.data.imagenet import same_classes
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.formats.atomic import parent

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskgit_cli.config.base import require
 from maskgit_cli.config.networks import TOKENIZER_SIZES, TOKENIZERS, NetworkEntry, VQGANConfig
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 from maskgit_cli.errors import ConfigError
 from maskgit_cli.formats.atomic import parent
 from maskgit_cli.formats.models import read_tokenizer_record, tokenizer_directory

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maskgit_cli.config.peaks import peak_tflops
 from maskgit_cli.runtime.distributed import gather_objects, world
+from maskgit_cli.training.sharding import whole
 
 # Equal intervals of the mask ratio.
 BINS = 4
@@ -51,18 +52,18 @@ def accuracies(counts: Tensor) -> dict[str, float | None]:
     values = {"accuracy": (sum(right), sum(masked))}
     for i in range(BINS):
         values[f"accuracy_{100 * i // BINS}_{100 * (i + 1) // BINS}"] = (right[i], masked[i])
-    return {name: round(part / whole, 6) if whole else None for name, (part, whole) in values.items()}
+    return {name: round(part / total, 6) if total else None for name, (part, total) in values.items()}
 
 
 @torch.no_grad()
 def ema_distance(ema: Mapping[str, Tensor], network: nn.Module) -> float:
     """L2 distance of the EMA weights from the raw weights, relative to the norm of the raw weights."""
-    names = [name for name, _ in network.named_parameters()]
-    raw = [parameter.detach().float() for parameter in network.parameters()]
-    # One tensor at a time: a copy of all weights may not fit on a GPU.
-    differences = torch.stack([(ema[name] - value).norm() for name, value in zip(names, raw, strict=True)])
-    norms = torch.stack([value.norm() for value in raw])
-    return round(float(differences.norm() / norms.norm()), 6)
+    differences, norms = [], []
+    for name, parameter in network.named_parameters():
+        value = whole(parameter.detach()).float()  # one at a time: a copy of them all may not fit on a GPU
+        differences.append((whole(ema[name]) - value).norm())
+        norms.append(value.norm())
+    return round(float(torch.stack(differences).norm() / torch.stack(norms).norm()), 6)
 
 
 class Utilization:

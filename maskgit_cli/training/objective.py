@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.formats.token_set import Tokens
 from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import gather_objects, plain_attention, world
@@ -18,6 +18,7 @@ from maskgit_cli.training.batches import Batch, draw_masks
 from maskgit_cli.training.common import Trained
 from maskgit_cli.training.measures import BINS, accuracy_counts
 from maskgit_cli.training.optim import EMA, decay_factor, set_lr, warmup_factor
+from maskgit_cli.training.sharding import whole
 from maskgit_cli.training.spikes import SpikeDetector, step_unless
 
 
@@ -86,18 +87,19 @@ def train_step(
     micro = [Batch(*parts) for parts in zip(*(t.chunk(config.accumulate) for t in batch), strict=True)]
     for i, part in enumerate(micro):
         last = i == len(micro) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(trained.wrapped):
-            with plain_attention(accelerator.device, bf16, part.inputs[0].numel()):
-                logits = trained.wrapped(part.inputs, part.labels, part.drop, part.seeds)  # (B, N, K+1)
+        synchronized = contextlib.nullcontext() if last else accelerator.no_sync(trained.wrapped)
+        with synchronized, plain_attention(accelerator.device, bf16, part.inputs[0].numel()):
+            logits = trained.wrapped(part.inputs, part.labels, part.drop, part.seeds)  # (B, N, K+1)
             loss = masked_loss(logits, part, config) / positions
-            # Accelerate averages gradients over the processes; the sum is wanted.
+            # Gradients are averaged over the processes; the sum is wanted. Gradient checkpointing computes
+            # the attention again here, with the same kernel.
             accelerator.backward(loss * world().size)
         total += loss.detach()
         counts += accuracy_counts(logits, part.tokens, part.masked, trained.network.mask_token)
     # One reduction for all of them: each has to wait for the slowest rank.
     sums = accelerator.reduce(torch.cat([total.view(1), counts.flatten()]), reduction="sum")
     total, counts = sums[0], sums[1:]
-    norm = accelerator.clip_grad_norm_(trained.wrapped.parameters(), config.clip)
+    norm = whole(accelerator.clip_grad_norm_(trained.wrapped.parameters(), config.clip))
     if spikes is None:
         trained.optimizer.step()
     else:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskgit_cli.training.sharding import local, sharded_like
+
 
 class EMA:
     """Exponential moving average of a network's parameters, in float32.
@@ -30,14 +32,14 @@ class EMA:
         """Update the averages after optimizer step ``step`` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         state = network.state_dict()
-        averages = list(self.tensors.values())
-        values = [state[name].detach().float() for name in self.tensors]
+        averages = [local(average) for average in self.tensors.values()]
+        values = [local(state[name]).detach().float() for name in self.tensors]
         torch._foreach_lerp_(averages, values, 1 - decay)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the averages of a checkpoint."""
         for name, average in self.tensors.items():
-            average.copy_(tensors[name])
+            average.copy_(sharded_like(tensors[name], average))
 
 
 def warmup_factor(step: int, warmup: int) -> float:
@@ -111,6 +113,7 @@ def load_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for name, parameter in network.named_parameters():
         entries = {k.rsplit("/", 1)[1]: v for k, v in tensors.items() if k.rsplit("/", 1)[0] == name}
+        entries = {k: sharded_like(v, parameter) for k, v in entries.items()}
         if entries:
             state[order[parameter]] = entries
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -15,10 +14,12 @@ from maskgit_cli.networks.inference import decode_tokens
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.networks.pixels import to_pixels
 from maskgit_cli.networks.registry import build
+from maskgit_cli.runtime.distributed import world
 from maskgit_cli.sampling.model import predictor
 from maskgit_cli.sampling.samplers.registry import sample_tokens
 from maskgit_cli.training.init_from import InitialWeights
 from maskgit_cli.training.optim import EMA
+from maskgit_cli.training.sharding import whole
 
 SAMPLES = 36
 RECONSTRUCTIONS = 8
@@ -45,20 +46,22 @@ class Previews:
         self._network: MaskedTransformer | None = None
 
     def network(self, ema: EMA) -> MaskedTransformer:
-        """A network with the newest EMA weights, in evaluation mode; the same one at every call."""
+        """The same network at every call, with the newest EMA weights, in evaluation mode; for all ranks."""
         if self._network is None:
             network = build(self.initial.entry, self.initial.config)
             self._network = network.to(self.device).eval().requires_grad_(False)
-        self._network.load_state_dict(copy.copy(ema.tensors))
+        self._network.load_state_dict({name: whole(tensor) for name, tensor in ema.tensors.items()})
         return self._network
 
     def save(self, step: int, ema: EMA) -> None:
-        """Write the grid of a step, classes in order, with the default preset of the network's sampler.
+        """Write the grid of a step on rank 0, classes in order, with the default preset of the sampler.
 
         The sampler's arithmetic runs on the CPU, because Apple GPUs have no float64; the networks run in
         float32 on their own device.
         """
         config, network = self.initial.config, self.network(ema)
+        if not world().main:
+            return
         index = torch.arange(SAMPLES)
         classes = max(1, config.classes)
         labels = index % classes if config.classes else torch.full_like(index, -1)

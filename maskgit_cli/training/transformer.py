@@ -13,7 +13,7 @@ import torch
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path, path_list
 from maskgit_cli.config.recipes import derived_settings, resolve_recipe
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.data.splitting import held_out
 from maskgit_cli.data.tokenizing import tokens_at
 from maskgit_cli.errors import ConfigError, InputError
@@ -27,7 +27,7 @@ from maskgit_cli.runtime import rng
 from maskgit_cli.runtime.distributed import accelerator_for, on_main, resolve_dtype, world
 from maskgit_cli.runtime.interrupts import Interrupts
 from maskgit_cli.runtime.progress import SILENT, Reporter
-from maskgit_cli.training.batches import Batches
+from maskgit_cli.training.batches import Batches, make_batch
 from maskgit_cli.training.checkpointing import CheckpointWriter
 from maskgit_cli.training.common import (
     Meter,
@@ -47,13 +47,24 @@ from maskgit_cli.training.init_from import InitialWeights, check_elsewhere, from
 from maskgit_cli.training.measures import BINS, Utilization, accuracies, ema_distance
 from maskgit_cli.training.objective import learning_rate, train_step, validation_loss
 from maskgit_cli.training.optim import EMA, parameter_groups
+from maskgit_cli.training.planning import (
+    CHECKPOINT_BYTES,
+    Plan,
+    available_memory,
+    fitting_accumulate,
+    measure_activations,
+    memory_errors,
+    state_bytes,
+    time_steps,
+)
 from maskgit_cli.training.previews import Previews
+from maskgit_cli.training.sharding import shard
 from maskgit_cli.training.spikes import SpikeDetector
 from maskgit_cli.training.tracking import TrackedLog, add_tracker
 
 # Settings that may change when resuming; the recipe is only a name for the others.
 FREE = {"recipe", "steps", "epochs", "keep", "checkpoint_every", "preview_every", "log_every"} | {
-    "fid_every", "fid_n", "fid_features", "log_with", "on_spike", "spike_sigma"
+    "fid_every", "fid_n", "fid_features", "log_with", "on_spike", "spike_sigma", "fsdp", "grad_checkpointing"
 }  # fmt: skip
 
 
@@ -69,6 +80,7 @@ def train(
     tokenizer: PathArgument | None = None,
     init_from: PathArgument | None = None,
     fid_ref: PathArgument | None = None,
+    auto_batch: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
@@ -87,6 +99,7 @@ def train(
         tokenizer: the tokenizer's directory, where it is not found automatically.
         init_from: run or model directory, or a name under ``models/``, with the initial weights.
         fid_ref: reference images or statistics for the scores of ``fid_every``.
+        auto_batch: choose ``accumulate`` so that a micro-batch fits in memory; the global batch stays.
         device: name of the device.
         dtype: precision of matrix products.
         overwrite: replace an earlier run.
@@ -106,6 +119,8 @@ def train(
     out = out or Path("runs") / f"{data.name}-{config.size or initial.entry.name}-{data.meta.resolution}"
     accelerator = accelerator_for(device, dtype)
     add_tracker(accelerator, config.log_with)
+    if auto_batch:
+        config, derived = _fit_batch(config, initial, derived, accelerator, reporter)
     check_elsewhere(init_from, initial.directory, out)
     source = _find_tokenizer(data, initial, tokenizer, out, overwrite)
     record = _record(data, config, initial, derived)
@@ -122,7 +137,8 @@ def train(
     with claim_training(out, record, overwrite, "a run directory", FREE, reporter) as claimed:
         config = claimed.settings(config)
         on_main(lambda: _copy_tokenizer_once(source, out))
-        _train(out, data, split, config, initial, accelerator, evaluation, reporter)
+        with memory_errors(config):
+            _train(out, data, split, config, initial, accelerator, evaluation, reporter)
     return out
 
 
@@ -180,7 +196,7 @@ def _train(
             with meter.paused():
                 if checkpoint and split.val is not None:
                     log.append(step=step, val_loss=split.loss(previews.network(ema), config, accelerator))
-                if preview and world().main:
+                if preview:
                     previews.save(step, ema)
                 if save:  # after these, so that a kill repeats the lines and the preview as well
                     save_state(out, step, state, config.keep, writer)
@@ -363,6 +379,9 @@ def _build(
     """Network and optimizer, from the seed or with the initial weights of a model."""
     torch.manual_seed(config.seed)
     network = initial.build().to(accelerator.device)
+    network.grad_checkpointing = config.grad_checkpointing
+    if config.fsdp:
+        shard(network, accelerator)
     optimizer = torch.optim.AdamW(
         parameter_groups(network, config.weight_decay, config.weight_decay_on),
         lr=config.lr,
@@ -373,3 +392,75 @@ def _build(
     means = {"loss": "losses", "grad_norm": "norms"}
     meter = Meter(accelerator.device, means, counters=2 * BINS, summary=accuracies)
     return TrainState((trained,), EMA(network, config.ema), meter, {"spikes": spikes.tensors})
+
+
+def _fit_batch(
+    config: TrainConfig, initial: InitialWeights, derived: list[str], accelerator: Any, reporter: Reporter
+) -> tuple[TrainConfig, list[str]]:
+    """The settings with the ``accumulate`` that fits, and the names of the derived ones with it."""
+    if config.accumulate != 1:
+        raise ConfigError(f"--accumulate {config.accumulate}: not with --batch-size auto, which chooses it")
+    config = dataclasses.replace(config, accumulate=fitting_accumulate(initial.build, config, accelerator))
+    rows = (config.batch_size or 0) // (world().size * config.accumulate)
+    reporter.info(f"--batch-size auto: {config.batch_size} images per step, {rows} at a time in each process")
+    return config, [*derived, "accumulate"]
+
+
+@checked
+def dry_run(
+    tokens: PathArgument | Sequence[PathArgument],
+    config: TrainConfig | Mapping[str, Any] | None = None,
+    *,
+    recipe: str = "paper",
+    val: PathArgument | None = None,
+    init_from: PathArgument | None = None,
+    auto_batch: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    reporter: Reporter = SILENT,
+) -> Plan:
+    """What :func:`train` with these arguments will take; ten steps are timed, and nothing is written.
+
+    Raises:
+        MaskGITError: as ``train``.
+    """
+    data, split = _open_data(path_list(tokens), optional_path(val), config, None, None, device, reporter)
+    initial, config, derived = _resolve(data, split, config, recipe, optional_path(init_from), reporter)
+    accelerator = accelerator_for(device, dtype)
+    if auto_batch:
+        config, _ = _fit_batch(config, initial, derived, accelerator, reporter)
+    available, batch_size, size = available_memory(accelerator.device), config.batch_size or 0, world().size
+    rows = batch_size // (size * config.accumulate)
+    spikes = SpikeDetector(accelerator.device, config.spike_sigma)
+    with memory_errors(config):
+        network = initial.build().to(accelerator.device)
+        network.grad_checkpointing = config.grad_checkpointing
+        activations = measure_activations(network, config, accelerator).of(rows)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        del network
+        (trained,), ema, *_ = _build(config, initial, accelerator, spikes)
+
+        def step(number: int, settings: TrainConfig) -> None:
+            """One optimizer step in memory, to its end."""
+            batch = make_batch(number, data, settings, accelerator.device, split.trained)
+            values = train_step(number, batch, settings, trained, ema, accelerator)
+            float(values.means["loss"])  # waits for the GPU
+
+        seconds, timed_images = time_steps(step, config)
+    return Plan(
+        network=initial.entry.name,
+        size=config.size,
+        parameters=parameters,
+        steps=config.steps or 0,
+        batch_size=batch_size,
+        accumulate=config.accumulate,
+        processes=size,
+        rows=rows,
+        state=state_bytes(parameters, config),
+        activations=activations,
+        available=available,
+        seconds=seconds,
+        timed_images=timed_images,
+        checkpoint=parameters * CHECKPOINT_BYTES,
+        kept=config.keep + 1,
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskgit_cli.config.arguments import PathArgument, checked, optional_path
 from maskgit_cli.config.base import require
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 from maskgit_cli.data.sources import ImageSource, open_source, source_digest
 from maskgit_cli.errors import ConfigError, WeightsError
 from maskgit_cli.formats.atomic import CREATED_BY, parent, write_json

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 from maskgit_cli.networks.vqgan import Quantized
 from maskgit_cli.runtime.distributed import gather_objects, world
 from maskgit_cli.runtime.rng import REVIVAL, batch_uniform, row_seeds

@@ -17,7 +17,7 @@ from torch import Tensor
 from maskgit_cli import __version__
 from maskgit_cli.config.arguments import PathArgument, checked
 from maskgit_cli.config.networks import TOKENIZERS, TRANSFORMERS, VQGANConfig
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.errors import ArtifactError, ConfigError
 from maskgit_cli.formats.atomic import parent, read_json, replacing_directory, sha256_file
 from maskgit_cli.formats.claim import Found, Outcome, OutputKind, claim

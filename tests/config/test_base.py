@@ -12,7 +12,8 @@ from maskgit_cli.config import stages
 from maskgit_cli.config.base import Settings, above, among, at_least, field_types, option, setting
 from maskgit_cli.config.inpaint import Box, InpaintConfig
 from maskgit_cli.config.samplers import SAMPLERS, ConfidenceConfig
-from maskgit_cli.config.stages import SampleConfig, ScoreConfig, TrainConfig, VQGANTrainConfig
+from maskgit_cli.config.stages import SampleConfig, ScoreConfig
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import ConfigError
 
 STAGES = [kind for kind in vars(stages).values() if isinstance(kind, type) and issubclass(kind, Settings)]

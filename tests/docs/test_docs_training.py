@@ -9,7 +9,7 @@ from maskgit_cli.cli.options import fields_of
 from maskgit_cli.config.base import option
 from maskgit_cli.config.recipes import FROM_STEPS, RECIPES
 from maskgit_cli.config.sizes import ASSUMED, tokenizer_table, transformer_table
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 
 PAGE = Document(ROOT / "docs" / "training.md")
 

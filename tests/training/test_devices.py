@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from maskgit_cli.config.networks import TRANSFORMERS
-from maskgit_cli.config.stages import TrainConfig, VQGANTrainConfig
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.networks.discriminator import PatchDiscriminator
 from maskgit_cli.networks.vqgan import VQGAN

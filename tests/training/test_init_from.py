@@ -14,7 +14,7 @@ from tiny_models import CODES, make_model, tiny_transformer
 from tiny_training import train_tiny, write_tokens
 
 from maskgit_cli.config.networks import TRANSFORMERS
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.data.imagenet import imagenet_classes
 from maskgit_cli.errors import ConfigError, InputError, OutputError
 from maskgit_cli.formats.atomic import read_json

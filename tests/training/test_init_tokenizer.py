@@ -13,7 +13,7 @@ from tiny_models import VQGAN_SIZES, make_model, make_tokenizer
 from tiny_training import contents, count_syncs, kill_at, metrics, train_tiny_vqgan
 
 from maskgit_cli.config.networks import TOKENIZER_SIZES
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, OutputError
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.models import builtin_tokenizer

@@ -8,7 +8,7 @@ import torch
 from tiny_models import CODES, GRID, tiny_transformer
 from tiny_training import in_processes, metrics, train_tiny
 
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.formats.runs import load_checkpoint
 from maskgit_cli.formats.tokens import open_tokens
 from maskgit_cli.training.batches import make_batch

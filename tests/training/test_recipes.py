@@ -16,7 +16,7 @@ from tiny_training import metrics, write_tokens
 from maskgit_cli.cli.cmd_train import command
 from maskgit_cli.config.networks import HALTON_SIZES, SIZES, TRANSFORMERS, HaltonSize, Size
 from maskgit_cli.config.recipes import FROM_STEPS, NEWER, RECIPES, derived_settings, resolve_recipe
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.errors import ConfigError, OutputError
 from maskgit_cli.networks.loading import load_model
 from maskgit_cli.training.init_from import InitialWeights

@@ -30,7 +30,7 @@ from tiny_training import (
 )
 
 from maskgit_cli.config.networks import SIZES, Size
-from maskgit_cli.config.stages import TrainConfig
+from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.data.splitting import held_out
 from maskgit_cli.errors import ArtifactError, ConfigError, InputError, MaskGITError, OutputError
 from maskgit_cli.formats.atomic import read_json

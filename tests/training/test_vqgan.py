@@ -30,7 +30,7 @@ from tiny_training import (
 )
 
 from maskgit_cli.config.networks import TOKENIZER_SIZES, TOKENIZERS
-from maskgit_cli.config.stages import VQGANTrainConfig
+from maskgit_cli.config.training import VQGANTrainConfig
 from maskgit_cli.data.sources import open_source
 from maskgit_cli.errors import ConfigError, InputError, MaskGITError, OutputError, WeightsError
 from maskgit_cli.formats.runs import load_checkpoint

@@ -1,0 +1,68 @@
+"""``--fsdp``: sharded trainings equal unsharded ones, and either resumes the other."""
+
+import pytest
+import torch
+from tiny_training import in_processes, metrics, train_tiny
+
+from maskgit_cli.errors import ConfigError
+from maskgit_cli.formats.runs import load_checkpoint
+from maskgit_cli.runtime.distributed import make_accelerator
+from maskgit_cli.training.sharding import gathered_on_main, is_sharded, local, shard, sharded_like, whole
+
+
+def assert_same_state(one, other):
+    """All tensors of the last checkpoints, but for the order of sums."""
+    found, wanted = load_checkpoint(one), load_checkpoint(other)
+    assert found.step == wanted.step
+    assert {(file, name) for file in found.tensors for name in found.tensors[file]} == {
+        (file, name) for file in wanted.tensors for name in wanted.tensors[file]
+    }
+    for file in ("model", "ema", "optimizer"):
+        for name, tensor in wanted.tensors[file].items():
+            # Relative to the largest entry: Adam turns rounding of tiny gradients into full steps.
+            bound = 1e-6 * max(1.0, float(tensor.abs().max()))
+            torch.testing.assert_close(found.tensors[file][name], tensor, rtol=1e-6, atol=20 * bound)
+
+
+@pytest.fixture(scope="module")
+def alone(tokens, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    return train_tiny(tokens, out, dropout=0.0, preview_every=6, val_split=0.25)
+
+
+def test_two_sharded_processes_train_like_one(alone, tokens, tmp_path):
+    in_processes(
+        2, train_tiny, tokens, tmp_path / "run", dropout=0.0, preview_every=6, val_split=0.25, fsdp=True,
+        grad_checkpointing=True,
+    )  # fmt: skip
+    assert_same_state(tmp_path / "run", alone)
+    for line, wanted in zip(metrics(tmp_path / "run"), metrics(alone), strict=True):
+        assert line == pytest.approx(wanted, rel=1e-4)
+    assert (tmp_path / "run" / "previews" / "step-00000006.png").exists()
+
+
+def test_a_run_is_resumed_with_and_without_shards(alone, tokens, tmp_path):
+    settings = {"dropout": 0.0, "preview_every": 6, "val_split": 0.25}
+    in_processes(2, train_tiny, tokens, tmp_path / "run", **settings, steps=2, fsdp=True)
+    train_tiny(tokens, tmp_path / "run", **settings, steps=4)
+    in_processes(2, train_tiny, tokens, tmp_path / "run", **settings, fsdp=True, accumulate=1)
+    assert_same_state(tmp_path / "run", alone)
+
+
+def test_a_single_process_has_nothing_to_shard(tokens, tmp_path):
+    accelerator = make_accelerator(torch.device("cpu"), torch.float32)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    shard(network, accelerator)
+    assert not is_sharded(network)
+    tensor = torch.ones(3)
+    assert local(tensor) is whole(tensor) is tensor
+    assert sharded_like(tensor, torch.zeros(3)) is tensor
+    assert gathered_on_main({"a": tensor})["a"] is tensor
+
+
+def test_each_rank_would_scale_fp16_for_itself():
+    class Half:
+        mixed_precision = "fp16"
+
+    with pytest.raises(ConfigError, match=r"--fsdp.*fp16"):
+        shard(torch.nn.Sequential(), Half())
