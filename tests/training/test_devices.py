@@ -79,10 +79,10 @@ def test_a_step_of_train_makes_no_float64_on_the_device(tokens, loss_on):
         batch = make_batch(1, open_tokens(tokens), config, META)
         values = train_step(1, batch, config, trained, EMA(trained.network, 0.9), OnMeta())
         meter = common.Meter(META, {"loss": "losses", "grad_norm": "norms"})
-        meter.add(values, 8)
+        meter.add(values.means, 8)
         assert meter.tensors()["losses"].device == META
         Interrupts(OnMeta())._note(15, None)
-    assert values["loss"].dtype == torch.float32
+    assert values.means["loss"].dtype == torch.float32
 
 
 def test_a_step_of_train_vqgan_makes_no_float64_on_the_device(monkeypatch):

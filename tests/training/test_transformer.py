@@ -46,7 +46,7 @@ from maskgit_cli.training import transformer as training
 
 CPU = torch.device("cpu")
 # The resolved settings of these trainings.
-RESOLVED = TRAINING | {"network": "maskgit", "drop_label": 0.1}
+RESOLVED = TRAINING | {"network": "maskgit", "drop_label": 0.1, "init": "truncated"}
 
 
 def weights(run):
