@@ -173,7 +173,7 @@ def test_the_choice_is_recorded_and_kept(maskgit, tokens, tmp_path, monkeypatch)
         assert "accumulate" in record["derived"]
         # Less memory is free now: the training keeps its micro-batches, and with them its dropout.
         monkeypatch.setattr("maskgit_cli.training.transformer.fitting_accumulate", lambda *_: 4)
-        done = maskgit(*words[:6], 4, *words[7:])
+        done = maskgit(*words[:7], 4, *words[8:])
     assert done.status == 0, done.stderr
     assert read_json(tmp_path / "run" / "config.json", "a run")["settings"]["accumulate"] == 2
 

@@ -19,6 +19,7 @@ from maskgit_cli.data.sources.base import (
     is_image_name,
     listing,
 )
+from maskgit_cli.data.sources.imagenet_val import is_validation, validation_labels
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.samples import SETTINGS_FILE
 
@@ -35,7 +36,8 @@ def open_folder(path: Path, opening: Opening) -> ImageFiles:
     """List the images of a folder, in the order of their names.
 
     Hidden files and folders are ignored; symbolic links are followed. A file that cannot be read is
-    listed, too: only reading it shows that it is not an image.
+    listed, too: only reading it shows that it is not an image. The labels of ImageNet's validation images
+    are read from a list near them.
 
     Raises:
         InputError: there is no image, the folder cannot be read, or its subfolders are not classes.
@@ -56,12 +58,15 @@ def open_folder(path: Path, opening: Opening) -> ImageFiles:
             f"{root}: mixes images ({images[0]}) and class subfolders; move the images into a subfolder"
         )
     if images:
-        return ImageFiles(Origin(path, "images"), root, names)
+        labels, classes = None, []
+        if is_validation(images):
+            labels, classes = validation_labels(root, images, opening.reporter)
+        return ImageFiles(Origin(path, "images"), root, names, labels, classes)
     if not names:
         raise InputError(f"{root}: no images found (recognized extensions: {ENDINGS})")
     _check_classes(root, folders)
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return ImageFiles(Origin(path, "images"), root, names, labels, folders)
+    repeated = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return ImageFiles(Origin(path, "images"), root, names, repeated, folders)
 
 
 def _children(folder: str, found: Callable[[int], None]) -> tuple[list[str], list[str]]:
