@@ -73,6 +73,50 @@ def test_usage_errors_and_help_come_once_before_any_process(maskgit, monkeypatch
     assert maskgit("--procs", 2, "train", "--help").stdout == maskgit("train", "--help").stdout
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "1e9", "nan"])
+def test_the_time_that_ranks_wait_is_bounded(maskgit, minutes):
+    done = maskgit("--nccl-timeout", minutes, "train", "tokens.h5")
+    assert (done.status, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("maskgit: --nccl-timeout ")
+    assert maskgit("--nccl-timeout", "soon", "train", "tokens.h5").status == 2
+
+
+def test_ranks_join_with_the_time_that_was_given(maskgit, monkeypatch):
+    asked = []
+
+    def join(minutes):
+        asked.append(minutes)
+        raise KeyboardInterrupt  # before the stage
+
+    monkeypatch.setattr("maskgit_cli.runtime.distributed.join", join)
+    words = ("--nccl-timeout", "2.5", "train", "tokens.h5")
+    assert maskgit(*words).status == 1  # there is no such file, and nobody to wait for
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert maskgit(*words).status == 130
+    assert asked == [2.5]
+
+
+# --- other launchers --------------------------------------------------------------------------------
+
+
+def test_accelerate_launch_without_gpus_starts_one_process(tmp_path):
+    """It is refused, with what to type instead; and its single process is not."""
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
+    rest = ["--mixed_precision", "no", "-m", "maskgit_cli", "train", "tokens.h5", "--device", "cpu"]
+    environment = {key: value for key, value in os.environ.items() if key != "MASTER_ADDR"}
+    lines = {}
+    for count in ("1", "2"):
+        done = subprocess.run(
+            [*accelerate, "--num_processes", count, *rest],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 1
+        lines[count] = [line for line in done.stderr.splitlines() if line.startswith("maskgit: ")]
+    assert "tokens.h5" in lines["1"][0]
+    (line,) = lines["2"]
+    assert {"--num_processes", "--procs"} <= set(re.findall(r"--[a-z_]+", line))
+
+
 # --- commands on rank 0 only ------------------------------------------------------------------------
 
 

@@ -1,88 +1,135 @@
-"""Classes of ImageNet's validation images, from Kaggle's file or the development kit."""
+"""Labels of ImageNet's validation images, in the layouts in which they are distributed."""
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
-from test_sources import Recorder, save
 
 from maskgit_cli.data.sources import open_source
+from maskgit_cli.data.sources.imagenet_val import GROUND_TRUTH, META, SOLUTION
 from maskgit_cli.errors import InputError
 
-IDS = {1: "n02000000", 2: "n01000000", 3: "n03000000", 4: "n02000000"}
+# Sorted, as training folders number them; the development kit has its own numbers.
+IDS = ["n01440764", "n02119789", "n03995372"]
+DEVKIT_NUMBERS = {5: IDS[0], 1: IDS[1], 3: IDS[2]}
+# Of four validation images.
+TRUTH = [IDS[2], IDS[0], IDS[2], IDS[1]]
+NAMES = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 5)]
+
+
+class Recorder:
+    """A reporter that remembers its warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def info(self, text):
+        pass
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
 
 
 @pytest.fixture
-def val(tmp_path):
-    """Four validation images in Kaggle's layout, without their classes."""
-    folder = tmp_path / "imagenet/ILSVRC/Data/CLS-LOC/val"
-    for number in IDS:
-        save(folder / f"ILSVRC2012_val_{number:08d}.JPEG", format="JPEG")
-    return folder
+def kaggle(tmp_path):
+    """Kaggle's layout, without the labels."""
+    data = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    for wordnet_id in IDS:
+        picture(data / "train" / wordnet_id / f"{wordnet_id}_1.JPEG")
+    for name in NAMES:
+        picture(data / "val" / f"{name}.JPEG")
+    return tmp_path
 
 
-def solution(path, ids):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"ILSVRC2012_val_{n:08d},{i} 85 1 499 272 {i} 1 2 3 4" for n, i in reversed(ids.items())]
-    path.write_text("\n".join(["ImageId,PredictionString", *lines]) + "\n")
+def solution(*, order=(2, 0, 3, 1)):
+    """Kaggle's CSV, which is not in the images' order."""
+    rows = [f"{NAMES[i]},{TRUTH[i]} 85 1 499 272 {TRUTH[i]} 0 0 9 9 " for i in order]
+    return "\n".join(["ImageId,PredictionString", *rows]) + "\n"
 
 
-def devkit(folder, numbers):
-    """Its classes have numbers in another order than their WordNet ids; inner nodes follow."""
-    folder.mkdir(parents=True)
-    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{n}\n" for n in numbers))
-    rows = [(1, "n03000000"), (2, "n01000000"), (3, "n02000000"), (4, "n09000000")]
-    synsets = np.array(rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
-    savemat(folder / "meta.mat", {"synsets": synsets})
+def write_devkit(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    number_of = {wordnet_id: number for number, wordnet_id in DEVKIT_NUMBERS.items()}
+    (folder / GROUND_TRUTH).write_text("".join(f"{number_of[wordnet_id]}\n" for wordnet_id in TRUTH))
+    synsets = np.array(
+        [(number, wordnet_id, "words") for number, wordnet_id in DEVKIT_NUMBERS.items()],
+        [("ILSVRC2012_ID", "f8"), ("WNID", object), ("words", object)],
+    )
+    savemat(folder / META, {"synsets": synsets})
 
 
-@pytest.mark.parametrize("place", [".", "ILSVRC", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/val"])
-def test_classes_of_kaggles_file(tmp_path, val, place):
-    solution(tmp_path / "imagenet" / place / "LOC_val_solution.csv", IDS)
-    source = open_source(val)
-    assert source.class_names == ["n01000000", "n02000000", "n03000000"]  # as the folders of train are sorted
-    assert source.labels.tolist() == [1, 0, 2, 1]
-
-
-@pytest.mark.parametrize("place", ["ILSVRC/Data/CLS-LOC/ILSVRC2012_devkit_t12/data", "ILSVRC/devkit/data"])
-def test_classes_of_the_development_kit(tmp_path, val, place):
-    devkit(tmp_path / "imagenet" / place, [3, 2, 1, 3])
-    source = open_source(val)
-    assert source.class_names == ["n01000000", "n02000000", "n03000000"]
-    assert source.labels.tolist() == [1, 0, 2, 1]
-
-
-def test_without_either_a_warning_says_so(val):
+def labels_of(path):
     reporter = Recorder()
-    source = open_source(val, reporter=reporter)
-    assert source.labels.tolist() == [-1] * 4
-    assert [w for w in reporter.warnings if "LOC_val_solution.csv" in w]
+    source = open_source(path, reporter=reporter)
+    return [source.class_names[label] if label >= 0 else None for label in source.labels], source, reporter
 
 
-def test_other_images_are_not_taken_for_them(tmp_path, val):
-    save(val / "mine.JPEG", format="JPEG")
-    solution(tmp_path / "imagenet/LOC_val_solution.csv", IDS)
-    reporter = Recorder()
-    assert open_source(val, reporter=reporter).class_names == []
-    assert not reporter.warnings
+@pytest.mark.parametrize(
+    "where", [".", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/val"]
+)
+def test_kaggles_labels(kaggle, where):
+    (kaggle / where / SOLUTION).write_text(solution())
+    found, source, reporter = labels_of(kaggle / "ILSVRC/Data/CLS-LOC/val")
+    assert found == TRUTH
+    assert source.class_names == open_source(kaggle).class_names == IDS
+    assert reporter.warnings == []
 
 
-def test_an_incomplete_file_is_refused(tmp_path, val):
-    solution(tmp_path / "imagenet/LOC_val_solution.csv", {1: IDS[1]})
-    with pytest.raises(InputError, match="ILSVRC2012_val_00000002"):
+@pytest.mark.parametrize("where", ["ILSVRC2012_devkit_t12/data", "ILSVRC/Data/CLS-LOC/val", "ILSVRC/data"])
+def test_the_labels_of_the_development_kit(kaggle, where):
+    write_devkit(kaggle / where)
+    found, source, _ = labels_of(kaggle / "ILSVRC/Data/CLS-LOC/val")
+    assert (found, source.class_names) == (TRUTH, IDS)
+
+
+def test_a_relative_path_and_classes_without_validation_images(kaggle, monkeypatch):
+    """The training folders number the classes, also where the validation images lack some."""
+    (kaggle / SOLUTION).write_text(solution())
+    for i in (0, 2, 3):
+        (kaggle / "ILSVRC/Data/CLS-LOC/val" / f"{NAMES[i]}.JPEG").unlink()
+    (kaggle / SOLUTION).write_text(solution(order=(1,)))
+    monkeypatch.chdir(kaggle / "ILSVRC/Data/CLS-LOC")
+    found, source, _ = labels_of(type(kaggle)("val"))
+    assert (found, source.class_names) == ([IDS[0]], IDS)
+
+
+def test_images_without_labels_are_reported(kaggle):
+    val = kaggle / "ILSVRC/Data/CLS-LOC/val"
+    found, source, reporter = labels_of(val)
+    assert (found, source.class_names) == ([None] * 4, [])
+    assert SOLUTION in reporter.warnings[0]
+    (kaggle / SOLUTION).write_text(solution(order=(0, 1)))
+    found, source, reporter = labels_of(val)
+    assert found == [*TRUTH[:2], None, None]
+    assert "2 of 4" in reporter.warnings[0]
+
+
+def test_other_flat_folders_need_no_labels(kaggle, tmp_path):
+    picture(tmp_path / "photos" / "a.png")
+    _, source, reporter = labels_of(tmp_path / "photos")
+    assert (source.class_names, reporter.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "text", ["ImageId,PredictionString\nx,cat 1 2 3 4\n", "a,b\n1,2\n", "ImageId\n\x00\n"]
+)
+def test_a_damaged_list_of_labels(kaggle, text):
+    (kaggle / SOLUTION).write_text(text)
+    with pytest.raises(InputError, match=SOLUTION):
+        open_source(kaggle / "ILSVRC/Data/CLS-LOC/val")
+
+
+def test_a_damaged_development_kit(kaggle):
+    write_devkit(kaggle)
+    val = kaggle / "ILSVRC/Data/CLS-LOC/val"
+    (kaggle / GROUND_TRUTH).write_text("5\n7\n")
+    with pytest.raises(InputError, match="class 7"):
         open_source(val)
-
-
-@pytest.mark.parametrize("text", ["ImageId,PredictionString\nILSVRC2012_val_00000001\n", "a,b\nx,y z\n"])
-def test_another_file_is_refused(tmp_path, val, text):
-    (tmp_path / "imagenet/LOC_val_solution.csv").write_text(text)
-    with pytest.raises(InputError, match="line 2"):
-        open_source(val)
-
-
-def test_a_damaged_development_kit_is_refused(tmp_path, val):
-    devkit(tmp_path / "imagenet/ILSVRC/devkit/data", [3, 2, 1, 9])
-    with pytest.raises(InputError, match="9 is not"):
-        open_source(val)
-    (tmp_path / "imagenet/ILSVRC/devkit/data/meta.mat").write_bytes(b"no table")
-    with pytest.raises(InputError, match=r"meta\.mat"):
+    (kaggle / META).write_bytes(b"no matrix")
+    with pytest.raises(InputError, match=META):
         open_source(val)

@@ -1,19 +1,22 @@
 """Devices, precision, and several processes."""
 
 import contextlib
+import os
 
 import pytest
 import torch
 from tiny_training import in_processes
 
-from maskgit_cli.errors import ConfigError
+from maskgit_cli.errors import ConfigError, OutputError
 from maskgit_cli.runtime import distributed
 from maskgit_cli.runtime.distributed import (
     World,
     autocast,
     barrier,
     broadcast_object,
+    check_shared_disk,
     gather_objects,
+    join,
     make_accelerator,
     plain_attention,
     resolve_device,
@@ -47,6 +50,58 @@ def _join():
 
 def test_two_processes_join():
     in_processes(2, _join)
+
+
+# --- waiting, and several nodes ---------------------------------------------------------------------
+
+
+def _wait():
+    assert join(2.5).size == 2
+    backend = torch.distributed.distributed_c10d._get_default_group()._get_backend(CPU)
+    assert backend.options._timeout.total_seconds() == 150
+    assert world() == join(99)  # the group stays
+
+
+def test_ranks_wait_as_long_as_asked():
+    in_processes(2, _wait)
+
+
+def test_one_process_waits_for_no_one():
+    assert join(5) == World(0, 1)
+
+
+def _nodes(root, shared):
+    """Two ranks, each on a node of its own, with the same disk or another one."""
+    os.environ["LOCAL_WORLD_SIZE"] = "1"
+    distributed.VISIBLE_WITHIN = 0.0
+    place = root / ("both" if shared else os.environ["RANK"])
+    place.mkdir(exist_ok=True)
+    os.chdir(place)
+    output = distributed.Path("runs") / "new"
+    if shared:
+        check_shared_disk(output)
+    else:
+        with pytest.raises(OutputError, match=r"new: ranks 1 of 2 "):
+            check_shared_disk(output)
+    barrier()
+    assert not (place / "runs").exists() or os.listdir(place / "runs") == []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_nodes_need_a_shared_disk(tmp_path, shared):
+    in_processes(2, _nodes, tmp_path, shared)
+
+
+def test_processes_of_one_node_share_its_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "gather_objects", lambda _: pytest.fail("asked the other ranks"))
+    check_shared_disk(tmp_path / "new")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_shared_disk(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- devices and precision --------------------------------------------------------------------------
 
 
 def test_devices_by_name(monkeypatch):

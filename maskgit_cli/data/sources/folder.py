@@ -19,7 +19,7 @@ from maskgit_cli.data.sources.base import (
     is_image_name,
     listing,
 )
-from maskgit_cli.data.sources.imagenet_val import SOLUTION, is_imagenet_val, validation_classes
+from maskgit_cli.data.sources.imagenet_val import is_validation, validation_labels
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.samples import SETTINGS_FILE
 
@@ -36,7 +36,8 @@ def open_folder(path: Path, opening: Opening) -> ImageFiles:
     """List the images of a folder, in the order of their names.
 
     Hidden files and folders are ignored; symbolic links are followed. A file that cannot be read is
-    listed, too: only reading it shows that it is not an image.
+    listed, too: only reading it shows that it is not an image. The labels of ImageNet's validation images
+    are read from a list near them.
 
     Raises:
         InputError: there is no image, the folder cannot be read, or its subfolders are not classes.
@@ -57,25 +58,15 @@ def open_folder(path: Path, opening: Opening) -> ImageFiles:
             f"{root}: mixes images ({images[0]}) and class subfolders; move the images into a subfolder"
         )
     if images:
-        return _flat(path, root, names, opening)
+        labels, classes = None, []
+        if is_validation(images):
+            labels, classes = validation_labels(root, images, opening.reporter)
+        return ImageFiles(Origin(path, "images"), root, names, labels, classes)
     if not names:
         raise InputError(f"{root}: no images found (recognized extensions: {ENDINGS})")
     _check_classes(root, folders)
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return ImageFiles(Origin(path, "images"), root, names, labels, folders)
-
-
-def _flat(path: Path, root: Path, names: list[str], opening: Opening) -> ImageFiles:
-    """The images of a flat folder, which have no classes unless they are ImageNet's validation images."""
-    if is_imagenet_val(names):
-        classes = validation_classes(root, names)
-        if classes is not None:
-            return ImageFiles(Origin(path, "images"), root, names, *classes)
-        opening.reporter.warn(
-            f"{root}: ImageNet's validation images without their classes; put {SOLUTION} (from Kaggle) or "
-            "the folder ILSVRC2012_devkit_t12 beside them to have these"
-        )
-    return ImageFiles(Origin(path, "images"), root, names)
+    repeated = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return ImageFiles(Origin(path, "images"), root, names, repeated, folders)
 
 
 def _children(folder: str, found: Callable[[int], None]) -> tuple[list[str], list[str]]:
