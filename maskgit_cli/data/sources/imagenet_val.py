@@ -97,7 +97,7 @@ def _training_classes(folder: Path) -> list[str]:
 def _read_solution(path: Path) -> dict[str, str]:
     """The class of each image of Kaggle's CSV: the first word of the boxes, ``n03995372 85 1 499 272``."""
     regular(path, LARGEST_LIST)
-    found = {}
+    found: dict[str, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for row in csv.DictReader(file):
