@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 
-from maskgit_cli.config.networks import TransformerConfig, VQGANConfig
+from maskgit_cli.config.networks import TRANSFORMERS, TransformerConfig, VQGANConfig
 from maskgit_cli.formats.atomic import sha256_file
 from maskgit_cli.formats.models import save_model
+from maskgit_cli.networks.base import MaskedTransformer
 from maskgit_cli.networks.loading import save_tokenizer
 from maskgit_cli.networks.maskgit import MaskGIT
+from maskgit_cli.networks.registry import build
 from maskgit_cli.networks.vqgan import VQGAN
 
 CODES, GRID, RESOLUTION = 12, 4, 16
@@ -64,3 +66,19 @@ def make_model(
     }
     save_model(path, network.state_dict(), record, tokenizer)
     return path
+
+
+# Of each transformer, small enough for a test.
+SMALL_NETWORKS = {
+    "maskgit": {"width": 32, "depth": 3, "heads": 4, "mlp_width": 64},
+    "google": {"width": 32, "depth": 3, "heads": 4, "mlp_width": 64},
+    "halton": {"width": 32, "depth": 3, "heads": 4, "mlp_width": 64, "head_width": 8},
+}
+
+
+def make_network(name: str, dropout: float = 0.1) -> MaskedTransformer:
+    """A transformer of a registry entry with random weights, for the tokens and classes of these models."""
+    torch.manual_seed(0)
+    entry = TRANSFORMERS[name]
+    fields = {"codebook_size": CODES, "classes": len(NAMES), "grid": GRID, "dropout": dropout}
+    return build(entry, entry.config(**SMALL_NETWORKS[name], **fields))

@@ -22,7 +22,7 @@ PANELS = {
         "demo": "Run the whole pipeline on built-in images, offline, in minutes.",
         "tokenize": "Turn images into a token file.",
         "merge": "Merge parts of a token file.",
-        "train": "Train a transformer on a token file.",
+        "train": "Train a transformer on token files.",
         "sample": "Sample images from a trained model.",
         "inpaint": "Inpaint or outpaint images.",
         "decode": "Turn a token file back into images.",

@@ -128,8 +128,9 @@ class Activations(NamedTuple):
 def measure_activations(network: MaskedTransformer, config: TrainConfig, accelerator: Any) -> Activations:
     """The memory of forward and backward passes of a network, which is on its device.
 
-    On GPUs it is the allocator's peak, on CPUs the tensors that autograd saves, and the gradient of the
-    logits. With gradient checkpointing these are the inputs of the blocks, and the tensors of one block.
+    On GPUs it is the allocator's peak, on CPUs the tensors that autograd saves, and the gradients of the
+    logits and of one block. With gradient checkpointing the saved tensors are the inputs of the blocks, and
+    those of one block.
     """
     measured = _peak if accelerator.device.type == "cuda" else _saved
     few, more = (measured(network, rows, config, accelerator) for rows in (1, 3))
@@ -167,7 +168,7 @@ def _peak(network: MaskedTransformer, rows: int, config: TrainConfig, accelerato
 
 
 def _saved(network: MaskedTransformer, rows: int, config: TrainConfig, accelerator: Any) -> int:
-    """Bytes of the tensors that autograd saves, and of the gradients of the logits."""
+    """Bytes of the tensors that autograd saves, and of the gradients that are there at the same time."""
     network.train()
     recomputes, depth = network.grad_checkpointing, len(network.blocks)
 
@@ -182,8 +183,11 @@ def _saved(network: MaskedTransformer, rows: int, config: TrainConfig, accelerat
         inputs = saved(True) if recomputes else everything
     finally:
         network.grad_checkpointing = recomputes
+    # The gradients of a block's activations take about as much as these; two of the logits are there first,
+    # of the log-softmax and of its input.
+    block = (everything - inputs if recomputes else everything) // depth
     logits = 4 * rows * network.config.grid**2 * (network.config.codebook_size + 1)
-    return inputs + (everything - inputs) // depth + 2 * logits  # of the log-softmax and of its input
+    return inputs + (2 * block if recomputes else block) + 2 * logits
 
 
 @contextlib.contextmanager

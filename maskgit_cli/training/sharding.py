@@ -6,6 +6,7 @@ checkpoint holds whole tensors, so a run can be resumed with or without sharding
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ def shard(network: MaskedTransformer, accelerator: Any) -> None:
         raise ConfigError("--fsdp: not with --dtype fp16; use bf16 or fp32")
     if world().size == 1:
         return
+    # Logits are views in some networks; nothing changes them in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (world().size,))
     for block in network.blocks:
         fully_shard(block, mesh=mesh)

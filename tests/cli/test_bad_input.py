@@ -167,8 +167,8 @@ def make_models():
     shutil.copytree("other", "other-tokenizer/tokenizer")
     shutil.rmtree(change("no-tokenizer") / "tokenizer")
     shutil.rmtree(change("new-run", "run") / "checkpoints")
-    damaged = max(change("damaged-run", "run").glob("checkpoints/*")) / "ema.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    for damaged in change("damaged-run", "run").glob("checkpoints/*/ema.safetensors"):
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     (change("begun-tokenizer", "vqgan") / "model.safetensors").unlink()
 
 
@@ -447,7 +447,6 @@ REFUSED = {
 # The same for usage errors, which end with exit status 2.
 USAGE = {
     "train": ["TOKENS.h5"],
-    "train tokens.h5 more.h5": ["more.h5"],
     "train tokens.h5 --size giant": ["--size", "giant", "base"],
     "train tokens.h5 --steps x": ["--steps", "x"],
     "train tokens.h5 --no-such 3": ["--no-such"],

@@ -12,6 +12,7 @@ import pytest
 
 from maskgit_cli.cli import COMMANDS, cmd_demo, ending, group, main
 from maskgit_cli.config import stages as config
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import InputError
 from maskgit_cli.training import transformer as training
 
@@ -48,8 +49,8 @@ def test_options_that_commands_share_mean_the_same(name):
     ("name", "kind"),
     [
         ("tokenize", config.TokenizeConfig),
-        ("train", config.TrainConfig),
-        ("train-vqgan", config.VQGANTrainConfig),
+        ("train", TrainConfig),
+        ("train-vqgan", VQGANTrainConfig),
         ("sample", config.SampleConfig),
         ("fid", config.ScoreConfig),
         ("sweep", config.SweepConfig),

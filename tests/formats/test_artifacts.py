@@ -630,7 +630,7 @@ def test_with_one_kept_the_one_before_a_damaged_one_is_still_there(run, tmp_path
     """A kill between writing a checkpoint and removing the one before it."""
     copy = shutil.copytree(run, tmp_path / "run")
     record = read_json(copy / "config.json", "a run")
-    runs.prepare_to_resume(copy, record | {"settings": record["settings"] | {"keep": 1}})
+    runs.prepare_to_resume(copy, record | {"settings": record["settings"] | {"keep": 1}}, pytest.fail)
     damage_checkpoint(copy / "checkpoints/step-00000006", "changed")
     assert runs.intact_checkpoint(copy, lambda text: None).name == "step-00000004"
 
@@ -715,6 +715,7 @@ def test_another_size_of_any_network_is_another_run(tmp_path, network):
     """Under whatever key they are, the sizes have to be those of the run that is resumed."""
     record = {"format": runs.RUN_FORMAT, "version": 1, "network": network, network: {"width": 8}}
     record |= {"settings": {"keep": 2}, "parents": [], "created_by": "maskgit-cli 0.0.1"}
+    record["order"] = runs.ORDER
 
     def outcome(record):
         kind = runs.training_kind(record, "a run", set())

@@ -6,15 +6,14 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny_models import CODES, GRID, NAMES
+from tiny_models import CODES, GRID, SMALL_NETWORKS, make_network
 from tiny_training import TRAINING, metrics, train_tiny
 
-from maskgit_cli.config.networks import SIZES, TRANSFORMERS, Size
+from maskgit_cli.config.networks import SIZES, Size
 from maskgit_cli.config.training import TrainConfig
 from maskgit_cli.errors import ConfigError, MaskGITError
 from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.runs import load_checkpoint
-from maskgit_cli.networks.registry import build
 from maskgit_cli.runtime.distributed import make_accelerator
 from maskgit_cli.training import planning
 from maskgit_cli.training.planning import (
@@ -28,28 +27,15 @@ from maskgit_cli.training.planning import (
 )
 
 CPU = torch.device("cpu")
-# Of each network, small enough for a test.
-SMALL = {
-    "maskgit": {"width": 32, "depth": 3, "heads": 4, "mlp_width": 64},
-    "google": {"width": 32, "depth": 3, "heads": 4, "mlp_width": 64},
-    "halton": {"width": 32, "depth": 3, "heads": 4, "mlp_width": 64, "head_width": 8},
-}
-
-
-def make(name, dropout=0.1):
-    torch.manual_seed(0)
-    entry = TRANSFORMERS[name]
-    fields = {"codebook_size": CODES, "classes": len(NAMES), "grid": GRID, "dropout": dropout}
-    return build(entry, entry.config(**SMALL[name], **fields))
 
 
 # --- gradient checkpointing -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
 def test_gradients_are_the_same_with_checkpointing(name, dtype):
-    network = make(name)
+    network = make_network(name)
     tokens, labels = torch.randint(0, CODES, (3, GRID, GRID)), torch.arange(3)
     found = {}
     for recomputed in (False, True):
@@ -95,9 +81,9 @@ def test_saved_tensors_are_counted_once_and_without_weights():
     assert sum(sizes.values()) == x.nbytes + y.nbytes
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
 def test_activations_grow_with_images_and_shrink_with_checkpointing(name, accelerator):
-    network, config = make(name), TrainConfig(**TRAINING)
+    network, config = make_network(name), TrainConfig(**TRAINING)
     kept = measure_activations(network, config, accelerator)
     assert kept.of(8) - kept.of(4) == 4 * kept.row
     network.grad_checkpointing = True
@@ -147,7 +133,7 @@ def test_other_errors_stay():
 @pytest.mark.parametrize(("rows", "accumulate"), [(1000, 1), (24, 1), (23, 2), (7, 4), (5, 6), (1, 24)])
 def test_the_largest_micro_batch_that_fits(rows, accumulate, accelerator, monkeypatch):
     """Of the divisors of the batch, 24."""
-    network = make("maskgit")
+    network = make_network("maskgit")
     state = sum(p.numel() for p in network.parameters()) * (planning.STATE_BYTES + planning.PREVIEW_BYTES)
     monkeypatch.setattr(planning, "measure_activations", lambda *_: Activations(1000, 10_000))
     free = (state + 1000 + rows * 10_000 + 5000) / planning.USABLE
@@ -159,7 +145,7 @@ def test_the_largest_micro_batch_that_fits(rows, accumulate, accelerator, monkey
 def test_not_even_one_image_fits(accelerator, monkeypatch):
     monkeypatch.setattr(planning, "available_memory", lambda _: 1000)
     with pytest.raises(ConfigError, match="--batch-size auto"):
-        fitting_accumulate(lambda: make("maskgit"), TrainConfig(batch_size=24), accelerator)
+        fitting_accumulate(lambda: make_network("maskgit"), TrainConfig(batch_size=24), accelerator)
 
 
 def test_the_choice_is_recorded_and_kept(maskgit, tokens, tmp_path, monkeypatch):
