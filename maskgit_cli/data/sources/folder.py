@@ -19,7 +19,7 @@ from maskgit_cli.data.sources.base import (
     is_image_name,
     listing,
 )
-from maskgit_cli.data.sources.imagenet_val import is_validation, validation_labels
+from maskgit_cli.data.sources.imagenet_val import validation_labels
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.samples import SETTINGS_FILE
 
@@ -58,15 +58,13 @@ def open_folder(path: Path, opening: Opening) -> ImageFiles:
             f"{root}: mixes images ({images[0]}) and class subfolders; move the images into a subfolder"
         )
     if images:
-        labels, classes = None, []
-        if is_validation(images):
-            labels, classes = validation_labels(root, images, opening.reporter)
+        labels, classes = validation_labels(root, images, opening.reporter)
         return ImageFiles(Origin(path, "images"), root, names, labels, classes)
     if not names:
         raise InputError(f"{root}: no images found (recognized extensions: {ENDINGS})")
     _check_classes(root, folders)
-    repeated = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return ImageFiles(Origin(path, "images"), root, names, repeated, folders)
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return ImageFiles(Origin(path, "images"), root, names, labels, folders)
 
 
 def _children(folder: str, found: Callable[[int], None]) -> tuple[list[str], list[str]]:
