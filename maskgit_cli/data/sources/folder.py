@@ -19,7 +19,7 @@ from maskgit_cli.data.sources.base import (
     is_image_name,
     listing,
 )
-from maskgit_cli.data.sources.imagenet_val import is_validation, validation_labels
+from maskgit_cli.data.sources.imagenet_val import validation_labels
 from maskgit_cli.errors import InputError
 from maskgit_cli.formats.samples import SETTINGS_FILE
 

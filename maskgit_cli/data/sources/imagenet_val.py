@@ -25,19 +25,14 @@ GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 DEVKITS = ("", "data", "devkit/data", "ILSVRC2012_devkit_t12/data")
 # Kaggle's archive has the labels five folders above the images: ILSVRC/Data/CLS-LOC/val.
 LEVELS = 5
-_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
+_IMAGE = re.compile(r"ILSVRC2012_val_\d{8}\.\w+")
 _WORDNET_ID = re.compile(r"n\d{8}")
-
-
-def is_validation(names: list[str]) -> bool:
-    """Whether images have the names of ImageNet's validation images."""
-    return bool(names) and all(map(_IMAGE.fullmatch, names))
 
 
 def validation_labels(
     folder: Path, names: list[str], reporter: Reporter
 ) -> tuple[np.ndarray | None, list[str]]:
-    """Labels int32 (N,) of validation images, and the WordNet ids of the classes.
+    """Labels int32 (N,) of images that are named like ImageNet's validation images, and the WordNet ids.
 
     The classes are those of the labels and of the folder ``train`` next to the images, sorted, so that both
     number them alike: the order of all published models. Labels are looked for in the folder and above it.
@@ -45,14 +40,16 @@ def validation_labels(
     Args:
         folder: of the images.
         names: of N images.
-        reporter: is warned of images without a label.
+        reporter: is warned of validation images without a label.
 
     Returns:
-        None and [] where there are no labels.
+        None and [] where there are no labels, or an image has another name.
 
     Raises:
         InputError: a file of labels is damaged.
     """
+    if not all(map(_IMAGE.fullmatch, names)):
+        return None, []
     found = _wordnet_ids(folder)
     classes = sorted({*found.values(), *_training_classes(folder)})
     known = [found.get(name.split(".")[0], "") for name in names]
