@@ -58,15 +58,13 @@ def open_folder(path: Path, opening: Opening) -> ImageFiles:
             f"{root}: mixes images ({images[0]}) and class subfolders; move the images into a subfolder"
         )
     if images:
-        if not is_validation(images):
-            return ImageFiles(Origin(path, "images"), root, names)
-        classes = validation_labels(root, images, opening.reporter)
-        return ImageFiles(Origin(path, "images"), root, names, *classes)
+        labels, classes = validation_labels(root, images, opening.reporter)
+        return ImageFiles(Origin(path, "images"), root, names, labels, classes)
     if not names:
         raise InputError(f"{root}: no images found (recognized extensions: {ENDINGS})")
     _check_classes(root, folders)
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return ImageFiles(Origin(path, "images"), root, names, labels, folders)
+    repeated = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return ImageFiles(Origin(path, "images"), root, names, repeated, folders)
 
 
 def _children(folder: str, found: Callable[[int], None]) -> tuple[list[str], list[str]]:
