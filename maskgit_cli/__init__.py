@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # the names of _HOMES, for type checkers and editors
     from maskgit_cli.sampling.samplers.raster import raster_sampler as raster_sampler
     from maskgit_cli.scoring.stages import fid_stats as fid_stats
     from maskgit_cli.scoring.stages import score as score
+    from maskgit_cli.training.transformer import dry_run as dry_run
     from maskgit_cli.training.transformer import train as train
     from maskgit_cli.training.vqgan import train_vqgan as train_vqgan
     from maskgit_cli.weights.exporting import export as export
@@ -105,6 +106,7 @@ _HOMES = {
     "tokenize": "data.tokenizing",
     "merge": "data.merging",
     "train": "training.transformer",
+    "dry_run": "training.transformer",
     "train_vqgan": "training.vqgan",
     "sample": "sampling.images",
     "inpaint": "sampling.inpaint.inpainting",

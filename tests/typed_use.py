@@ -43,6 +43,7 @@ from maskgit_cli import (
     decode,
     describe,
     diagnose,
+    dry_run,
     export,
     fid_stats,
     google_sampler,
@@ -72,7 +73,8 @@ def files() -> str:
     tokenized = tokenize("images", "tokens.h5", "builtin", TokenizeConfig(views="flip"))
     merge(["part-0.h5", "part-1.h5"], "tokens.h5")
     run: Path = train(tokenized.path, "runs/mine", {"steps": 8}, init_from=Path("models/paper"))
-    run = train("tokens.h5", config=TrainConfig(steps=8))
+    run = train(["tokens.h5", "more.h5"], config=TrainConfig(steps=8))
+    hours: float = dry_run("tokens.h5", {"steps": 8}).hours
     made: Path = train_vqgan("images", "tokenizers/mine", VQGANTrainConfig(steps=8))
     sampled = sample("builtin", "samples/a", SampleConfig(labels=["smileys", 3]), {"cfg": 3.0})
     edited = inpaint("image.png", run, config=InpaintConfig(box=(Box(0, 0, 8, 8, 3),), label="smileys"))
@@ -88,7 +90,7 @@ def files() -> str:
     damage = verify(model).damage
     lines: list[str] = score_diff(sampled, scores.path or "scores.json").lines()
     names = [*lines, *(str(path) for path in (swept.path, compared.path, scores.path))]
-    return f"{describe(model)} {speed} {damage} {names} {balance} {maskgit_cli.__version__}"
+    return f"{describe(model)} {speed} {damage} {names} {balance} {hours} {maskgit_cli.__version__}"
 
 
 def memory(photo: Image.Image, pixels: np.ndarray, mask: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maskgit_cli.config.training import TrainConfig
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import ConfigError, MaskGITError
 from maskgit_cli.networks.base import MaskedTransformer
 from maskgit_cli.runtime.distributed import autocast, broadcast_object, gather_objects, world
@@ -247,7 +247,7 @@ def fitting_accumulate(build: Callable[[], MaskedTransformer], config: TrainConf
 
 
 @contextlib.contextmanager
-def memory_errors(config: TrainConfig) -> Iterator[None]:
+def memory_errors(config: TrainConfig | VQGANTrainConfig) -> Iterator[None]:
     """A context in which out of memory is one line that names the options that need less.
 
     Raises:
@@ -259,10 +259,13 @@ def memory_errors(config: TrainConfig) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         rows = (config.batch_size or 0) // (world().size * config.accumulate)
-        further = "" if config.grad_checkpointing else " or --grad-checkpointing"
+        further = ""
+        if isinstance(config, TrainConfig):
+            further = "" if config.grad_checkpointing else " or --grad-checkpointing"
+            further += ", or let --batch-size auto choose"
         raise MaskGITError(
             f"out of memory with {rows} images per process and micro-batch; use a higher --accumulate (now "
-            f"{config.accumulate}){further}, or let --batch-size auto choose"
+            f"{config.accumulate}){further}"
         ) from error
 
 

@@ -49,11 +49,13 @@ from maskgit_cli.training.init_tokenizer import (
     size_name,
 )
 from maskgit_cli.training.optim import EMA
+from maskgit_cli.training.planning import memory_errors
 from maskgit_cli.training.previews import preview_path, save_reconstructions
 from maskgit_cli.training.reconstruction import check_readable, codebook_use, reconstruction_quality
 from maskgit_cli.training.tracking import TrackedLog, add_tracker
 from maskgit_cli.training.vqgan_objective import Networks, train_step
 
+WHAT = "a tokenizer directory"
 # Settings that may change when resuming.
 FREE = {"steps", "keep", "checkpoint_every", "preview_every", "log_every", "log_with", "val_features"}
 
@@ -103,7 +105,7 @@ def train_vqgan(
     source, held_out = open_source(images, reporter=reporter), _held_out(val, config, accelerator, reporter)
     perceptual, config, chosen = _perceptual(config, accelerator.device, reporter)
     record = _record(images, source, config, initial, derived + chosen)
-    with claim_training(out, record, overwrite, "a tokenizer directory", FREE, reporter) as claimed:
+    with memory_errors(config), claim_training(out, record, overwrite, WHAT, FREE, reporter) as claimed:
         if _nothing_to_do(out, config.steps, claimed, reporter):
             return out
         config, size = claimed.settings(config), initial.config.codebook_size

@@ -10,7 +10,7 @@ from tiny_models import CODES, GRID, SMALL_NETWORKS, make_network
 from tiny_training import TRAINING, metrics, train_tiny
 
 from maskgit_cli.config.networks import SIZES, Size
-from maskgit_cli.config.training import TrainConfig
+from maskgit_cli.config.training import TrainConfig, VQGANTrainConfig
 from maskgit_cli.errors import ConfigError, MaskGITError
 from maskgit_cli.formats.atomic import read_json
 from maskgit_cli.formats.runs import load_checkpoint
@@ -120,6 +120,13 @@ def test_out_of_memory_names_what_needs_less(error):
     assert "12 images" in text
     assert {"--accumulate", "--grad-checkpointing", "--batch-size"} <= set(text.replace(",", "").split())
     assert "\n" not in text
+
+
+def test_a_tokenizers_training_names_what_needs_less():
+    config = VQGANTrainConfig(batch_size=8, accumulate=2)
+    with pytest.raises(MaskGITError, match=r"4 images.*--accumulate") as caught, memory_errors(config):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert "--grad-checkpointing" not in str(caught.value)  # which only `train` has
 
 
 def test_other_errors_stay():
