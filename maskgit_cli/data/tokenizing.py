@@ -18,6 +18,7 @@ from maskgit_cli.config.stages import TokenizeConfig, random_views
 from maskgit_cli.data.loading import ImageBatch, ImageDataset, load_batches
 from maskgit_cli.data.sources import ImageSource, open_source, recorded_images, source_digest
 from maskgit_cli.data.splitting import held_out
+from maskgit_cli.data.writing import BackgroundWriter, Times
 from maskgit_cli.errors import ConfigError, InputError, counted
 from maskgit_cli.formats.atomic import parent, unicode_text
 from maskgit_cli.formats.claim import Outcome
@@ -245,8 +246,9 @@ class _Stage(NamedTuple):
         failures: list[tuple[int, str]] = []
         dataset = ImageDataset(self.source, meta.resolution, meta.views, self.config.seed)
         progress = self.reporter.task("tokenize", len(numbers), len(numbers) - remaining)
-        with progress as task, torch.inference_mode():
-            for batch in self._batches(dataset, todo, meta.row_shape[0]):
+        times = Times()
+        with progress as task, torch.inference_mode(), BackgroundWriter(writer) as storing:
+            for batch in times.of("decoding", self._batches(dataset, todo, meta.row_shape[0])):
                 if batch.skipped and self.config.on_error == "fail":
                     index, reason = batch.skipped[0]
                     location = self.source.location(index)
@@ -254,11 +256,17 @@ class _Stage(NamedTuple):
                 failures += batch.skipped
                 if batch.images is not None:
                     rows = np.searchsorted(numbers, batch.indices.numpy())
-                    writer.write(rows, self.encode(batch.images))
+                    with times.measured("encoding"):
+                        tokens = self.encode(batch.images)
+                    with times.measured("writing"):
+                        storing.write(rows, tokens)
+                    times.images += len(rows)
                 # The other ranks are about as fast, so this rank's progress counts for all.
                 step = min(remaining, (len(batch.indices) + len(batch.skipped)) * world().size)
                 remaining -= step
                 task.advance(step)
+        if times.images:
+            self.reporter.info(times.bound(world().size, self.workers))
         return _Filled(writer, failures, len(todo) < len(numbers))
 
     def _batches(self, dataset: ImageDataset, todo: np.ndarray, views: int) -> Iterator[ImageBatch]:
