@@ -7,6 +7,7 @@ import shutil
 import pytest
 from resigned import rewrite_record
 from tiny_training import (
+    Warnings,
     contents,
     count_syncs,
     ctrl_c_at,
@@ -18,7 +19,8 @@ from tiny_training import (
 
 from maskgit_cli.config.networks import SIZES, Size
 from maskgit_cli.errors import MaskGITError, OutputError
-from maskgit_cli.formats.runs import load_checkpoint
+from maskgit_cli.formats.atomic import read_json
+from maskgit_cli.formats.runs import ORDER, load_checkpoint
 from maskgit_cli.networks.loading import load_tokenizer
 from maskgit_cli.training import transformer
 from maskgit_cli.training import vqgan as vqgan_training
@@ -233,3 +235,16 @@ def test_a_length_of_a_decay_without_one_is_refused(tokens, images, tmp_path):
     for train, source in ((train_tiny, tokens), (train_tiny_vqgan, images)):
         with pytest.raises(MaskGITError, match=r"--decay-steps 4: .*--lr-floor"):
             train(source, tmp_path / "out", decay_steps=4, lr_floor=1.0)
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_run_of_another_order_continues_in_this_one(tokens, tmp_path, more):
+    """Its record has no ``order``; a finished run keeps the record that it has."""
+    run = train_tiny(tokens, tmp_path / "run", steps=2)
+    assert read_json(run / "config.json", "a run")["order"] == ORDER
+    rewrite_record(run / "config.json", order=None)
+    reporter = Warnings()
+    train_tiny(tokens, run, {"reporter": reporter}, steps=3 if more else 2)
+    assert [text for text in reporter.warnings if "from step 3 on" in text] == reporter.warnings
+    assert len(reporter.warnings) == more
+    assert ("order" in read_json(run / "config.json", "a run")) == more
