@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -131,6 +132,18 @@ _OF_TOKENIZER = {
 }
 
 
+def _alone(write: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Write a checkpoint's record, and remove the other checkpoints: a training would resume from those."""
+
+    def inner(path: Path) -> None:
+        for other in path.parent.parent.iterdir():
+            if other != path.parent:
+                shutil.rmtree(other)
+        write(path)
+
+    return inner
+
+
 def _records() -> dict[str, Hostile]:
     found = {}
     for kind, (path, lines) in RECORDS.items():
@@ -153,7 +166,7 @@ def _records() -> dict[str, Hostile]:
     }.items():
         for name, value in values.items():
             found[f"state-{key}-{name}"] = Hostile(
-                state, _changed(key, value), (resume,), (state, "step-00000004")
+                state, _alone(_changed(key, value)), (resume,), (state, "step-00000004")
             )
     return found
 
