@@ -28,7 +28,7 @@ class BackgroundWriter:
     flushes, and a quick one loses less in a kill.
 
     Args:
-        writer: of the file; nobody else writes with it meanwhile.
+        writer: of the file; for this thread alone meanwhile.
     """
 
     def __init__(self, writer: TokenWriter) -> None:
@@ -63,7 +63,7 @@ class BackgroundWriter:
             raise self._error
 
     def _run(self) -> None:
-        """Store what waits, until the end; after an error nothing is stored, and nobody waits."""
+        """Store what waits, until the end; after an error nothing is stored, and no batch waits."""
         ended = False
         while not ended:
             batches = [self._waiting.get()]

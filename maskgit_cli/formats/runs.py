@@ -383,7 +383,7 @@ def _with_order(path: Path, record: Record, warn: Callable[[str], None]) -> Reco
         return {key: value for key, value in record.items() if key != "order"}
     if done:
         warn(
-            f"{path} was begun by a version that shuffled images in another order; from step {done + 1} on "
+            f"{path} was started by a version that shuffled images in another order; from step {done + 1} on "
             "it uses today's"
         )
     return record
